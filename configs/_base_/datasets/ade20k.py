@@ -1,0 +1,25 @@
+# The reference's input: one of 16 scales of the image, any crop, flip, no photometric distortion;
+# validation on the image as it is.
+_base_ = 'mmseg::_base_/datasets/ade20k.py'
+crop_size = (512, 512)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(
+        type='RandomChoice',
+        transforms=[
+            [dict(type='Resize', scale_factor=s / 10, keep_ratio=True)] for s in range(5, 21)
+        ],
+    ),
+    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=1.0),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='PackSegInputs'),
+]
+train_dataloader = dict(batch_size=2, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader

@@ -1,0 +1,20 @@
+_base_ = [
+    '../_base_/models/deeplabv3_r18-d8.py',
+    '../_base_/datasets/voc_aug.py',
+    '../_base_/schedules/cirkd_40k.py',
+    'mmseg::_base_/default_runtime.py',
+    '../_base_/cirkd.py',
+]
+data_preprocessor = dict(size=_base_.crop_size)
+model = dict(
+    data_preprocessor=data_preprocessor,
+    decode_head=dict(num_classes=21),
+    auxiliary_head=dict(num_classes=21),
+)
+kd = dict(
+    teacher=dict(
+        config='mmseg::deeplabv3/deeplabv3_r101-d8_4xb4-40k_voc12aug-512x512.py',
+        checkpoint='zoo',
+    ),
+    losses=dict(memory=dict(weight=dict(pixel=0.01, region=0.01))),
+)

@@ -1,0 +1,23 @@
+"""What keeps the base libraries working on today's torch."""
+
+from kdmm.compat.versions import check_versions
+
+
+def setup() -> None:
+    """Makes ``mmseg::`` and ``kdmm::`` resolve and serves the mmcv operators that are not compiled.
+
+    Called by ``import kdmm``. It imports no task library, installs nothing and may be called again.
+
+    Raises:
+        ImportError: torch or MMEngine is missing or too old.
+    """
+    check_versions()
+    # after the check: they import torch and MMEngine
+    from kdmm.compat.operators import install_operators
+    from kdmm.compat.packages import register_packages
+
+    register_packages()
+    install_operators()
+
+
+__all__ = ['check_versions', 'setup']

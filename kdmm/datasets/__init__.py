@@ -1,0 +1,24 @@
+"""Data sets: CamVid and the generated scenes of the quick start.
+
+``CamVidDataset`` derives from a class of MMSegmentation and is imported on first use, so that
+importing kdmm is quick.
+"""
+
+from typing import Any
+
+from kdmm.registry import DATASETS
+
+from .seeded import SeededDataset, SeededSampler
+
+__all__ = ['CamVidDataset', 'SeededDataset', 'SeededSampler']
+
+# imported when a data set is first looked up
+DATASETS._locations.append('kdmm.datasets.integrations')
+
+
+def __getattr__(name: str) -> Any:
+    if name == 'CamVidDataset':
+        from .camvid import CamVidDataset
+
+        return CamVidDataset
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,0 +1,130 @@
+"""Draws what stands, drives and walks on a street."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .description import Actor, Car, Person, Pole, Street, Tree
+from .draws import colour, grey, uniform
+
+if TYPE_CHECKING:
+    from .sampling import Habit
+
+
+def actors(rng: np.random.Generator, habit: 'Habit', street: Street) -> list[Actor]:
+    """Trees, poles, signs, cars and persons of a street, in no particular order."""
+    found: list[Actor] = []
+    found += [tree(rng, street) for _ in range(_count(rng, habit.trees))]
+    found += [pole(rng, street, habit.signs) for _ in range(_count(rng, habit.poles))]
+    cars: list[Car] = []
+    for _ in range(_count(rng, habit.cars)):
+        candidate = car(rng, street)
+        if not any(_touch(candidate, other) for other in cars):
+            cars.append(candidate)
+    found += cars
+    for _ in range(_count(rng, habit.persons)):
+        candidate = person(rng, street)
+        if not any(_inside(candidate, other) for other in cars):
+            found.append(candidate)
+    return found
+
+
+def _count(rng: np.random.Generator, span: tuple[int, int]) -> int:
+    return int(rng.integers(span[0], span[1] + 1))
+
+
+def _depth(rng: np.random.Generator, near: float, far: float) -> float:
+    """Depth whose logarithm is uniform: as many close things as distant ones."""
+    return float(np.exp(rng.uniform(math.log(near), math.log(far))))
+
+
+def _kerb(rng: np.random.Generator, street: Street, low: float, high: float) -> float:
+    """A place beside the road, metres from the kerb outwards."""
+    out = uniform(rng, low, high)
+    return street.left - out if rng.random() < 0.5 else street.right + out
+
+
+def _touch(one: Car, other: Car) -> bool:
+    beside = abs(one.x - other.x) < 0.5 * (one.width + other.width) + 0.3
+    return beside and max(one.z, other.z) < min(one.z + one.length, other.z + other.length) + 1.0
+
+
+def _inside(walker: Person, other: Car) -> bool:
+    beside = abs(walker.x - other.x) < 0.5 * other.width + 0.4
+    return beside and other.z - 0.4 < walker.z < other.z + other.length + 0.4
+
+
+def tree(rng: np.random.Generator, street: Street) -> Tree:
+    """A tree beside the street."""
+    blobs = [(0.0, 0.0, 1.0, 0.85)]
+    for _ in range(int(rng.integers(9, 16))):
+        angle, reach = uniform(rng, 0, 2 * math.pi), uniform(rng, 0.3, 0.95)
+        dx, dy = reach * math.cos(angle), reach * math.sin(angle)
+        blobs.append((dx, dy, uniform(rng, 0.25, 0.5), 0.85 - 0.35 * dy + uniform(rng, -0.2, 0.2)))
+    hue = (70, 95, 45) if rng.random() < 0.8 else (140, 95, 45)
+    return Tree(
+        x=_kerb(rng, street, 0.8, max(2.0, street.pavement) + 6),
+        z=_depth(rng, 5, 90),
+        trunk=uniform(rng, 1.2, 3.2),
+        thickness=uniform(rng, 0.2, 0.5),
+        crown=uniform(rng, 1.0, 2.8),
+        blobs=tuple(blobs),
+        colour=colour(rng, hue, 40),
+        bark=colour(rng, (85, 70, 55), 25),
+    )
+
+
+def pole(rng: np.random.Generator, street: Street, signs: float) -> Pole:
+    """A street lamp, a bare pole or a sign post at the kerb."""
+    x, has_sign = _kerb(rng, street, 0.2, 0.8), bool(rng.random() < signs)
+    arm = uniform(rng, 0.8, 2.2) if not has_sign and rng.random() < 0.5 else 0.0
+    shapes = ('round', 'triangle', 'board')
+    paints = ((190, 30, 35), (35, 70, 170), (225, 180, 40), (40, 110, 70))
+    return Pole(
+        x=x,
+        z=_depth(rng, 4, 60),
+        height=uniform(rng, 2.2, 3.4) if has_sign else uniform(rng, 4, 8),
+        thickness=uniform(rng, 0.08, 0.22),
+        colour=grey(rng, 55, 150),
+        arm=-arm if x > 0 else arm,
+        sign=shapes[rng.integers(3)] if has_sign else None,
+        sign_size=uniform(rng, 0.6, 1.1),
+        sign_colour=colour(rng, paints[rng.integers(4)], 30),
+    )
+
+
+def car(rng: np.random.Generator, street: Street) -> Car:
+    """A parked or moving car in one of the lanes."""
+    lane = (street.right - street.left) / street.lanes
+    number = int(rng.integers(street.lanes))
+    return Car(
+        x=street.left + (number + 0.5) * lane + uniform(rng, -0.3, 0.3),
+        z=_depth(rng, 5, 70),
+        width=uniform(rng, 1.6, 2.0),
+        length=uniform(rng, 3.6, 5.2),
+        height=uniform(rng, 1.35, 2.1),
+        cabin=uniform(rng, 1.2, 2.6),
+        colour=colour(rng, (120, 115, 115), 115),
+        glass=colour(rng, (60, 70, 80), 30),
+        away=bool(number >= street.lanes / 2),
+    )
+
+
+def person(rng: np.random.Generator, street: Street) -> Person:
+    """A person on the pavement, now and then on the road."""
+    on_road = rng.random() < 0.2
+    x = uniform(rng, street.left, street.right) if on_road else None
+    return Person(
+        x=_kerb(rng, street, 0.3, max(1.2, street.pavement)) if x is None else x,
+        z=_depth(rng, 3.5, 35),
+        height=uniform(rng, 1.1, 1.4) if rng.random() < 0.15 else uniform(rng, 1.55, 1.95),
+        heading=uniform(rng, 0, 2 * math.pi),
+        phase=uniform(rng, 0, 2 * math.pi),
+        stride=uniform(rng, 0.15, 0.6),
+        arms=uniform(rng, 0.1, 1.6),
+        skin=colour(rng, (170, 125, 100), 70),
+        shirt=colour(rng, (120, 115, 115), 120),
+        trousers=colour(rng, (75, 75, 85), 60),
+        hair=colour(rng, (70, 55, 45), 50),
+    )

@@ -1,0 +1,23 @@
+"""Networks in company: the teacher, its taps, and the student that learns from it."""
+
+from kdmm.distillers.connectors import Projection, Resize
+from kdmm.distillers.distiller import CHILD, Distillation, distill
+from kdmm.distillers.errors import ConfigError
+from kdmm.distillers.schedules import Progress, Schedule, build_schedule
+from kdmm.distillers.taps import TapPath, Taps
+from kdmm.distillers.teacher import Teacher
+
+__all__ = [
+    'CHILD',
+    'ConfigError',
+    'Distillation',
+    'Progress',
+    'Projection',
+    'Resize',
+    'Schedule',
+    'TapPath',
+    'Taps',
+    'Teacher',
+    'build_schedule',
+    'distill',
+]

@@ -1,0 +1,46 @@
+"""What a loss may ask for besides the two activations.
+
+A loss names its needs in ``needs``; this table says where each comes from in the base libraries'
+data samples.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdmm.distillers.errors import ConfigError, refuse_unknown
+
+
+def labels(samples: Sequence[Any]) -> Tensor:
+    """Class indices: (B, H, W) of a segmentation batch, (B,) of a classification batch, int64."""
+    if samples and hasattr(samples[0], 'gt_sem_seg'):
+        return torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in samples]).long()
+    if samples and hasattr(samples[0], 'gt_label'):
+        return torch.cat([sample.gt_label for sample in samples]).long()
+    raise ConfigError(
+        "a loss in kd.losses needs 'labels', but the data samples carry neither gt_sem_seg nor "
+        'gt_label: does the training pipeline load annotations?'
+    )
+
+
+PROVIDERS: Mapping[str, Callable[[Sequence[Any]], Any]] = {'labels': labels}
+
+
+def gather_context(needs: Sequence[str], samples: Sequence[Any] | None) -> dict[str, Any]:
+    """The named context of one batch."""
+    refuse_unknown('needs of a loss', needs, PROVIDERS)
+    return {need: PROVIDERS[need](samples or ()) for need in needs}
+
+
+def task_facts(student: nn.Module) -> dict[str, int]:
+    """``num_classes`` and ``ignore_index`` of the student, where its head says them."""
+    for head_name in ('decode_head', 'head', 'bbox_head'):
+        head = getattr(student, head_name, None)
+        if isinstance(head, nn.ModuleList):  # cascades: the last stage is the output
+            head = head[-1]
+        if head is not None:
+            names = ('num_classes', 'ignore_index')
+            return {name: getattr(head, name) for name in names if hasattr(head, name)}
+    return {}

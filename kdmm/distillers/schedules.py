@@ -1,0 +1,124 @@
+"""Values that change during training: weights, temperatures.
+
+A schedule is a pure function of the progress, so it needs no state and survives a resume.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from kdmm.distillers.errors import ConfigError
+from kdmm.registry import SCHEDULES
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands: completed iterations, and epochs as a fraction."""
+
+    iteration: int = 0
+    epoch: float = 0.0
+
+
+class Schedule:
+    """Base: subclasses say what :meth:`at` is at a position in their own unit.
+
+    Args:
+        unit: ``'iter'`` (default) or ``'epoch'``; both work in MMEngine's iteration-based and
+            epoch-based loops (an epoch is one pass over the training data loader).
+    """
+
+    def __init__(self, unit: str = 'iter') -> None:
+        if unit not in ('iter', 'epoch'):
+            raise ConfigError(f"schedule: unit must be 'iter' or 'epoch', got {unit!r}")
+        self.unit = unit
+
+    def __call__(self, progress: Progress) -> float:
+        """The value at ``progress``."""
+        return self.at(progress.iteration if self.unit == 'iter' else progress.epoch)
+
+    def at(self, position: float) -> float:
+        """The value at ``position`` iterations or epochs."""
+        raise NotImplementedError
+
+
+@SCHEDULES.register_module()
+class Constant(Schedule):
+    """``value`` throughout."""
+
+    def __init__(self, value: float, unit: str = 'iter') -> None:
+        super().__init__(unit)
+        self.value = float(value)
+
+    def at(self, position: float) -> float:
+        """``value``."""
+        return self.value
+
+
+class _Ramp(Schedule):
+    """From ``start`` to ``stop`` between ``begin`` and ``end``; constant outside."""
+
+    def __init__(
+        self, start: float, stop: float, end: float, begin: float = 0, unit: str = 'iter'
+    ) -> None:
+        super().__init__(unit)
+        if end <= begin:
+            raise ConfigError(f'schedule: end ({end}) must lie after begin ({begin})')
+        self.start, self.stop, self.begin, self.end = start, stop, begin, end
+
+    def at(self, position: float) -> float:
+        """``start`` before ``begin``, ``stop`` from ``end`` on, the ramp between."""
+        share = (position - self.begin) / (self.end - self.begin)
+        return self.start + (self.stop - self.start) * self.shape(min(max(share, 0.0), 1.0))
+
+    def shape(self, share: float) -> float:
+        """[0, 1] to [0, 1]."""
+        raise NotImplementedError
+
+
+@SCHEDULES.register_module()
+class Linear(_Ramp):
+    """Linear warm-up or decay from ``start`` (until ``begin``) to ``stop`` (from ``end``)."""
+
+    def shape(self, share: float) -> float:
+        """The identity."""
+        return share
+
+
+@SCHEDULES.register_module()
+class Cosine(_Ramp):
+    """Half a cosine from ``start`` (until ``begin``) to ``stop`` (from ``end``)."""
+
+    def shape(self, share: float) -> float:
+        """``(1 - cos(pi x)) / 2``."""
+        return 0.5 * (1 - math.cos(math.pi * share))
+
+
+@SCHEDULES.register_module()
+class StopAt(Schedule):
+    """``value`` before ``end``, 0 from there on."""
+
+    def __init__(self, value: float, end: float, unit: str = 'iter') -> None:
+        super().__init__(unit)
+        self.value, self.end = float(value), end
+
+    def at(self, position: float) -> float:
+        """``value`` or 0."""
+        return self.value if position < self.end else 0.0
+
+
+def build_schedule(value: Any, where: str) -> Schedule:
+    """A number or a ``dict(type=...)`` as a `Schedule`.
+
+    Raises:
+        ConfigError: For anything else; ``where`` names the key.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | dict):
+        raise ConfigError(f'{where}: expected a number or a schedule, got {value!r}')
+    if isinstance(value, dict):
+        return SCHEDULES.build({**value, '_scope_': 'kdmm'})
+    return Constant(value)
+
+
+def is_schedule(value: Any) -> bool:
+    """Whether a config value is a schedule: a dict whose ``type`` is registered."""
+    return isinstance(value, dict) and SCHEDULES.get(str(value.get('type'))) is not None

@@ -1,0 +1,38 @@
+"""The table printed when training starts: what is compared with what."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from kdmm.distillers.term import Term
+
+
+def start_table(
+    terms: Sequence[Term], student: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]]
+) -> str:
+    """Tap, teacher shape, student shape, connector, loss and weight of each term."""
+    rows = [('term', 'tap', 'teacher', 'student', 'connector', 'loss', 'weight')]
+    for term in terms:
+        connector = '-' if term.connector is None else type(term.connector).__name__
+        rows.append(
+            (
+                term.name,
+                term.on,
+                _shape(teachers[term.teacher][term.on]),
+                _shape(student[term.on]),
+                connector,
+                type(term.loss).__name__,
+                term.describe_weight(),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ['  '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    lines.insert(1, '  '.join('-' * width for width in widths))
+    return 'Distillation\n' + '\n'.join(line.rstrip() for line in lines)
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ', '.join(_shape(item) for item in value)
+    return 'x'.join(map(str, value.shape)) if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,166 @@
+"""The teacher: a network that is only read."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor, nn
+
+from kdmm.distillers.errors import ConfigError
+from kdmm.distillers.preprocess import InputAdapter
+from kdmm.distillers.taps import Taps
+from kdmm.distillers.weights import fingerprint, load_strictly, read_checkpoint, state_dict_of
+from kdmm.distillers.zoo import zoo_checkpoint, zoo_config
+
+
+def load_model_config(config: str) -> tuple[dict[str, Any], str]:
+    """The ``model`` of a config file or of ``package::path``, and its default scope.
+
+    Raises:
+        ConfigError: If there is no such config or it has no model.
+    """
+    try:
+        cfg = Config.fromfile(zoo_config(config) if '::' in config else config)
+    except (OSError, ImportError, ValueError) as error:
+        raise ConfigError(f'kd.teacher.config: {config!r} cannot be read ({error})') from error
+    if 'model' not in cfg:
+        raise ConfigError(f'kd.teacher.config: {config!r} has no model')
+    model = copy.deepcopy(cfg.model)  # a ConfigDict: mmseg sets attributes on its parts
+    if 'data_preprocessor' in cfg:
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    return model, cfg.get('default_scope', 'mmengine')
+
+
+class Teacher:
+    """A trained network in eval mode whose taps are read and whose weights never change.
+
+    It is no ``nn.Module``, so it appears in nobody's ``state_dict``, optimizer, DDP bucket, EMA
+    copy or ``train()``; :meth:`apply` lets it follow the student from device to device.
+
+    Args:
+        config: Config file or ``package::path`` of any OpenMMLab library. Either this or ``model``.
+        checkpoint: Path, URL, ``'zoo'`` (the weights that the library's metafile names for
+            ``config``), or None together with ``random=True``.
+        model: Model dict in place of ``config``.
+        random: Declare that random weights are meant (smoke tests).
+        dtype: Compute in this dtype, for instance ``'bfloat16'``; default the student's precision.
+        channels_last: Use the channels-last memory format.
+        compile: Pass the network through `torch.compile`.
+        unsafe: Allow a checkpoint that is more than weights; see `read_checkpoint`.
+
+    Raises:
+        ConfigError: For contradictory arguments, an unreadable config or checkpoint, or weights
+            that do not fit.
+    """
+
+    def __init__(
+        self,
+        config: str | None = None,
+        checkpoint: str | None = None,
+        model: Mapping[str, Any] | None = None,
+        random: bool = False,
+        dtype: str | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+        unsafe: bool = False,
+    ) -> None:
+        if (config is None) == (model is None):
+            raise ConfigError('kd.teacher: give either config or model')
+        if checkpoint is None and not random:
+            raise ConfigError(
+                "kd.teacher.checkpoint: missing. Name a file, a URL or 'zoo'; a teacher with "
+                'random weights must be asked for: checkpoint=None, random=True'
+            )
+        if checkpoint is not None and random:
+            raise ConfigError('kd.teacher: random=True contradicts a checkpoint; drop one of them')
+        if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ConfigError(f'kd.teacher.dtype: {dtype!r} is no torch dtype, try bfloat16')
+        self.module = self._build(config, model)
+        self.source = 'random weights'
+        if checkpoint is not None:
+            self.source = self._load(config, checkpoint, unsafe)
+        self.module.eval().requires_grad_(False)
+        self.dtype = getattr(torch, dtype) if dtype else None
+        if self.dtype:
+            self.module.to(self.dtype)
+        self.channels_last = channels_last
+        if channels_last:
+            self.module.to(memory_format=torch.channels_last)
+        self.compile = compile
+        self._taps: Taps | None = None
+        self._forward = torch.compile(self.module) if compile else self.module
+        self._stop_early: bool | None = None
+
+    def connect(self, student: nn.Module, paths: Mapping[str, str]) -> None:
+        """Say which taps are read, and for which student inputs are prepared."""
+        self._taps = Taps(self.module, paths, 'teacher')
+        self._adapt = InputAdapter(
+            student.get_submodule('data_preprocessor'),
+            self.module.get_submodule('data_preprocessor'),
+        )
+        if not self._adapt.identity:
+            print_log(
+                "kd.teacher: its preprocessing differs from the student's; inputs are converted",
+                'current',
+            )
+
+    @torch.no_grad()
+    def __call__(self, inputs: Any, samples: Sequence[Any] | None = None) -> dict[str, Any]:
+        """Tap name to activation, for a batch in the student's preprocessing.
+
+        Only the part of the network that the taps need is run: no loss, no auxiliary head, and
+        nothing behind the last tap.
+        """
+        assert self._taps is not None, 'connect() comes first'
+        inputs = self._prepare(self._adapt(inputs, samples))
+        with self._precision(inputs), self._taps.record(bool(self._stop_early)) as found:
+            self._forward(inputs, samples, mode='tensor')
+        if self._stop_early is None:  # modules that run several times must be let through
+            once = not any(isinstance(value, tuple) for value in found.values())
+            self._stop_early = once and not self.compile
+        return found
+
+    def apply(self, function: Any) -> None:
+        """Follow ``student.to(...)``, ``.cuda()`` and the like."""
+        self.module._apply(function)
+        if self.dtype:
+            self.module.to(self.dtype)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all weights and buffers."""
+        return fingerprint(self.module.state_dict().values())
+
+    def _prepare(self, inputs: Any) -> Any:
+        if isinstance(inputs, Tensor):
+            inputs = inputs.to(self.dtype) if self.dtype else inputs
+            if self.channels_last:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
+
+    def _precision(self, inputs: Any) -> Any:
+        """Its own dtype, if it has one, overrides the student's autocast."""
+        if self.dtype is None or not isinstance(inputs, Tensor):
+            return nullcontext()
+        return torch.autocast(inputs.device.type, enabled=False)
+
+    @staticmethod
+    def _build(config: str | None, model: Mapping[str, Any] | None) -> nn.Module:
+        spec, scope = load_model_config(config) if config else (dict(model or {}), None)
+        if scope is not None:
+            spec['_scope_'] = scope
+        return ROOT_MODELS.build(spec)
+
+    def _load(self, config: str | None, checkpoint: str, unsafe: bool) -> str:
+        if checkpoint == 'zoo':
+            if config is None:
+                raise ConfigError("kd.teacher: checkpoint='zoo' needs a config of a base library")
+            checkpoint = zoo_checkpoint(config)
+        what = 'kd.teacher.checkpoint'
+        state = state_dict_of(read_checkpoint(checkpoint, unsafe=unsafe, what=what))
+        load_strictly(self.module, state, f'{what}: {checkpoint!r}')
+        return checkpoint

@@ -1,0 +1,99 @@
+"""Command lines of ``tools/train.py`` and ``tools/test.py``, with the base libraries' flags."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+from kdmm.distillers import ConfigError
+from kdmm.engine.checks import check_data
+from kdmm.engine.config import load_config, use_amp
+from kdmm.engine.launch import start_process_group, stop_process_group
+from kdmm.engine.runner import build_runner
+from kdmm.hooks.nonfinite import NonFiniteError
+
+
+def train(argv: list[str] | None = None) -> None:
+    """Train, and distil if the config has a ``kd`` section."""
+    parser = _parser('Train a model; distil it if the config has a kd section')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='go on from the latest checkpoint of the work dir, or from the one named',
+    )
+    parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='',
+        choices=['', 'float16', 'bfloat16'],
+        metavar='{float16,bfloat16}',
+        help='mixed precision (GPU only); without a dtype the base library chooses',
+    )
+    args = parser.parse_args(argv)
+
+    def run(cfg: Config) -> None:
+        if args.amp is not None:
+            use_amp(cfg, args.amp)
+        cfg.resume = args.resume is not None
+        if args.resume not in (None, 'auto'):
+            cfg.load_from = args.resume
+        check_data(cfg, ('train', 'val'))
+        build_runner(cfg).train()
+
+    _launch(args, run)
+
+
+def test(argv: list[str] | None = None) -> None:
+    """Evaluate a checkpoint with the config's metrics."""
+    parser = _parser('Evaluate a checkpoint')
+    parser.add_argument('checkpoint', help='a checkpoint of the plain model, ours or not')
+    parser.add_argument('--out', help='folder for the predictions, as the metric writes them')
+    args = parser.parse_args(argv)
+
+    def run(cfg: Config) -> None:
+        cfg.pop('kd', None)  # the student alone is evaluated
+        cfg.load_from = args.checkpoint
+        if args.out:
+            cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
+        check_data(cfg, ('test',))
+        build_runner(cfg).test()
+
+    _launch(args, run)
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help="config file, or 'kdmm::cirkd/...' of the installed package")
+    parser.add_argument('--work-dir', help='where logs and checkpoints go')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        help='overrides, key=value; lists as key="[a,b]" or key=a,b, without blanks',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def _launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
+    """Read the config, open the process group, run; a wrong input is one message, exit code 2."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    try:
+        cfg = load_config(args.config, args.cfg_options, args.work_dir)
+        cfg.launcher = args.launcher
+        start_process_group(cfg.launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
+        run(cfg)
+    except (ConfigError, NonFiniteError) as error:
+        if os.environ.get('KDMM_TRACEBACK'):
+            raise
+        rank = os.environ.get('RANK', '0')
+        print(f'kdmm: error (rank {rank}): {error}', file=sys.stderr, flush=True)
+        raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
+    finally:
+        stop_process_group()

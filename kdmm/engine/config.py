@@ -1,0 +1,57 @@
+"""Reading a config: the base library's, with an optional section ``kd``."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+from kdmm.distillers import ConfigError
+from kdmm.distillers.zoo import zoo_config
+
+SECTION = 'kd'
+
+
+def load_config(
+    path: str, overrides: Mapping[str, Any] | None = None, work_dir: str | None = None
+) -> Config:
+    """A config file, overridden as ``--cfg-options`` does.
+
+    Args:
+        path: A file, or ``package::path`` such as ``kdmm::cirkd/segformer_b4_b0_cityscapes.py``.
+        overrides: Dotted key to value.
+        work_dir: Where the run writes; default the config's own, else ``work_dirs/<file name>``.
+
+    Raises:
+        ConfigError: If there is no such file.
+    """
+    try:
+        cfg = Config.fromfile(zoo_config(path) if '::' in path else path)
+    except (OSError, ImportError, ValueError) as error:
+        raise ConfigError(f'config: {path!r} cannot be read ({error})') from error
+    cfg.merge_from_dict(dict(overrides or {}))
+    name = os.path.splitext(os.path.basename(path))[0]
+    cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', name)
+    return cfg
+
+
+def use_amp(cfg: Config, dtype: str | None) -> None:
+    """Turn on mixed precision as ``--amp`` of the base libraries does; ``dtype`` is optional.
+
+    Raises:
+        ConfigError: If the config has an optimizer wrapper of its own.
+    """
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ConfigError(f'--amp works with OptimWrapper, the config has {kind}')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if dtype:
+        cfg.optim_wrapper.dtype = dtype
+
+
+def model_config(model: Mapping[str, Any], kd: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The model dict that the Runner builds: the student itself, or a ``kdmm.Distiller`` of it."""
+    if not kd:
+        return dict(model)
+    return dict(type='kdmm.Distiller', student=dict(model), **kd)

@@ -1,0 +1,78 @@
+"""Process groups: the same command on CPU and GPU, refused where it cannot work."""
+
+import os
+import subprocess
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from kdmm.distillers import ConfigError
+
+
+def start_process_group(launcher: str, dist_cfg: dict[str, Any] | None = None) -> None:
+    """Open the process group that MMEngine cannot open by itself: gloo, on CPU.
+
+    With CUDA it only checks that every process of this node has a device and leaves the rest to
+    the Runner.
+
+    Args:
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        dist_cfg: ``env_cfg.dist_cfg`` of the config; ``timeout`` (seconds) is respected.
+
+    Raises:
+        ConfigError: More processes on this node than GPUs; both numbers are named.
+    """
+    if launcher == 'none' or dist.is_initialized():
+        return
+    if launcher == 'slurm':
+        _environment_from_slurm()
+    elif launcher == 'mpi':
+        _environment_from_mpi()
+    processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    if torch.cuda.is_available():
+        devices = torch.cuda.device_count()
+        if processes > devices:
+            raise ConfigError(
+                f'{processes} processes on this node, but it has {devices} GPU(s). Start at most '
+                f'{devices}, or hide the GPUs with CUDA_VISIBLE_DEVICES=-1 to run on CPU'
+            )
+        return
+    seconds = (dist_cfg or {}).get('timeout', 1800)
+    dist.init_process_group('gloo', timeout=timedelta(seconds=seconds))
+
+
+def stop_process_group() -> None:
+    """Close it, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _environment_from_slurm() -> None:
+    nodes = os.environ.get('SLURM_NODELIST', '127.0.0.1')
+    if 'MASTER_ADDR' not in os.environ:
+        names = subprocess.run(
+            ['scontrol', 'show', 'hostname', nodes], capture_output=True, text=True, check=True
+        ).stdout.split()
+        os.environ['MASTER_ADDR'] = names[0]
+    os.environ.setdefault('MASTER_PORT', '29500')
+    os.environ['RANK'] = os.environ['SLURM_PROCID']
+    os.environ['WORLD_SIZE'] = os.environ['SLURM_NTASKS']
+    os.environ['LOCAL_RANK'] = os.environ.get('SLURM_LOCALID', '0')
+    per_node = os.environ.get('SLURM_NTASKS_PER_NODE', os.environ.get('SLURM_STEP_TASKS_PER_NODE'))
+    digits = (per_node or '1').split('(')[0].split(',')[0]
+    os.environ.setdefault('LOCAL_WORLD_SIZE', digits)
+
+
+def _environment_from_mpi() -> None:
+    for name, source in (
+        ('RANK', 'OMPI_COMM_WORLD_RANK'),
+        ('WORLD_SIZE', 'OMPI_COMM_WORLD_SIZE'),
+        ('LOCAL_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+        ('LOCAL_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_SIZE'),
+    ):
+        if source in os.environ:
+            os.environ.setdefault(name, os.environ[source])
+    os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
+    os.environ.setdefault('MASTER_PORT', '29500')

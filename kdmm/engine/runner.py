@@ -1,0 +1,152 @@
+"""MMEngine's Runner for configs that may have a ``kd`` section."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner as BaseRunner
+from torch import nn
+
+from kdmm.distillers import CHILD, ConfigError
+from kdmm.distillers.weights import load_strictly, read_checkpoint, state_dict_of
+from kdmm.engine.config import SECTION, model_config
+from kdmm.engine.launch import start_process_group
+from kdmm.hooks.checkpoint import ATOMIC
+from kdmm.hooks.nonfinite import NonFiniteError
+
+
+@RUNNERS.register_module(name='kdmm.Runner')
+class Runner(BaseRunner):
+    """Runs a base library's config, and its ``kd`` section if it has one.
+
+    The config that it keeps and writes into the work dir is the one it was given, so that file
+    works with the base library's own tools. Without the section training is the base library's to
+    the bit; with it the data pipeline and the steps are seeded so that a resumed run continues to
+    the bit (``reproducible=False`` in the config leaves that out, ``True`` asks for it without
+    ``kd``).
+    """
+
+    def __init__(
+        self, *args: Any, cfg: Config, train_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        self._kd = cfg.get(SECTION)
+        self._reproducible = bool(cfg.get('reproducible', self._kd is not None))
+        if self._reproducible and train_dataloader is not None:
+            train_dataloader = _seeded(train_dataloader)
+        super().__init__(*args, cfg=cfg, train_dataloader=train_dataloader, **kwargs)
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        """As the base, after opening gloo where there is no GPU."""
+        start_process_group(self.launcher, env_cfg.get('dist_cfg'))
+        super().setup_env(env_cfg)
+
+    def build_model(self, model: Any) -> nn.Module:
+        """Build the student, distilled if the config says so."""
+        return super().build_model(model_config(model, self._kd))
+
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        """As the base; on CPU without SyncBN and without device ids."""
+        if self.distributed and not torch.cuda.is_available() and not is_model_wrapper(model):
+            model = revert_sync_batchnorm(model)
+            model_wrapper_cfg = {
+                'type': 'MMDistributedDataParallel',
+                'broadcast_buffers': False,
+                'find_unused_parameters': self.cfg.get('find_unused_parameters', False),
+                **(model_wrapper_cfg or {}),
+                'device_ids': None,
+            }
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def register_hooks(self, default_hooks: Any = None, custom_hooks: Any = None) -> None:
+        """The config's hooks, then kdmm's."""
+        default_hooks = {key: hook for key, hook in (default_hooks or {}).items()}
+        checkpoint = default_hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
+        if isinstance(checkpoint, dict) and checkpoint.get('type') == 'CheckpointHook':
+            default_hooks['checkpoint'] = {**checkpoint, 'type': 'kdmm.CheckpointHook'}
+        super().register_hooks(default_hooks, custom_hooks)
+        names = ['NonFiniteLossHook', 'LabelRangeHook', 'RunSummaryHook', 'InterruptHook']
+        names += ['StepSeedHook'] * self._reproducible + ['DistillHook'] * (self._kd is not None)
+        for name in names:
+            self.register_hook(dict(type=f'kdmm.{name}'))
+
+    def load_checkpoint(
+        self, filename: str, map_location: Any = 'cpu', strict: bool = False, revise_keys: Any = ()
+    ) -> dict[str, Any]:
+        """Load the student; missing, left-over or misshapen weights are an error.
+
+        Raises:
+            ConfigError: Also for a missing or damaged file, then naming the latest good one.
+        """
+        try:
+            unsafe = bool(self.cfg.get('unsafe_checkpoint', False))
+            checkpoint = read_checkpoint(filename, map_location, unsafe)
+        except ConfigError as error:
+            raise ConfigError(f'{error}{_previous(self.work_dir, filename)}') from error
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        load_strictly(model, state_dict_of(checkpoint), repr(filename), without=CHILD)
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint
+
+    def save_checkpoint(
+        self, out_dir: str, filename: str, *args: Any, backend_args: Any = None, **kwargs: Any
+    ) -> None:
+        """Write atomically; refuse weights that are no numbers; name what stands if it fails.
+
+        Raises:
+            NonFiniteError: If a weight is NaN or infinite.
+            OSError: If the file cannot be written; the message names the checkpoint that stands.
+        """
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        for name, value in model.named_parameters():
+            if not bool(torch.isfinite(value).all()):
+                raise NonFiniteError(
+                    f'{name} is not finite: {filename} is not written'
+                    + _previous(self.work_dir, filename)
+                )
+        clients = (*args[:1], kwargs.get('file_client_args'), backend_args)
+        if '://' not in str(out_dir) and all(client is None for client in clients):
+            backend_args = dict(backend=ATOMIC)
+        try:
+            super().save_checkpoint(out_dir, filename, *args, backend_args=backend_args, **kwargs)
+        except OSError as error:
+            raise OSError(
+                f'could not write {os.path.join(out_dir, filename)}: {error}'
+                + _previous(self.work_dir, filename)
+            ) from error
+
+
+def _seeded(loader: Any) -> Any:
+    """Wrap data set and sampler of a loader's config; see `kdmm.datasets.seeded`."""
+    loader = dict(loader)
+    loader['dataset'] = dict(type='kdmm.SeededDataset', dataset=loader['dataset'])
+    loader['sampler'] = dict(type='kdmm.SeededSampler', sampler=loader['sampler'])
+    return loader
+
+
+def _previous(work_dir: str, failed: str) -> str:
+    """Which checkpoint of the work dir still stands, as the end of an error message."""
+    name = os.path.basename(str(failed))
+    paths = [str(path) for path in Path(work_dir).glob('*.pth') if path.name != name]
+    if not paths:
+        return '. There is no earlier checkpoint in the work dir'
+    return f'. The previous checkpoint stands: {max(paths, key=os.path.getmtime)}'
+
+
+def build_runner(cfg: Config) -> BaseRunner:
+    """The Runner for ``cfg``.
+
+    Raises:
+        ConfigError: If a ``kd`` section meets a runner type that kdmm does not serve.
+    """
+    kind = cfg.get('runner_type')
+    if kind is None:
+        return Runner.from_cfg(cfg)
+    if cfg.get(SECTION):
+        raise ConfigError(f'runner_type={kind!r} with a kd section: only the default Runner works')
+    return RUNNERS.build(cfg)

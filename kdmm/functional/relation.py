@@ -1,0 +1,149 @@
+"""Relational divergences of CIRKD (arXiv 2204.06986), streamed over row blocks."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .collective import all_gather_cat, gather_with_grad, world_size
+from .precision import full_precision, promote
+from .rows import map_to_rows, normalize_rows
+from .streaming import KeyPlan, PairPlan, key_kl, pair_kl, rows_per_block
+
+
+def _pool(x: Tensor, size: int) -> Tensor:
+    return x if size == 1 else F.avg_pool2d(promote(x), size, size, ceil_mode=True)
+
+
+def _pool_valid(valid: Tensor, size: int) -> Tensor:
+    if size == 1:
+        return valid
+    # a pooled pixel is valid where all its pixels are
+    return F.max_pool2d((~valid).float()[:, None], size, size, ceil_mode=True)[:, 0] == 0
+
+
+def _anchor_weight(valid: Tensor | None, images: int, anchors: Tensor, area: int) -> Tensor:
+    """(M,): 1 / (B * G * number of the image's anchors that count), 0 for the others."""
+    pairs = anchors.shape[0] // area * images
+    if valid is None:
+        return anchors.new_full((anchors.shape[0],), 1 / (pairs * area))
+    mask = valid.flatten(1).to(anchors.dtype)  # (B, h * w)
+    return (mask / (mask.sum(1, keepdim=True).clamp_min(1) * pairs)).flatten()
+
+
+def pixel_to_pixel_kl(
+    student: Tensor,
+    teacher: Tensor,
+    tau: float = 0.1,
+    pool: int = 1,
+    chunk: int | None = None,
+    scope: str = 'local',
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Mini-batch pixel-to-pixel distillation (CIRKD, arXiv 2204.06986).
+
+    For every ordered pair of images (i, j), j = i included, each network gives the distribution
+    over the pixels of j of ``cos(pixel of i, pixel of j) / tau``; the result is the mean over pairs
+    and over the pixels of i of KL(teacher || student). There is no factor ``tau^2``. The channel
+    counts may differ.
+
+    No map of pixels by pixels is kept: one gradient of the student's size is formed in the forward
+    pass. First derivatives only.
+
+    Args:
+        student: Features (B, C_s, h, w).
+        teacher: Features (B, C_t, h, w); they get no gradient.
+        tau: Temperature of the similarities.
+        pool: Average both maps over ``pool x pool`` windows first (changes the objective).
+        chunk: Rows of similarity map held at once; by default what 16 MiB (CPU) or 256 MiB (CUDA)
+            hold.
+        scope: ``'local'``: pairs of this process's B images, as the authors' code does.
+            ``'global'``: anchors of this process against the images of all ranks; the mean over
+            ranks, and DDP's mean of the gradients, equal one process on the whole batch. All ranks
+            need maps of one shape.
+        valid: Boolean (B, h, w). Other pixels are neither anchors nor keys, and the mean over the
+            pixels of i is over valid ones; an image without any adds 0.
+
+    Returns:
+        A scalar in the features' dtype, at least float32.
+    """
+    with full_precision(student):
+        maps = [normalize_rows(_pool(x, pool)) for x in (student, teacher.detach())]
+        valid = None if valid is None else _pool_valid(valid, pool)
+        area = maps[0].shape[2] * maps[0].shape[3]
+        anchors, teacher_anchors = (map_to_rows(x) for x in maps)
+        teacher_anchors = teacher_anchors.to(anchors.dtype)
+        mask = None if valid is None else valid.flatten()
+        need_grad = torch.is_grad_enabled() and anchors.requires_grad
+        keys, teacher_keys = None, teacher_anchors
+        if scope == 'global' and world_size() > 1:
+            keys, teacher_keys = gather_with_grad(anchors), all_gather_cat(teacher_anchors)
+            mask = None if mask is None else all_gather_cat(mask.to(torch.uint8)).bool()
+        elif scope not in ('local', 'global'):
+            raise ValueError(f"scope must be 'local' or 'global', got {scope!r}")
+        images = teacher_keys.shape[0] // area
+        weight = _anchor_weight(valid, images, anchors, area)
+        block = rows_per_block(anchors.shape[0], teacher_keys.shape[0], anchors, chunk)
+        plan = PairPlan(
+            teacher_anchors, teacher_keys, weight, images, mask, float(tau), block, need_grad
+        )
+        return pair_kl(anchors, keys, plan)
+
+
+def memory_kl(
+    student_rows: Tensor,
+    teacher_rows: Tensor,
+    keys: Tensor,
+    tau: float = 0.1,
+    t_mem: float = 1.0,
+    sections: Sequence[int] | None = None,
+    key_mask: Tensor | None = None,
+    row_weight: Tensor | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    """Distillation of the similarities to remembered keys (CIRKD, arXiv 2204.06986).
+
+    Per section of keys X, ``t_mem^2 sum_n w_n KL(p(t_n) || p(s_n))`` with
+    ``p(r) = softmax(r X^T / (tau t_mem))``. The same keys serve both networks. First derivatives
+    only.
+
+    Args:
+        student_rows: Unit rows (N, C).
+        teacher_rows: Unit rows (N, C); no gradient.
+        keys: Unit rows (M, C); no gradient.
+        tau: Temperature of the similarities.
+        t_mem: Second temperature, squared in front of the result.
+        sections: Sizes of the groups of keys, each with its own softmax; by default one group.
+        key_mask: Boolean (M,), false for keys that do not count. A section with none gives 0.
+        row_weight: Weights w (N,); by default 1 / N.
+        chunk: Rows of similarity map held at once; by default what 16 MiB (CPU) or 256 MiB (CUDA)
+            hold.
+
+    Returns:
+        One value a section (S,), at least float32.
+
+    Raises:
+        ValueError: If the shapes disagree or the sections do not cover the keys.
+    """
+    sections = [keys.shape[0]] if sections is None else list(sections)
+    if sum(sections) != keys.shape[0] or min(sections, default=0) < 1:
+        raise ValueError(f'sections {sections} must be positive and cover {keys.shape[0]} keys')
+    if student_rows.shape != teacher_rows.shape or keys.shape[1] != student_rows.shape[1]:
+        raise ValueError(
+            f'rows of student {tuple(student_rows.shape)}, teacher {tuple(teacher_rows.shape)} '
+            f'and keys {tuple(keys.shape)} must have the same number of channels'
+        )
+    with full_precision(student_rows):
+        student = promote(student_rows)
+        teacher, keys = (x.detach().to(student.dtype) for x in (teacher_rows, keys))
+        rows = student.shape[0]
+        if row_weight is None:
+            row_weight = student.new_full((rows,), 1 / rows)
+        need_grad = torch.is_grad_enabled() and student.requires_grad
+        block = rows_per_block(rows, keys.shape[0], student, chunk)
+        weight = row_weight.to(student.dtype) * t_mem**2
+        plan = KeyPlan(
+            teacher, keys, weight, sections, key_mask, float(tau * t_mem), block, need_grad
+        )
+        return key_kl(student, plan)

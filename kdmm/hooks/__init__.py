@@ -1,0 +1,21 @@
+"""Hooks: checkpoint ownership, seeds, and what stops a run before it does harm."""
+
+from kdmm.hooks.checkpoint import CheckpointHook
+from kdmm.hooks.distill import DistillHook
+from kdmm.hooks.interrupt import Interrupted, InterruptHook
+from kdmm.hooks.labels import LabelRangeHook
+from kdmm.hooks.nonfinite import NonFiniteError, NonFiniteLossHook
+from kdmm.hooks.reproducible import StepSeedHook
+from kdmm.hooks.summary import RunSummaryHook
+
+__all__ = [
+    'CheckpointHook',
+    'DistillHook',
+    'InterruptHook',
+    'Interrupted',
+    'LabelRangeHook',
+    'NonFiniteError',
+    'NonFiniteLossHook',
+    'RunSummaryHook',
+    'StepSeedHook',
+]

@@ -1,0 +1,75 @@
+"""Who owns what in a checkpoint, and what must hold of a distillation run."""
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from torch import nn
+
+from kdmm.distillers import CHILD, ConfigError, Distillation, Progress
+from kdmm.distillers.weights import load_strictly
+from kdmm.registry import HOOKS
+
+#: The entry of a checkpoint file that holds what a run needs besides its student.
+ENTRY = 'kdmm'
+
+
+def objective_of(model: nn.Module) -> Distillation:
+    """The distillation objective attached to a (possibly wrapped) student."""
+    inner = model.module if is_model_wrapper(model) else model
+    return getattr(inner, CHILD)
+
+
+@HOOKS.register_module()
+class DistillHook(Hook):
+    """Keeps the student's ``state_dict`` pure, moves schedules, watches over the teachers.
+
+    ``tools/train.py`` registers it for every config with a ``kd`` section. In the file,
+    ``state_dict`` (and an EMA copy) holds the student's keys under their own names, so that the
+    base library loads it strictly; projectors and queues are in the entry ``kdmm``. Files that
+    cannot be resumed (no optimizer, as ``save_best`` writes them) get no such entry.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner: Any) -> None:
+        """Remember the teachers' weights."""
+        teachers = objective_of(runner.model).teachers
+        self._fingerprints = [teacher.fingerprint() for teacher in teachers]
+        for teacher in teachers:
+            print_log(f'Teacher {type(teacher.module).__name__}: {teacher.source}', runner.logger)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Move the schedules to the iteration that begins."""
+        epoch = runner.iter / len(runner.train_dataloader)
+        objective_of(runner.model).set_progress(Progress(runner.iter, epoch))
+
+    def after_train(self, runner: Any) -> None:
+        """A teacher that changed is an error in the code, and the results are worthless."""
+        for index, teacher in enumerate(objective_of(runner.model).teachers):
+            if teacher.fingerprint() != self._fingerprints[index]:
+                raise RuntimeError(f'the weights of teacher {index} changed during training')
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Move ``kd.*`` from the student's state to an entry of its own."""
+        state = checkpoint['state_dict']
+        prefix = f'{CHILD}.'
+        kept = {key: state.pop(key) for key in list(state) if key.startswith(prefix)}
+        metadata = getattr(state, '_metadata', {})
+        for key in [key for key in metadata if key == CHILD or key.startswith(prefix)]:
+            del metadata[key]
+        if 'optimizer' in checkpoint:
+            checkpoint[ENTRY] = {key.removeprefix(prefix): kept[key] for key in kept}
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Restore the entry when a run is resumed."""
+        if not runner._resume:
+            return
+        if ENTRY not in checkpoint:
+            raise ConfigError(
+                'this checkpoint has no distillation state, so it cannot be resumed with a kd '
+                'section: it comes from a plain run or was written for deployment. Start a new '
+                'run from it with load_from instead of resume'
+            )
+        load_strictly(objective_of(runner.model), checkpoint[ENTRY], 'the distillation state')

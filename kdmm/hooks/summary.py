@@ -1,0 +1,80 @@
+"""One small file per run with what a comparison needs: time, memory, metrics."""
+
+import json
+import os
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, get_comm_device, is_main_process
+from mmengine.hooks import Hook
+
+from kdmm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class RunSummaryHook(Hook):
+    """Writes ``run_summary.json`` into the work dir when training ends.
+
+    Keys: ``seconds`` (training without validation), ``iterations`` (of this process),
+    ``seconds_per_iteration``, ``peak_memory_mib`` (the highest of all ranks: device memory on CUDA,
+    resident memory of the process on CPU), ``device``, ``world_size``, ``seed``, ``metrics`` (of
+    the last validation) and ``metrics_at`` (its iteration).
+    """
+
+    priority = 'LOWEST'
+
+    def before_train(self, runner: Any) -> None:
+        """Start the clock."""
+        self._first = runner.iter
+        self._start = time.perf_counter()
+        self._pause = 0.0
+        self._metrics: dict[str, float] = {}
+        self._metrics_at = 0
+
+    def before_val(self, runner: Any) -> None:
+        """Stop the clock."""
+        self._paused_at = time.perf_counter()
+
+    def after_val(self, runner: Any) -> None:
+        """Let the clock go on."""
+        self._pause += time.perf_counter() - self._paused_at
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Keep the latest metrics."""
+        self._metrics = {name: float(value) for name, value in (metrics or {}).items()}
+        self._metrics_at = runner.iter
+
+    def after_train(self, runner: Any) -> None:
+        """Write the file (first rank; memory is reduced over all)."""
+        peak = torch.tensor(peak_memory_mib(), device=get_comm_device())
+        all_reduce(peak, 'max')
+        if not is_main_process():
+            return
+        seconds = time.perf_counter() - self._start - self._pause
+        iterations = runner.iter - self._first
+        summary = dict(
+            seconds=round(seconds, 3),
+            iterations=iterations,
+            seconds_per_iteration=round(seconds / max(iterations, 1), 5),
+            peak_memory_mib=round(float(peak), 1),
+            device='cuda' if torch.cuda.is_available() else 'cpu',
+            world_size=runner.world_size,
+            seed=runner.seed,
+            metrics=self._metrics,
+            metrics_at=self._metrics_at,
+        )
+        path = os.path.join(runner.work_dir, 'run_summary.json')
+        with open(f'{path}.part', 'w') as file:
+            json.dump(summary, file, indent=2)
+        os.replace(f'{path}.part', path)
+
+
+def peak_memory_mib() -> float:
+    """Peak of this process so far: allocated device memory, or resident memory on CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == 'darwin' else 2**10)

@@ -1,0 +1,53 @@
+"""What every loss refuses, in one wording."""
+
+from torch import Tensor
+
+
+def check_maps(name: str, student: Tensor, teacher: Tensor, channels: bool = False) -> None:
+    """Refuse maps that are not (B, C, h, w) or differ in B, h, w (and C if asked).
+
+    Raises:
+        ValueError: With both shapes.
+    """
+    shapes = f'student {tuple(student.shape)}, teacher {tuple(teacher.shape)}'
+    if student.ndim != 4 or teacher.ndim != 4:
+        raise ValueError(f'{name} takes maps (B, C, h, w), got {shapes}')
+    if student.shape[0] != teacher.shape[0]:
+        raise ValueError(f'{name}: the numbers of images differ: {shapes}')
+    if student.shape[2:] != teacher.shape[2:]:
+        raise ValueError(
+            f'{name}: the resolutions differ: {shapes}. Declare a resize connector on this tap, '
+            'or tap layers of the same stride'
+        )
+    if channels and student.shape[1] != teacher.shape[1]:
+        raise ValueError(f'{name}: the numbers of classes differ: {shapes}')
+
+
+def check_channels(name: str, student: Tensor, teacher: Tensor, expected: tuple[int, int]) -> None:
+    """Refuse maps whose channels are not those the loss was built for.
+
+    Raises:
+        ValueError: With both shapes and both numbers.
+    """
+    if (student.shape[1], teacher.shape[1]) != expected:
+        raise ValueError(
+            f'{name} was built with student_channels={expected[0]}, '
+            f'teacher_channels={expected[1]}, got student {tuple(student.shape)}, '
+            f'teacher {tuple(teacher.shape)}'
+        )
+
+
+def check_label_map(name: str, labels: Tensor | None, student: Tensor) -> Tensor:
+    """Refuse labels that are missing or not (B, H, W) for the student's images.
+
+    Raises:
+        ValueError: With both shapes.
+    """
+    if labels is None:
+        raise ValueError(f'{name} needs labels (B, H, W), and none were given')
+    if labels.ndim != 3 or labels.shape[0] != student.shape[0]:
+        raise ValueError(
+            f'{name} takes labels (B, H, W), got {tuple(labels.shape)} for student features '
+            f'{tuple(student.shape)}'
+        )
+    return labels

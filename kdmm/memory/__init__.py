@@ -1,0 +1,7 @@
+"""State that outlives a step."""
+
+from .class_queues import ClassQueues, Keys
+from .hash import hash_below, hash_uint32
+from .ring import ClassRing
+
+__all__ = ['ClassQueues', 'ClassRing', 'Keys', 'hash_below', 'hash_uint32']

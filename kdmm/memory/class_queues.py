@@ -1,0 +1,134 @@
+"""Per-class queues of teacher pixels and regions (CIRKD, arXiv 2204.06986)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..functional.collective import gather_images, global_image_index
+from ..functional.rows import normalize_rows
+from .ring import ClassRing
+from .selection import class_means, class_pixels, leading_pixels
+
+
+class Keys(NamedTuple):
+    """Keys of one step: rows (M, C), which of them count (M,), sizes of the two parts."""
+
+    rows: Tensor
+    mask: Tensor
+    sections: list[int]
+
+
+class ClassQueues(nn.Module):
+    """A pixel queue and a region queue per class, equal on all ranks after every step.
+
+    Everything is a persistent buffer or a function of the step counter, so a resumed run goes on
+    bit for bit. Nothing on the way waits for the device.
+
+    Args:
+        num_classes: K.
+        channels: Channels of the teacher's features.
+        pixel_size: Rows per class of the pixel queue.
+        region_size: Rows per class of the region queue.
+        per_image: Pixels enqueued per image and class.
+        mode: ``'class'``: pixels of a class come from that class; a true ring; only written slots
+            are drawn. ``'legacy'``: as the authors' code, which differs in all three (it draws
+            pixels of class c, n_c of them in the image, from the first n_c raster positions; a
+            write over the end replaces the newest rows; unwritten random rows are keys). The
+            authors' code has no other mode, so the published numbers belong to ``'legacy'``. One
+            departure remains: keys are the same on all ranks.
+        dtype: Of the stored rows.
+        seed: Of all choices.
+    """
+
+    step: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int,
+        pixel_size: int = 20000,
+        region_size: int = 2000,
+        per_image: int = 16,
+        mode: str = 'class',
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if mode not in ('class', 'legacy'):
+            raise ValueError(f"queue mode must be 'class' or 'legacy', got {mode!r}")
+        for name, value in dict(
+            num_classes=num_classes,
+            channels=channels,
+            pixel_size=pixel_size,
+            region_size=region_size,
+            per_image=per_image,
+        ).items():
+            if value < 1:
+                raise ValueError(f'{name} must be at least 1, got {value}')
+        self.num_classes, self.per_image, self.mode, self.seed = num_classes, per_image, mode, seed
+        legacy = mode == 'legacy'
+        self.pixel = ClassRing(num_classes, pixel_size, channels, legacy, dtype, seed * 4 + 1)
+        self.region = ClassRing(num_classes, region_size, channels, legacy, dtype, seed * 4 + 2)
+        self.register_buffer('step', torch.zeros((), dtype=torch.long))
+
+    @staticmethod
+    def estimate_bytes(
+        num_classes: int, rows_per_class: int, channels: int, dtype: torch.dtype = torch.float32
+    ) -> int:
+        """Memory of queues of ``rows_per_class`` pixel and region rows together."""
+        return num_classes * rows_per_class * channels * dtype.itemsize
+
+    def memory_bytes(self) -> int:
+        """Memory of the stored rows."""
+        rings = (self.pixel.rows, self.region.rows)
+        return sum(x.numel() * x.element_size() for x in rings)
+
+    @torch.no_grad()
+    def enqueue(self, features: Tensor, labels: Tensor) -> None:
+        """Append samples of every rank's images, in global image order, and advance the step.
+
+        Only the samples travel, never the maps.
+
+        Args:
+            features: Unit rows (B, A, C) of this rank's images.
+            labels: (B, A). What is outside 0..K-1 belongs to no class.
+        """
+        outside = (labels < 0) | (labels >= self.num_classes)
+        labels = labels.masked_fill(outside, self.num_classes)
+        member = labels[..., None] == torch.arange(self.num_classes, device=labels.device)
+        counts = member.sum(1)  # (B, K)
+        region = normalize_rows(class_means(features, member, counts), dim=2)
+        pixels = self._pixels(features, labels, counts)
+        samples = torch.cat([pixels, region[:, :, None]], 2)  # (B, K, V + 1, C)
+        samples = gather_images(samples.to(self.pixel.rows.dtype))
+        counts = gather_images(counts)
+        self.pixel.write(samples[:, :, :-1], counts.clamp_max(self.per_image))
+        self.region.write(samples[:, :, -1:], counts.clamp_max(1))
+        self.step += 1
+
+    def _pixels(self, features: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+        """(B, K, V, C); rows beyond a class's count are arbitrary."""
+        batch, area, channels = features.shape
+        images = global_image_index(batch, features.device)
+        common = (counts, self.per_image, self.step, images, self.seed * 4)
+        if self.mode == 'class':
+            position = class_pixels(labels, *common)
+        else:
+            position = leading_pixels(area, *common)
+        index = position.flatten(1)[..., None].expand(-1, -1, channels)
+        return features.gather(1, index).unflatten(1, (self.num_classes, -1))
+
+    @torch.no_grad()
+    def draw(self, n_pixel: int, n_region: int) -> Keys:
+        """Keys of this step, the same on all ranks.
+
+        Args:
+            n_pixel: Pixel keys per class, at most the queue's size.
+            n_region: Region keys per class, likewise.
+        """
+        sizes = (min(n_pixel, self.pixel.size), min(n_region, self.region.size))
+        rings = (self.pixel, self.region)
+        drawn = [ring.draw(n, self.step) for ring, n in zip(rings, sizes, strict=True)]
+        rows, masks = (torch.cat(x) for x in zip(*drawn, strict=True))
+        return Keys(rows, masks, [self.num_classes * n for n in sizes])

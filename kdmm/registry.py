@@ -1,0 +1,20 @@
+"""Child registries of MMEngine's roots, scope ``kdmm``.
+
+A config names kdmm's classes as ``kdmm.Name`` from any default scope.
+"""
+
+from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import Registry
+
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='kdmm', locations=['kdmm'])
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='kdmm', locations=['kdmm'])
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='kdmm', locations=['kdmm'])
+DATA_SAMPLERS = Registry(
+    'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='kdmm', locations=['kdmm']
+)
+TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='kdmm', locations=['kdmm'])
+SCHEDULES = Registry('schedule', scope='kdmm', locations=['kdmm'])

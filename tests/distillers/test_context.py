@@ -1,0 +1,54 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from tests.distillers.tiny_models import seg_samples, segmentor
+from torch import nn
+
+from kdmm.distillers import ConfigError
+from kdmm.distillers.context import gather_context, task_facts
+
+
+def test_labels_of_a_segmentation_batch():
+    batch = seg_samples(3, 8)
+    labels = gather_context(['labels'], batch)['labels']
+    assert labels.shape == (3, 8, 8) and labels.dtype == torch.int64
+    assert torch.equal(labels[1], batch[1].gt_sem_seg.data[0])
+
+
+def test_labels_of_a_classification_batch():
+    batch = [SimpleNamespace(gt_label=torch.tensor([k])) for k in (2, 0)]
+    assert gather_context(['labels'], batch)['labels'].tolist() == [2, 0]
+
+
+@pytest.mark.parametrize('batch', [None, [], [SimpleNamespace()]])
+def test_a_batch_without_labels(batch):
+    with pytest.raises(ConfigError, match="needs 'labels'.*load annotations"):
+        gather_context(['labels'], batch)
+
+
+def test_nothing_is_read_that_no_loss_needs():
+    assert gather_context([], None) == {}
+
+
+def test_an_unknown_need_names_the_nearest():
+    with pytest.raises(ConfigError, match="unknown key 'label'; nearest: labels"):
+        gather_context(['label'], None)
+
+
+def test_facts_of_a_segmentor():
+    model = MODELS.build(segmentor(4, classes=5))
+    model.decode_head.ignore_index = 7
+    assert task_facts(model) == dict(num_classes=5, ignore_index=7)
+
+
+def test_facts_of_a_cascade_are_the_last_stages():
+    model = nn.Module()
+    model.decode_head = nn.ModuleList([nn.Module(), nn.Module()])
+    model.decode_head[0].num_classes, model.decode_head[1].num_classes = 2, 9
+    assert task_facts(model) == dict(num_classes=9)
+
+
+def test_a_model_without_a_known_head_has_no_facts():
+    assert task_facts(nn.Linear(1, 1)) == {}

@@ -1,0 +1,155 @@
+import pytest
+import torch
+from tests.distillers.tiny_models import Distance
+
+from kdmm.distillers import ConfigError, Progress
+from kdmm.distillers.term import Term
+
+SHAPES = {'t': (torch.Size((1, 4, 8, 8)), torch.Size((1, 6, 8, 8)))}
+RAMP = dict(type='Linear', start=1.0, stop=3.0, end=10)
+
+
+def term(config: dict, **facts: int) -> Term:
+    return Term('x', {'on': 't', **config}, {'t': 't.out', 'logits': 'l.out'}, facts, SHAPES)
+
+
+def pair(channels: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(2, channels, 3, 3), torch.randn(2, channels, 3, 3)
+
+
+def labels() -> torch.Tensor:
+    return torch.zeros(2, 3, 3).long()
+
+
+@pytest.mark.parametrize(
+    'config, message',
+    [
+        (dict(type='Distanse'), r"kd\.losses\.x\.type: no loss 'Distanse'; nearest: .*Distance"),
+        (dict(type='Distance', scal=2.0), r"kd\.losses\.x: unknown key 'scal'; nearest: scale"),
+        (dict(type='Distance', on='lgits'), r"kd\.losses\.x\.on: no tap 'lgits'; nearest: logits"),
+        (dict(type='Distance', on=None), r'kd\.losses\.x\.on: '),
+        (dict(type='Distance', weight='1'), r"kd\.losses\.x\.weight: expected a number.*got '1'"),
+        (dict(type='Distance', weight=dict(a='b')), r'kd\.losses\.x\.weight\.a: expected a number'),
+        (dict(type='Distance', connector=dict(type='Resise')), r"kd\.losses\.x\.connector.*Resize"),
+        (dict(type='Distance', connector=dict(type='Resize', a=1)), r"x\.connector: .*'a'"),
+        (dict(type='CIRKDMemoryLoss'), r'kd\.losses\.x .*missing num_classes'),
+    ],
+)
+def test_what_cannot_be_right(config, message):
+    with pytest.raises(ConfigError, match=message):
+        term(config)
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        dict(type='CIRKDMiniBatchLoss', scope='world'),
+        dict(type='CIRKDMemoryLoss', num_classes=3, queue='none'),
+        dict(type='CIRKDMemoryLoss', num_classes=3, queue_dtype='int8'),
+        dict(type='CIRKDMemoryLoss', num_classes='three'),
+    ],
+)
+def test_what_a_loss_refuses_is_a_config_error_that_names_the_key(config):
+    with pytest.raises(ConfigError, match=r'kd\.losses\.x'):
+        term(config)
+
+
+def test_the_weight_multiplies():
+    student, teacher = pair()
+    plain = term(dict(type='Distance'))(student, teacher)
+    assert set(plain) == {'kd.loss_x'}
+    doubled = term(dict(type='Distance', weight=2.0))(student, teacher)
+    assert doubled['kd.loss_x'] == 2 * plain['kd.loss_x'] != 0
+
+
+@pytest.mark.parametrize('weight, expected', [
+    (3.0, dict(one=3, two=6)),
+    (dict(one=0.5, two=2.0), dict(one=0.5, two=4)),
+    (dict(two=2.0), dict(two=4)),
+])  # fmt: skip
+def test_the_parts_of_a_loss(weight, expected):
+    made = term(dict(type='Parts', weight=weight))
+    student, teacher = torch.randn(2, 4, 3, 3), torch.randn(2, 6, 3, 3)
+    unit = term(dict(type='Parts'))
+    unit.load_state_dict(made.state_dict())
+    base = unit(student, teacher, labels=labels())['kd.loss_x_one']
+    for _ in range(2):
+        found = made(student, teacher, labels=labels())
+        assert set(found) == {f'kd.loss_x_{part}' for part in expected}
+        for part, factor in expected.items():
+            torch.testing.assert_close(found[f'kd.loss_x_{part}'], factor * base)
+
+
+def test_an_unknown_part_of_a_weight():
+    made = term(dict(type='Parts', weight=dict(one=1.0, tow=1.0)))
+    with pytest.raises(ConfigError, match=r"kd\.losses\.x\.weight: unknown key 'tow'; nearest: two"):
+        made(torch.randn(2, 4, 3, 3), torch.randn(2, 6, 3, 3), labels=labels())
+
+
+def test_parts_of_a_loss_that_has_none():
+    made = term(dict(type='Distance', weight=dict(pixel=1.0)))
+    with pytest.raises(ConfigError, match=r'kd\.losses\.x\.weight'):
+        made(*pair())
+
+
+def test_a_scheduled_weight_moves():
+    made = term(dict(type='Distance', weight=RAMP))
+    student, teacher = pair()
+    base = made(student, teacher)['kd.loss_x']  # before any progress: iteration 0
+    made.set_progress(Progress(10))
+    assert made(student, teacher)['kd.loss_x'] == 3 * base
+    assert made.describe_weight() == '3'
+
+
+def test_scheduled_parts_move_on_their_own():
+    made = term(dict(type='Parts', weight=dict(one=RAMP, two=1.0)))
+    assert made.describe_weight() == 'one 1, two 1'
+    made.set_progress(Progress(5))
+    assert made.describe_weight() == 'one 2, two 1'
+
+
+def test_a_scheduled_argument_moves():
+    made = term(dict(type='Distance', scale=RAMP))
+    assert made.loss.scale == 1.0
+    made.set_progress(Progress(5))
+    assert made.loss.scale == 2.0
+    assert made.describe_weight() == '1'
+
+
+def test_a_scheduled_temperature_reaches_the_loss():
+    student, teacher = pair()
+    made = term(dict(type='KDLoss', tau=dict(RAMP, start=2.0, stop=4.0)))
+    for iteration, tau in ((0, 2.0), (10, 4.0)):
+        made.set_progress(Progress(iteration))
+        expected = term(dict(type='KDLoss', tau=tau))(student, teacher)['kd.loss_x']
+        assert made(student, teacher)['kd.loss_x'] == expected
+
+
+def test_two_terms_do_not_share_their_progress():
+    first, second = (term(dict(type='Distance', weight=RAMP)) for _ in range(2))
+    first.set_progress(Progress(10))
+    assert second.describe_weight() == '1'
+
+
+def test_a_schedule_that_would_change_nothing_is_refused():
+    """The loss does not keep this argument under its name."""
+    with pytest.raises(ConfigError, match=r'kd\.losses\.x\.constructed'):
+        term(dict(type='Distance', constructed=RAMP))
+
+
+def test_facts_fill_in_what_the_config_leaves_out():
+    made = term(dict(type='Parts'), num_classes=5, ignore_index=255)
+    assert made.loss.projector.weight.shape == (6, 4, 1, 1) and made.loss.num_classes == 5
+    assert term(dict(type='Parts', num_classes=2), num_classes=5).loss.num_classes == 2
+    assert term(dict(type='Parts')).needs == ('labels',)
+
+
+def test_a_class_works_in_place_of_its_name():
+    assert isinstance(term(dict(type=Distance)).loss, Distance)
+
+
+def test_the_config_is_left_as_it_was():
+    config = dict(type='Distance', scale=RAMP, weight=2.0)
+    before = repr(config)
+    term(config)
+    assert repr(config) == before

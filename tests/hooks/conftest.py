@@ -1,0 +1,3 @@
+"""One thread and one seed for every test."""
+
+from tests.distillers.conftest import one_thread_one_seed  # noqa: F401
