@@ -30,7 +30,9 @@ def run(config: str, seed: int, folder: Path, options: Sequence[str]) -> dict[st
         command += ['--cfg-options', f'randomness.seed={seed}', *options]
         print(' '.join(command), file=sys.stderr, flush=True)
         with open(folder / 'output.log', 'a') as log:
-            subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+        if done.returncode:
+            print(f'failed, see {folder / "output.log"}', file=sys.stderr, flush=True)
     return json.loads(summary.read_text()) if summary.is_file() else None
 
 

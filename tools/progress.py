@@ -20,7 +20,8 @@ class Progress:
 
     Args:
         name: What to call it.
-        out: Where the line goes; on a terminal it is rewritten in place, elsewhere a line is printed per tenth.
+        out: Where the line goes; on a terminal it is rewritten in place, elsewhere a line per
+            tenth is printed.
     """
 
     def __init__(self, name: str, out: TextIO) -> None:
@@ -45,9 +46,8 @@ class Progress:
 
     def finish(self) -> None:
         """Leave the last state on the screen."""
-        if self.live or self.done == 0:
-            self.out.write(('\r' if self.live else '') + self.text() + '\n')
-            self.out.flush()
+        self.out.write(('\r' if self.live else '') + self.text() + '\n')
+        self.out.flush()
 
     def text(self) -> str:
         """The line."""
@@ -56,12 +56,12 @@ class Progress:
         bar = '#' * filled + '.' * (BAR - filled)
         return (
             f'{self.name:<14}[{bar}] {self.done}/{self.total or "-"}  loss {self.loss}  '
-            f'mIoU {self.metric}  {spent // 60}:{spent % 60:02d}  ETA {self.eta} '
+            f'mIoU {self.metric}  {spent // 60}:{spent % 60:02d}  ETA {self.eta:<8}'
         )
 
     def _show(self) -> None:
         tenth = 10 * self.done // self.total if self.total else 0
-        if not self.live and tenth == self._printed:
+        if not self.live and tenth in (0, 10, self._printed):
             return
         self._printed = tenth
         self.out.write(('\r' if self.live else '') + self.text() + ('' if self.live else '\n'))
@@ -74,7 +74,9 @@ def main() -> None:
     parser.add_argument('name')
     parser.add_argument('--log', required=True)
     args = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, whose last words count
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the training, whose last words count
     progress = Progress(args.name, sys.stdout)
     with open(args.log, 'w', encoding='utf-8') as log:
         for line in sys.stdin:

@@ -32,7 +32,7 @@ def _pyplot() -> Any:
 
 
 def read_scalars(folder: Path) -> list[dict[str, Any]]:
-    """Everything that a work dir's runs logged, the oldest first; a resumed run replaces what it repeats."""
+    """All that a work dir's runs logged; a resumed run replaces what it repeats."""
     found: dict[tuple[int, bool], dict[str, Any]] = {}
     for file in sorted(folder.glob('*/vis_data/scalars.json')):
         for line in file.read_text().splitlines():
@@ -92,7 +92,7 @@ def pictures(arms: Sequence[Arm], path: Path) -> None:
 
 
 def choose(dataset: Any, count: int = COUNT) -> list[int]:
-    """The pictures with the most classes in their truth, in file order; predictions play no part."""
+    """The pictures with the most classes in their truth; predictions play no part."""
     variety = []
     for number in range(len(dataset)):
         labels = dataset[number]['data_samples'].gt_sem_seg.data.unique()
@@ -124,7 +124,9 @@ def _grid(
         pyplot.Rectangle((0, 0), 1, 1, color=colour / 255)
         for colour in palette[[*range(len(classes)), -1]]
     ]
-    figure.legend(patches, [*classes, 'void'], loc='lower center', ncols=len(patches), frameon=False)
+    figure.legend(
+        patches, [*classes, 'void'], loc='lower center', ncols=len(patches), frameon=False
+    )
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     _save(figure, path, tight=False)
 

@@ -1,8 +1,11 @@
-"""Table, pictures, curves and proof of the quick start, from what its runs left in their work dirs."""
+"""Table, pictures, curves and proof of the quick start, from what its runs left behind."""
 
 import argparse
+import io
 import json
 import sys
+import warnings
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +45,7 @@ class Arm:
 
     @property
     def miou(self) -> float:
-        """mIoU in percent on the validation split, at the last iteration."""
+        """MIoU in percent on the validation split, at the last iteration."""
         return float(self.summary['metrics']['mIoU'])
 
 
@@ -58,14 +61,26 @@ def read_arm(work: Path, name: str) -> Arm:
         summary = json.loads((folder / 'run_summary.json').read_text())
         checkpoint = Path((folder / 'last_checkpoint').read_text().strip())
     except FileNotFoundError as error:
-        raise FileNotFoundError(f'{folder} holds no finished training: {error.filename} is missing') from None
-    wanted = ('seconds', 'iterations', 'peak_memory_mib', 'world_size', 'seed', 'metrics', 'metrics_at')
+        raise FileNotFoundError(
+            f'{folder} holds no finished training: {error.filename} is missing'
+        ) from None
+    wanted = (
+        'seconds',
+        'iterations',
+        'peak_memory_mib',
+        'world_size',
+        'seed',
+        'metrics',
+        'metrics_at',
+    )
     missing = [key for key in wanted if key not in summary]
     if missing or 'mIoU' not in summary['metrics']:
         raise ValueError(f'{folder}/run_summary.json lacks {", ".join(missing) or "metrics.mIoU"}')
     found = folder / checkpoint.name
     if found.name != f'iter_{summary["metrics_at"]}.pth':
-        raise ValueError(f'{folder}: the last validation is at {summary["metrics_at"]}, not at {found.name}')
+        raise ValueError(
+            f'{folder}: the last validation is at {summary["metrics_at"]}, not at {found.name}'
+        )
     return Arm(name, TITLES[name], folder, summary, found)
 
 
@@ -95,7 +110,10 @@ def table(arms: list[Arm], sizes: list[float]) -> str:
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = ['| ' + ' | '.join(f'{c:<{w}}' for c, w in zip(row, widths, strict=True)) + ' |' for row in rows]
+    lines = [
+        '| ' + ' | '.join(f'{c:<{w}}' for c, w in zip(row, widths, strict=True)) + ' |'
+        for row in rows
+    ]
     lines.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
     return '\n'.join(lines)
 
@@ -105,12 +123,14 @@ def notes(arms: list[Arm]) -> str:
     teacher, alone, distilled = arms
     run = distilled.summary
     return (
-        f'{run["metrics_at"]} iterations each, {run["world_size"]} processes, mIoU at the last iteration on the '
-        'validation scenes; training time without validation; peak memory is the larger process\'s.\n'
+        f'{run["metrics_at"]} iterations each on {run["world_size"]} processes; mIoU at the last '
+        'iteration on the validation scenes;\ntraining time without validation; peak memory of the '
+        'larger process, libraries included.\n'
         f'CIRKD minus alone: {distilled.miou - alone.miou:+.2f} points; teacher minus alone: '
-        f'{teacher.miou - alone.miou:+.2f}. This is ONE seed ({run["seed"]}) and a short training: a difference within '
-        'a few points changes sign from seed to seed and says nothing about the method.\n'
-        'docs/results/ has comparisons over several seeds on real data.'
+        f'{teacher.miou - alone.miou:+.2f} points.\n'
+        f'This is ONE seed ({run["seed"]}) and a short training: a difference of a few points may '
+        'change its sign with the seed\nand says nothing about the method. docs/results/ compares '
+        'several seeds on real data.'
     )
 
 
@@ -139,11 +159,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work', type=Path, help='work dir of the quick start')
     work = parser.parse_args().work
+    warnings.simplefilter('ignore')
     try:
-        print('\n' + report(work))
+        with redirect_stdout(io.StringIO()):  # the base libraries greet
+            text = report(work)
     except (FileNotFoundError, ValueError, RuntimeError) as error:
         print(f'quickstart_report: {error}', file=sys.stderr)
         return 1
+    print(f'\n{text}')
     return 0
 
 

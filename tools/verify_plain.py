@@ -1,8 +1,8 @@
 """Prove that a checkpoint of kdmm is one of the plain base library.
 
-A process in which ``import kdmm`` is impossible builds the model of the config with MMSegmentation, loads the checkpoint with
-``strict=True`` and predicts a few pictures of the test set; kdmm does the same with its own runner's model; the
-logits must be equal to the bit.
+A process in which ``import kdmm`` is impossible builds the model of the config with MMSegmentation,
+loads the checkpoint with ``strict=True`` and predicts a few pictures of the test set; kdmm does the
+same with its own runner's model; the logits must be equal to the bit.
 """
 
 import argparse
@@ -43,11 +43,13 @@ def plain_logits(config: str, checkpoint: str, count: int) -> dict[str, Any]:
     model = MODELS.build(cfg.model)
     load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
     keys = len(model.state_dict())
-    return dict(keys=keys, logits=_predict(model, cfg, count), without_kdmm='kdmm' not in sys.modules)
+    return dict(
+        keys=keys, logits=_predict(model, cfg, count), without_kdmm='kdmm' not in sys.modules
+    )
 
 
 def kdmm_logits(config: str, checkpoint: str, count: int) -> dict[str, Any]:
-    """Logits from the model that kdmm trains: the distilled one if the config has a ``kd`` section."""
+    """Logits from the model that kdmm trains: a distilled one if the config has ``kd``."""
     from mmengine.registry import init_default_scope
 
     import kdmm  # noqa: F401
@@ -59,7 +61,9 @@ def kdmm_logits(config: str, checkpoint: str, count: int) -> dict[str, Any]:
     cfg = load_config(config)
     init_default_scope('mmseg')
     model = MODELS.build(model_config(cfg.model, cfg.get('kd')))
-    load_strictly(model, state_dict_of(read_checkpoint(checkpoint)), repr(checkpoint), without=CHILD)
+    load_strictly(
+        model, state_dict_of(read_checkpoint(checkpoint)), repr(checkpoint), without=CHILD
+    )
     return dict(logits=_predict(model, cfg, count), model=type(model).__name__)
 
 
@@ -88,7 +92,16 @@ def verify(config: str, checkpoint: str, count: int = 4) -> str:
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / 'plain.pt'
-        command = [sys.executable, __file__, config, checkpoint, '--count', str(count), '--plain', str(out)]
+        command = [
+            sys.executable,
+            __file__,
+            config,
+            checkpoint,
+            '--count',
+            str(count),
+            '--plain',
+            str(out),
+        ]
         environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
@@ -100,9 +113,9 @@ def verify(config: str, checkpoint: str, count: int = 4) -> str:
             gap = (one - other).abs().max().item()
             raise RuntimeError(f'{checkpoint}: the logits of picture {number} differ by {gap:.3g}')
     return (
-        f'{checkpoint}: all {plain["keys"]} keys load with strict=True into plain MMSegmentation, in a '
-        f'process that cannot import kdmm; its logits on {len(plain["logits"])} pictures equal '
-        f"kdmm's to the bit"
+        f'{checkpoint}: all {plain["keys"]} keys load with strict=True into plain MMSegmentation, '
+        f'in a process that cannot import kdmm; the logits of {len(plain["logits"])} pictures are '
+        "kdmm's to the bit"
     )
 
 

@@ -29,7 +29,7 @@ val_dataloader = dict(
 )
 test_dataloader = dict(**loader, dataset=dict(data_root=data_root))
 norm_cfg = dict(type='BN', requires_grad=True)
-iterations = 800
+iterations = 500
 model = dict(
     pretrained=None,
     data_preprocessor=dict(size=crop_size),
@@ -54,9 +54,7 @@ model = dict(
         loss_decode=dict(avg_non_ignore=True),
     ),
 )
-optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-4)
-)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.01))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, begin=0, end=50, by_epoch=False),
     dict(type='PolyLR', power=0.9, eta_min=0.0, begin=0, end=iterations, by_epoch=False),

@@ -1,4 +1,4 @@
-# Teacher: DeepLabV3, ResNet-18 of base width 40, stride 16; trained half as long again.
+# Teacher: DeepLabV3, ResNet-18 of base width 40, stride 16; trained for more iterations.
 _base_ = './_base_.py'
 iterations = 1200
 model = dict(

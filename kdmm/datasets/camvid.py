@@ -18,7 +18,8 @@ class CamVidDataset(BaseSegDataset):
         CamVidDataset(data_root='CamVid', img_suffix='.png', void=11,
                       data_prefix=dict(img_path='train', seg_map_path='trainannot'))
 
-    The configs of kdmm name ``BaseSegDataset`` with the same ``metainfo`` instead, so that they are valid without kdmm.
+    The configs of kdmm name ``BaseSegDataset`` with the same ``metainfo`` instead, so that they are
+    valid without kdmm.
 
     Args:
         img_suffix: Suffix of the pictures.
@@ -65,5 +66,6 @@ class CamVidDataset(BaseSegDataset):
     def _map_void(self, void: int) -> None:
         if 0 <= void < len(self.METAINFO['classes']):
             raise ValueError(f'void={void} is a class of CamVid; expected a label outside 0..10')
-        self.label_map = {**(self.label_map or {}), void: self.ignore_index}
+        known = self._metainfo['label_map'] or {}
+        self.label_map = {**known, void: self.ignore_index}
         self._metainfo.update(label_map=self.label_map)

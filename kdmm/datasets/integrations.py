@@ -1,4 +1,4 @@
-"""Data sets that derive from a base library; a location of the registry, so imported when first searched."""
+"""Data sets that derive from a base library; a location of the registry, searched on demand."""
 
 from importlib.util import find_spec
 

@@ -11,7 +11,7 @@ from kdmm.distillers.term import Term
 def start_table(
     terms: Sequence[Term], student: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]]
 ) -> str:
-    """Tap, teacher shape, student shape, connector, loss and weight of each term."""
+    """Tap, teacher shape, student shape, connector, loss and weight of each term; queue memory."""
     rows = [('term', 'tap', 'teacher', 'student', 'connector', 'loss', 'weight')]
     for term in terms:
         connector = '-' if term.connector is None else type(term.connector).__name__
@@ -29,6 +29,9 @@ def start_table(
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ['  '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
     lines.insert(1, '  '.join('-' * width for width in widths))
+    stored = sum(getattr(term.loss, 'memory_bytes', int)() for term in terms)
+    if stored:
+        lines.append(f'queues: {stored / 2**20:.0f} MiB on each device')
     return 'Distillation\n' + '\n'.join(line.rstrip() for line in lines)
 
 

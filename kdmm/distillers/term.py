@@ -84,7 +84,10 @@ class Term(nn.Module):
         """Weighted log entries: ``kd.loss_<name>`` or ``kd.loss_<name>_<part>``."""
         if self.connector is not None:
             student = self.connector(student, teacher)
-        value = self.loss(student, teacher, **context)
+        try:
+            value = self.loss(student, teacher, **context)
+        except ValueError as error:  # shapes, label values: the loss does not know its key
+            raise ConfigError(f'kd.losses.{self.name} on tap {self.on!r}: {error}') from error
         if isinstance(value, Tensor):
             return {f'kd.loss_{self.name}': self.weights[''](self.progress) * value}
         if '' in self.weights:
@@ -134,4 +137,7 @@ def _build(where: str, config: Mapping[str, Any], facts: Mapping[str, Any]) -> n
     ]
     if missing:
         raise ConfigError(f'{where} ({kind}): missing {", ".join(missing)}')
-    return MODELS.build(arguments)
+    try:
+        return MODELS.build(arguments)
+    except ValueError as error:
+        raise ConfigError(f'{where}: {error}') from error

@@ -81,8 +81,8 @@ def read_checkpoint(
         named = re.search(r'GLOBAL [\w.]+', str(error))
         raise ConfigError(
             f'{what}: {source!r} is damaged or holds more than weights'
-            f'{f" ({named[0]})" if named else ""}. If you trust its origin and it is whole, allow it: '
-            'unsafe=True for a teacher, unsafe_checkpoint=True in the config for a run'
+            f'{f" ({named[0]})" if named else ""}. If you trust its origin and it is whole, allow '
+            'it: unsafe=True for a teacher, unsafe_checkpoint=True in the config for a run'
         ) from error
     except ConfigError:
         raise

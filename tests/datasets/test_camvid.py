@@ -15,7 +15,11 @@ from kdmm.datasets import CamVidDataset, scenes  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 REAL = Path(os.environ.get('CAMVID_ROOT', ROOT.parent / 'shared/data/camvid'))
-LOAD = [dict(type='mmseg.LoadImageFromFile'), dict(type='mmseg.LoadAnnotations'), dict(type='mmseg.PackSegInputs')]
+LOAD = [
+    dict(type='mmseg.LoadImageFromFile'),
+    dict(type='mmseg.LoadAnnotations'),
+    dict(type='mmseg.PackSegInputs'),
+]
 
 
 def load(**options):

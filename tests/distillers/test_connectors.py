@@ -1,7 +1,7 @@
 import torch
-from tests.distillers.tiny_models import KD, TEACHER, images, samples, tiny
 
 from kdmm.distillers import Projection, Resize, distill
+from tests.distillers.tiny_models import KD, TEACHER, images, samples, tiny
 
 
 def test_resize_takes_the_teachers_size():

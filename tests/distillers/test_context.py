@@ -3,11 +3,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.registry import MODELS
-from tests.distillers.tiny_models import seg_samples, segmentor
 from torch import nn
 
 from kdmm.distillers import ConfigError
 from kdmm.distillers.context import gather_context, task_facts
+from tests.distillers.tiny_models import seg_samples, segmentor
 
 
 def test_labels_of_a_segmentation_batch():

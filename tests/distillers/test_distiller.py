@@ -5,6 +5,9 @@ import torch
 from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
+
+from kdmm.distillers import ConfigError, Progress, distill
+from kdmm.registry import MODELS
 from tests.distillers.tiny_models import (
     KD,
     TEACHER,
@@ -15,9 +18,6 @@ from tests.distillers.tiny_models import (
     segmentor,
     tiny,
 )
-
-from kdmm.distillers import ConfigError, Progress, distill
-from kdmm.registry import MODELS
 
 CIRKD = dict(
     taps=dict(logits='decode_head.conv_seg.out', pixels='decode_head.conv_seg.in'),
@@ -135,7 +135,7 @@ def test_all_terms_reach_student_and_projector():
     made = cirkd().train()
     losses = made(torch.randn(2, 3, 32, 32), seg_samples(), mode='loss')
     total, logs = made.parse_losses(losses)
-    assert CIRKD_LOGS <= set(logs) and total.isfinite()
+    assert set(logs) >= CIRKD_LOGS and total.isfinite()
     parts = torch.stack([value for key, value in logs.items() if 'loss' in key and key != 'loss'])
     torch.testing.assert_close(total, parts.sum())
     only_kd = {key: losses[key] for key in ('kd.loss_p2p', 'kd.loss_memory_pixel')}
@@ -240,7 +240,7 @@ def test_the_table_at_the_start(monkeypatch):
         made(torch.randn(2, 3, 32, 32), seg_samples(), mode='loss')
     (table,) = messages
     rows = [line.split() for line in table.splitlines()]
-    assert rows[1] == 'term tap teacher student connector loss weight'.split()
+    assert rows[1] == ['term', 'tap', 'teacher', 'student', 'connector', 'loss', 'weight']
     assert rows[3] == ['kd', 'logits', '2x3x4x4', '2x3x4x4', '-', 'KDLoss', '1']
     expected = ['memory', 'pixels', '2x8x4x4', '2x8x4x4', '-', 'CIRKDMemoryLoss',
                 'pixel', '0.1,', 'region', '0.1']  # fmt: skip
@@ -259,18 +259,18 @@ def test_the_table_at_the_start(monkeypatch):
         (dict(losses=None), r'kd\.losses: missing'),
         (dict(taps={}), 'at least one'),
         (dict(losses={}), 'at least one'),
-        (dict(teacher=dict(model=tiny(), rnadom=True)), r"kd\.teacher: unknown key 'rnadom'.*random"),
+        (dict(teacher=dict(model=tiny(), rnadom=True)), r"kd\.teacher: .*'rnadom'.*random"),
         (dict(taps=dict(logits='head.oot')), r"tap 'head\.oot': expected a module path"),
         (dict(taps=dict(logits=3)), r'kd\.taps\.logits: expected a path'),
         (dict(taps=dict(logits=dict(student='head.out'))), r'kd\.taps\.logits: expected a path'),
-        (dict(taps=dict(logits='haed.out')), r"logits: the student \(TinyNet\).*'haed'; near.*head"),
+        (dict(taps=dict(logits='haed.out')), r"the student \(TinyNet\).*'haed'; nearest: .*head"),
         (dict(taps=dict(logits=dict(student='head.out', teacher='haed.out'))),
-         r"logits: the teacher \(TinyNet\).*'haed'; nearest: .*head"),
+         r"the teacher \(TinyNet\).*'haed'; nearest: .*head"),
         (dict(losses=dict(kd='KDLoss')), r"kd\.losses\.kd: expected dict\(type=..., on=...\)"),
         (dict(losses=dict(kd=dict(on='logits'))), r'kd\.losses\.kd: expected dict'),
         (dict(losses=dict(kd=dict(type='KDLos', on='logits'))), r"losses\.kd\.type: .*KDLoss"),
         (dict(losses=dict(kd=dict(type='KDLoss', on='logits', tua=1.0))), r"'tua'; nearest: tau"),
-        (dict(losses=dict(kd=dict(type='KDLoss', on='logit'))), r"kd\.on: no tap 'logit'; .*logits"),
+        (dict(losses=dict(kd=dict(type='KDLoss', on='logit'))), r"kd\.on: .*'logit'; .*logits"),
         (dict(losses=dict(kd=dict(type='KDLoss', on='logits', teacher=-1))), r'teacher: -1 of 1'),
         # kinds that are wrong altogether
         (dict(losses=dict(kd=dict(type='KDLoss'))), r'kd\.losses\.kd'),

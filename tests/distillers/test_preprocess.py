@@ -65,7 +65,9 @@ def test_equal_preprocessing_is_passed_through():
                dict(bgr_to_rgb=False), dict(pad_val=1)]
 )  # fmt: skip
 def test_each_difference_counts(change):
-    assert not InputAdapter(segmentation(**IMAGENET), segmentation(**{**IMAGENET, **change})).identity
+    assert not InputAdapter(
+        segmentation(**IMAGENET), segmentation(**{**IMAGENET, **change})
+    ).identity
 
 
 def test_rgb_files_count_like_bgr_files():

@@ -60,9 +60,11 @@ def test_parse(text, expected):
     assert TapPath.parse(text) == expected
 
 
-@pytest.mark.parametrize('text', ['a.b', '', '.in', 'out', 'a.inn', 'a.out[x]', 'a[0].out', 'a.out '])
+@pytest.mark.parametrize(
+    'text', ['a.b', '', '.in', 'out', 'a.inn', 'a.out[x]', 'a[0].out', 'a.out ']
+)
 def test_a_malformed_path_is_quoted_with_an_example(text):
-    with pytest.raises(ConfigError, match=r"expected a module path.*decode_head\.conv_seg\.in"):
+    with pytest.raises(ConfigError, match=r'expected a module path.*decode_head\.conv_seg\.in'):
         TapPath.parse(text)
 
 

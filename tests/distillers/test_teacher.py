@@ -3,6 +3,10 @@ import copy
 import pytest
 import torch
 from mmengine.registry import MODELS as ROOT_MODELS
+from torch import nn
+
+from kdmm.distillers import ConfigError, Teacher, distill
+from kdmm.distillers.weights import fingerprint
 from tests.distillers.tiny_models import (
     KD,
     TEACHER,
@@ -13,10 +17,6 @@ from tests.distillers.tiny_models import (
     segmentor,
     tiny,
 )
-from torch import nn
-
-from kdmm.distillers import ConfigError, Teacher, distill
-from kdmm.distillers.weights import fingerprint
 
 
 class Anything:
@@ -48,7 +48,10 @@ def checkpoint(tmp_path):
         (dict(model=tiny(), checkpoint='/no/such.pth'), r"checkpoint: no file at '/no/such.pth'"),
         (dict(model=tiny(), random=True, dtype='float17'), "'float17' is no torch dtype"),
         (dict(model=tiny(), random=True, dtype='nn'), "'nn' is no torch dtype"),
-        (dict(config='no/such.py', random=True), r"kd\.teacher\.config: 'no/such.py' cannot be read"),
+        (
+            dict(config='no/such.py', random=True),
+            r"kd\.teacher\.config: 'no/such.py' cannot be read",
+        ),
         (dict(config='mmseg::no/such.py', random=True), 'cannot be read .*no/such.py'),
     ],
 )

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from tests.distillers.tiny_models import Distance
 
 from kdmm.distillers import ConfigError, Progress
 from kdmm.distillers.term import Term
+from tests.distillers.tiny_models import Distance
 
 SHAPES = {'t': (torch.Size((1, 4, 8, 8)), torch.Size((1, 6, 8, 8)))}
 RAMP = dict(type='Linear', start=1.0, stop=3.0, end=10)
@@ -30,7 +30,7 @@ def labels() -> torch.Tensor:
         (dict(type='Distance', on=None), r'kd\.losses\.x\.on: '),
         (dict(type='Distance', weight='1'), r"kd\.losses\.x\.weight: expected a number.*got '1'"),
         (dict(type='Distance', weight=dict(a='b')), r'kd\.losses\.x\.weight\.a: expected a number'),
-        (dict(type='Distance', connector=dict(type='Resise')), r"kd\.losses\.x\.connector.*Resize"),
+        (dict(type='Distance', connector=dict(type='Resise')), r'kd\.losses\.x\.connector.*Resize'),
         (dict(type='Distance', connector=dict(type='Resize', a=1)), r"x\.connector: .*'a'"),
         (dict(type='CIRKDMemoryLoss'), r'kd\.losses\.x .*missing num_classes'),
     ],
@@ -82,7 +82,9 @@ def test_the_parts_of_a_loss(weight, expected):
 
 def test_an_unknown_part_of_a_weight():
     made = term(dict(type='Parts', weight=dict(one=1.0, tow=1.0)))
-    with pytest.raises(ConfigError, match=r"kd\.losses\.x\.weight: unknown key 'tow'; nearest: two"):
+    with pytest.raises(
+        ConfigError, match=r"kd\.losses\.x\.weight: unknown key 'tow'; nearest: two"
+    ):
         made(torch.randn(2, 4, 3, 3), torch.randn(2, 6, 3, 3), labels=labels())
 
 

@@ -48,6 +48,16 @@ class TinyNet(BaseModel):
 
 
 @MODELS.register_module(force=True)
+class TinySegmentor(TinyNet):
+    """Says its number of classes where segmentors do."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)
+        self.decode_head = nn.Identity()
+        self.decode_head.num_classes = self.head.out_channels
+
+
+@MODELS.register_module(force=True)
 class TinyClassifier(BaseModel):
     """(B, 3, H, W) -> (B, K)."""
 

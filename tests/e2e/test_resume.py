@@ -4,7 +4,11 @@ import pytest
 
 from tests.e2e.job import Job, assert_same
 
-EXTRAS = ('--cfg-options', 'optim_wrapper.clip_grad.max_norm=1.0')
+EXTRAS = (
+    '--cfg-options',
+    'optim_wrapper.clip_grad.max_norm=1.0',
+    'optim_wrapper.accumulative_counts=2',
+)
 WORKERS = ('train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True')
 
 

@@ -1,3 +1,3 @@
-"""One thread and one seed for every test."""
+"""As for the engine: hooks are tried in real runs."""
 
-from tests.distillers.conftest import one_thread_one_seed  # noqa: F401
+from tests.engine.conftest import one_thread_one_seed, quick_runner  # noqa: F401

@@ -215,6 +215,19 @@ class TestMemory:
         for name in ('pixel', 'region'):
             torch.testing.assert_close(losses[1][name], losses[0][name], rtol=rtol, atol=0)
 
+    @pytest.mark.parametrize('denominator', ['local', 'global'])
+    def test_no_host_sync_after_the_label_check(self, denominator):
+        """On 'meta' tensors anything that reads a value fails."""
+        labels = torch.empty(2, 8, 12, device='meta').long()
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            labels[labels > 0]  # the probe itself: boolean indexing would be seen
+        loss = memory_loss(denominator=denominator).to('meta')
+        loss._check_labels_once = lambda _: None
+        student = torch.empty(2, 6, 4, 6, device='meta', dtype=torch.double, requires_grad=True)
+        teacher = torch.empty(2, 10, 4, 6, device='meta', dtype=torch.double)
+        sum(loss(student, teacher, labels).values()).backward()
+        assert student.grad.shape == student.shape
+
     def test_resume_is_bit_exact_with_the_projector(self):
         def steps(loss, number):
             optimizer = torch.optim.SGD(loss.projector.parameters(), 0.1)

@@ -1,6 +1,6 @@
-# CamVid, 480x360, 11 classes, SegNet's split. A plain MMSegmentation data set, so that the config is valid without kdmm;
-# the class names and the palette are those of kdmm.CamVidDataset, which a test holds equal.
-# Where the data lie: the variable CAMVID_ROOT, or data/camvid. The layout:
+# CamVid, 480x360, 11 classes, SegNet's split. A plain MMSegmentation data set, so that the config
+# is valid without kdmm; the class names and the palette are those of kdmm.CamVidDataset, which a
+# test holds equal. Where the data lie: the variable CAMVID_ROOT, or data/camvid. The layout:
 #   img_dir/{train,val,test}/*.jpg    ann_dir/{train,val,test}/*.png    (0..10, 255 is void)
 data_root = '{{$CAMVID_ROOT:data/camvid}}'
 metainfo = dict(

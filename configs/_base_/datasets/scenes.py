@@ -1,4 +1,4 @@
-# The generated scenes of the quick start (tools/generate_scenes.py), a plain MMSegmentation data set.
+# The generated scenes of the quick start, a plain MMSegmentation data set.
 # Where the data lie: the variable KDMM_QUICKSTART, or data/quickstart.
 data_root = '{{$KDMM_QUICKSTART:data/quickstart}}'
 metainfo = dict(

@@ -1,8 +1,8 @@
 """A pinhole camera over a flat ground.
 
-World: ``x`` metres to the right, ``y`` metres above the ground, ``z`` metres ahead. Picture: ``(u, v)`` in
-picture heights, ``u`` to the right from the left edge, ``v`` down from the top edge, so that a
-description does not depend on the resolution.
+World: ``x`` metres to the right, ``y`` metres above the ground, ``z`` metres ahead. Picture:
+``(u, v)`` in picture heights, ``u`` to the right from the left edge, ``v`` down from the top edge,
+so that a description does not depend on the resolution.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """What is in a scene, in metres and independent of the resolution.
 
-One description serves every task: its rendering gives the label map (segmentation), boxes (detection) and
-joints (pose); ``Scene.kind`` is the class (classification).
+One description serves every task: its rendering gives the label map (segmentation), boxes
+(detection) and joints (pose); ``Scene.kind`` is the class (classification).
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ Colour = tuple[float, float, float]
 class Light:
     """Illumination and sensor: ``gain`` per channel, fog, shadow strength, noise and blur.
 
-    ``slope`` tilts the brightness from left to right, ``visibility`` is the 1/e distance of the fog in metres,
-    ``noise`` the standard deviation in grey levels, ``blur`` a Gaussian sigma in picture heights.
+    ``slope`` tilts the brightness from left to right, ``visibility`` is the 1/e distance of the fog
+    in metres, ``noise`` the standard deviation in grey levels, ``blur`` a Gaussian sigma in picture
+    heights.
     """
 
     gain: Colour
@@ -32,7 +33,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Street:
-    """The ground from left to right: verge, pavement, road between ``left`` and ``right``, pavement, verge."""
+    """The ground: the road from ``left`` to ``right``, a pavement and a verge on either side."""
 
     left: float
     right: float
@@ -47,7 +48,7 @@ class Street:
 
 @dataclass(frozen=True)
 class Building:
-    """A box beside the street: ``side`` -1 or 1, wall facing the street at ``x``, from ``z`` to ``z + length``."""
+    """A box on one ``side`` (-1 left, 1 right), its wall at ``x`` from ``z`` to ``z + length``."""
 
     side: int
     x: float
@@ -64,7 +65,7 @@ class Building:
 
 @dataclass(frozen=True)
 class Tree:
-    """A trunk and a crown of ``blobs``: (dx, dy, radius, brightness) relative to the crown's centre."""
+    """A trunk and a crown of ``blobs``: (dx, dy, radius, brightness) in crown radii."""
 
     x: float
     z: float
@@ -78,7 +79,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Pole:
-    """A pole; with an arm it is a street lamp, with ``sign`` ('round', 'triangle', 'board') it bears a sign."""
+    """A pole; a street lamp with an ``arm``; may bear a 'round', 'triangle' or 'board' sign."""
 
     x: float
     z: float
@@ -93,7 +94,7 @@ class Pole:
 
 @dataclass(frozen=True)
 class Car:
-    """A car parallel to the street; ``z`` is its nearer end. ``away`` tells tail lamps from head lamps."""
+    """A car along the street; ``z`` is its nearer end, which shows tail lamps if it is ``away``."""
 
     x: float
     z: float
@@ -108,7 +109,7 @@ class Car:
 
 @dataclass(frozen=True)
 class Person:
-    """A walking or standing person; ``heading`` in radians, 0 faces the camera; ``phase``, ``stride`` the gait."""
+    """A walking person; heading 0 is towards the camera; ``phase`` and ``stride`` in radians."""
 
     x: float
     z: float
@@ -128,7 +129,7 @@ Actor = Tree | Pole | Car | Person
 
 @dataclass(frozen=True)
 class Scene:
-    """A whole scene. ``bonnet`` is the height of the own car's bonnet (void) in picture heights, 0 for none."""
+    """A whole scene; ``bonnet`` is the height of the own car's bonnet in picture heights, or 0."""
 
     seed: tuple[int, ...]
     kind: str

@@ -17,7 +17,7 @@ def grey(rng: np.random.Generator, low: float, high: float, tint: float = 6.0) -
 
 
 def colour(rng: np.random.Generator, around: Colour, spread: float) -> Colour:
-    """A colour whose channels lie within ``spread`` of a given one; half of the shift is common to all."""
+    """A colour within ``spread`` of a given one; half of the shift is common to the channels."""
     common = uniform(rng, -spread, spread) / 2
     red, green, blue = (
         min(255.0, max(0.0, channel + common + uniform(rng, -spread, spread) / 2))

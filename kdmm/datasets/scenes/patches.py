@@ -14,8 +14,8 @@ from .description import Colour
 class Patch:
     """A polygon (N, 2) in picture heights.
 
-    ``label`` is the class it paints, None to leave the labels alone (windows, shadows); ``depth`` in metres, None to leave
-    the depth alone; ``alpha`` its opacity in the picture.
+    ``label`` is the class it paints, None to leave the labels alone (windows, shadows); ``depth``
+    in metres, None to leave the depth alone; ``alpha`` its opacity in the picture.
     """
 
     points: np.ndarray
@@ -43,7 +43,9 @@ def capsule(start: np.ndarray, end: np.ndarray, radius: float, taper: float = 1.
     return cv2.convexHull(both.astype(np.float32))[:, 0].astype(float)
 
 
-def upright(camera: Camera, x: float, z: float, width: float, low: float, high: float) -> np.ndarray:
+def upright(
+    camera: Camera, x: float, z: float, width: float, low: float, high: float
+) -> np.ndarray:
     """A rectangle (4, 2) that faces the camera, centred at ``x``."""
     left, right = x - width / 2, x + width / 2
     return camera.project(

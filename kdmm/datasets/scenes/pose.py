@@ -28,7 +28,12 @@ def _body(person: Person) -> np.ndarray:
     """Joints (17, 3) in body heights, walking along +z; the left of the body is +x."""
     joints = np.zeros((17, 3))
     joints[0] = (0.0, _REST['nose'][1], 0.065)
-    for row, name, ahead in ((1, 'eye', 0.055), (3, 'ear', 0.0), (5, 'shoulder', 0.0), (11, 'hip', 0.0)):
+    for row, name, ahead in (
+        (1, 'eye', 0.055),
+        (3, 'ear', 0.0),
+        (5, 'shoulder', 0.0),
+        (11, 'hip', 0.0),
+    ):
         half, up = _REST[name]
         joints[row] = (half, up, ahead)
         joints[row + 1] = (-half, up, ahead)
@@ -48,7 +53,7 @@ def joints(person: Person) -> np.ndarray:
     """World positions (17, 3) of a person's joints in metres, in COCO's order."""
     body = _body(person) * person.height
     cos, sin = math.cos(person.heading), math.sin(person.heading)
-    # heading 0 walks towards the camera: body +z is world -z, the body's left is the picture's right
+    # heading 0 comes towards the camera: body +z is world -z, its left is the picture's right
     x = cos * body[:, 0] + sin * body[:, 2]
     z = sin * body[:, 0] - cos * body[:, 2]
     return np.stack([person.x + x, body[:, 1], person.z + z], axis=1)

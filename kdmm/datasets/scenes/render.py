@@ -1,19 +1,14 @@
-"""Paints a scene: picture, label map and instances at any size, and the annotations that follow from them."""
+"""Paints a scene at any size and derives its annotations."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
 from . import actors, pose, street, surface
+from .canvas import OVERSAMPLE, Canvas
 from .classes import CAR, IGNORE, PERSON, SIGN
 from .description import Actor, Building, Car, Person, Scene, Tree
-from .patches import Patch
-
-_SHIFT = 4
-OVERSAMPLE = 3
-"""Painted pixels per pixel and axis; odd, so that a pixel has a middle one, which gives its label."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +18,11 @@ class Thing:
     Attributes:
         instance: Its number in ``Rendering.instances``.
         label: Its class.
-        box: ``(x0, y0, x1, y1)`` in pixels, the whole object including what is hidden, clipped to the picture.
+        box: ``(x0, y0, x1, y1)`` in pixels, the whole object including what is hidden, clipped to
+            the picture.
         pixels: How many pixels of it are seen.
-        joints: (17, 3) ``x, y, visibility`` in pixels and COCO's terms: 0 outside the picture, 1 hidden, 2 seen; None if it is
-            not a person.
+        joints: (17, 3) ``x, y, visibility`` in pixels and COCO's terms: 0 outside the picture, 1
+            hidden, 2 seen; None if it is not a person.
     """
 
     instance: int
@@ -38,7 +34,14 @@ class Thing:
 
 @dataclass(frozen=True, eq=False)
 class Rendering:
-    """A painted scene: ``image`` (H, W, 3) uint8 RGB, ``labels`` (H, W) uint8, ``instances`` (H, W) int32, 0 for none."""
+    """A painted scene.
+
+    Attributes:
+        scene: What was painted.
+        image: Picture (H, W, 3), uint8 RGB.
+        labels: Class of every pixel (H, W), uint8.
+        instances: Number of the sign, car or person of every pixel (H, W), int32; 0 for none.
+    """
 
     scene: Scene
     image: np.ndarray
@@ -47,7 +50,7 @@ class Rendering:
     _outlines: dict[int, np.ndarray] = field(repr=False)
 
     def things(self, min_pixels: int = 12) -> list[Thing]:
-        """Signs, cars and persons of which at least ``min_pixels`` pixels are seen, nearest last."""
+        """Signs, cars and persons with at least ``min_pixels`` pixels in sight, nearest last."""
         seen = np.bincount(self.instances.ravel(), minlength=len(self.scene.actors) + 1)
         return [
             self._thing(number, int(seen[number]))
@@ -78,44 +81,6 @@ class Rendering:
         return np.concatenate([np.where(inside[:, None], at, 0), flags[:, None]], axis=1)
 
 
-class _Canvas:
-    """The maps being painted, ``OVERSAMPLE`` times the final size."""
-
-    def __init__(self, size: tuple[int, int], scene: Scene) -> None:
-        height, width = (OVERSAMPLE * side for side in size)
-        rows = (np.arange(height) + 0.5) / height
-        self.unit = height
-        self.colours = np.zeros((height, width, 3), np.uint8)
-        self.labels = np.zeros((height, width), np.uint8)
-        self.instances = np.zeros((height, width), np.int32)
-        depth = scene.camera.ground_depth(rows)[:, None].astype(np.float32)
-        self.depth = np.ascontiguousarray(np.broadcast_to(depth, (height, width)))
-
-    def paint(self, patches: Iterable[Patch], instance: int = 0) -> None:
-        for patch in patches:
-            corners = (patch.points.clip(-20, 20) * self.unit - 0.5) * (1 << _SHIFT)
-            polygon = [np.rint(corners).astype(np.int32)]
-            self._colour(polygon, patch)
-            if patch.label is not None:
-                cv2.fillPoly(self.labels, polygon, patch.label, shift=_SHIFT)
-                cv2.fillPoly(self.instances, polygon, instance, shift=_SHIFT)
-            if patch.depth is not None:
-                cv2.fillPoly(self.depth, polygon, patch.depth, shift=_SHIFT)
-
-    def _colour(self, polygon: list[np.ndarray], patch: Patch) -> None:
-        if patch.alpha >= 1:
-            cv2.fillPoly(self.colours, polygon, patch.colour, shift=_SHIFT)
-            return
-        x, y, width, height = cv2.boundingRect(polygon[0] >> _SHIFT)
-        x, y, right, bottom = max(x, 0), max(y, 0), x + width + 1, y + height + 1
-        under = self.colours[y : max(bottom, y), x : max(right, x)]
-        if not under.size:
-            return
-        over = under.copy()
-        cv2.fillPoly(over, [polygon[0] - np.array([x, y]) * (1 << _SHIFT)], patch.colour, shift=_SHIFT)
-        cv2.addWeighted(over, patch.alpha, under, 1 - patch.alpha, 0, dst=under)
-
-
 def render(scene: Scene, size: tuple[int, int]) -> Rendering:
     """Paint a scene.
 
@@ -126,7 +91,7 @@ def render(scene: Scene, size: tuple[int, int]) -> Rendering:
     Returns:
         Picture, labels and instances, the same bytes for the same arguments.
     """
-    canvas = _Canvas(size, scene)
+    canvas = Canvas(size, scene)
     canvas.paint(street.sky(scene))
     canvas.paint(street.ground(scene.camera, scene.street))
     canvas.paint(actors.shadow(scene.camera, actor, scene.light.shadow) for actor in scene.actors)
@@ -140,11 +105,13 @@ def render(scene: Scene, size: tuple[int, int]) -> Rendering:
 
 
 def _middle(painted: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(painted[OVERSAMPLE // 2 :: OVERSAMPLE, OVERSAMPLE // 2 :: OVERSAMPLE])
+    return np.ascontiguousarray(
+        painted[OVERSAMPLE // 2 :: OVERSAMPLE, OVERSAMPLE // 2 :: OVERSAMPLE]
+    )
 
 
-def _paint_objects(canvas: _Canvas, scene: Scene) -> dict[int, np.ndarray]:
-    """Paint from far to near; returns the corners (N, 2) of every car, person and sign by instance number."""
+def _paint_objects(canvas: Canvas, scene: Scene) -> dict[int, np.ndarray]:
+    """Paint from far to near; returns the corners (N, 2) of every car, person and sign."""
     outlines: dict[int, np.ndarray] = {}
     order: list[tuple[float, int, Building | Actor]] = [(b.z, 0, b) for b in scene.buildings]
     order += [(actor.z, number, actor) for number, actor in enumerate(scene.actors, start=1)]

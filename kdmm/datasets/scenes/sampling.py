@@ -1,7 +1,7 @@
 """Scenes drawn from a seed.
 
-Every scene has a generator of its own, ``default_rng((seed, split, number))``, so that a split can grow without changing
-what is there and no two splits share a scene.
+Every scene has a generator of its own, ``default_rng((seed, split, number))``, so that a split can
+grow without changing what is there and no two splits share a scene.
 """
 
 from collections.abc import Sequence
@@ -34,10 +34,18 @@ class Habit:
 
 
 HABITS = {
-    'residential': Habit((3, 4.5), (1.5, 3), (1, 12), (1, 3), (3, 8), (3, 6), 0.5, (1, 5), (1, 5), 0.8, 0.7),
-    'downtown': Habit((4, 7), (2.5, 4.5), (0, 2), (3, 9), (0, 4), (4, 8), 0.6, (2, 7), (4, 11), 0.0, 0.1),
-    'park': Habit((2.5, 4), (1.5, 3), (25, 60), (1, 3), (10, 20), (2, 5), 0.4, (0, 2), (3, 9), 0.5, 1.0),
-    'highway': Habit((6, 9), (0, 0.8), (20, 70), (1, 5), (2, 8), (3, 7), 0.8, (3, 9), (0, 2), 0.1, 0.8),
+    'residential': Habit(
+        (3, 4.5), (1.5, 3), (1, 12), (1, 3), (3, 8), (3, 6), 0.5, (1, 5), (2, 7), 0.8, 0.7
+    ),
+    'downtown': Habit(
+        (4, 7), (2.5, 4.5), (0, 2), (3, 9), (0, 4), (4, 8), 0.6, (2, 7), (5, 13), 0.0, 0.1
+    ),
+    'park': Habit(
+        (2.5, 4), (1.5, 3), (25, 60), (1, 3), (10, 20), (3, 7), 0.4, (0, 2), (4, 11), 0.5, 1.0
+    ),
+    'highway': Habit(
+        (6, 9), (0, 0.8), (20, 70), (1, 5), (2, 8), (3, 7), 0.8, (3, 9), (0, 3), 0.1, 0.8
+    ),
 }
 
 

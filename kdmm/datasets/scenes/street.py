@@ -14,7 +14,7 @@ _WIDE = 2000.0
 
 
 def sky(scene: Scene, bands: int = 12) -> Iterator[Patch]:
-    """Horizontal bands from the zenith's colour to the horizon's, down to the bottom of the picture."""
+    """Horizontal bands from the zenith's colour to the horizon's, the last down to the bottom."""
     top, low = (np.array(colour) for colour in scene.sky)
     edges = np.linspace(0, scene.camera.horizon, bands + 1)
     for band in range(bands):
@@ -48,10 +48,10 @@ def _marks(camera: Camera, street: Street) -> Iterator[Patch]:
     lane = (street.right - street.left) / street.lanes
     for number in range(1, street.lanes):
         x = street.left + number * lane
-        for z in np.arange(1.0, 80.0, 6.0):
+        for z in np.arange(1.0, 80.0, 6.0).tolist():
             yield Patch(floor(camera, x - 0.07, x + 0.07, z, z + 3), paint, None, alpha=0.8)
     if street.crossing is not None:
-        for x in np.arange(street.left + 0.3, street.right - 0.4, 1.0):
+        for x in np.arange(street.left + 0.3, street.right - 0.4, 1.0).tolist():
             stripe = floor(camera, x, x + 0.5, street.crossing, street.crossing + 3)
             yield Patch(stripe, paint, None, alpha=0.8)
 
@@ -85,17 +85,17 @@ def _gable(camera: Camera, house: Building, front: float) -> Iterator[Patch]:
 
 
 def _windows(camera: Camera, house: Building) -> Iterator[Patch]:
-    low = 0.35 * house.storey
-    rows = np.arange(low, house.height - 0.6 * house.storey, house.storey)
-    columns = np.arange(house.z + 0.3 * house.bay, house.z + house.length - 0.6 * house.bay, house.bay)
-    for z in columns[columns > NEAR]:
-        for y in rows:
-            pane = wall(camera, house.x, z, z + 0.5 * house.bay, y, y + 0.5 * house.storey)
+    bay, storey = house.bay, house.storey
+    end = house.z + house.length
+    rows = np.arange(0.35 * storey, house.height - 0.6 * storey, storey).tolist()
+    for z in np.arange(house.z + 0.3 * bay, end - 0.6 * bay, bay).tolist():
+        for y in rows if z > NEAR else []:
+            pane = wall(camera, house.x, z, z + 0.5 * bay, y, y + 0.5 * storey)
             yield Patch(pane, house.window, None, alpha=0.85)
     if house.z <= NEAR:
         return
-    for x in np.arange(0.8, house.width - 1.2, 1.3 * house.bay):
+    for x in np.arange(1.2, house.width - 0.8, 1.3 * bay).tolist():
+        at = house.x + house.side * x
         for y in rows:
-            at = house.x + house.side * (x + 0.4)
-            pane = upright(camera, at, house.z, 0.5 * house.bay, y, y + 0.5 * house.storey)
+            pane = upright(camera, at, house.z, 0.5 * bay, y, y + 0.5 * storey)
             yield Patch(pane, shade(house.window, 0.8), None, alpha=0.85)

@@ -64,7 +64,9 @@ def _texture(rng: np.random.Generator, scene: Scene, labels: np.ndarray) -> np.n
 def _fog(scene: Scene, picture: np.ndarray, depth: np.ndarray) -> np.ndarray:
     clear = np.exp(-depth / scene.light.visibility)[..., None].astype(np.float32)
     clear = np.maximum(clear, 0.25)
-    clear[depth >= 999] = 1.0 if scene.light.visibility > 100 else 0.5  # the sky has its own colours
+    clear[depth >= 999] = (
+        1.0 if scene.light.visibility > 100 else 0.5
+    )  # the sky has its own colours
     return picture * clear + (1 - clear) * np.array(scene.light.fog, np.float32)
 
 

@@ -19,14 +19,14 @@ def actors(rng: np.random.Generator, habit: 'Habit', street: Street) -> list[Act
     found += [pole(rng, street, habit.signs) for _ in range(_count(rng, habit.poles))]
     cars: list[Car] = []
     for _ in range(_count(rng, habit.cars)):
-        candidate = car(rng, street)
-        if not any(_touch(candidate, other) for other in cars):
-            cars.append(candidate)
+        vehicle = car(rng, street)
+        if not any(_touch(vehicle, other) for other in cars):
+            cars.append(vehicle)
     found += cars
     for _ in range(_count(rng, habit.persons)):
-        candidate = person(rng, street)
-        if not any(_inside(candidate, other) for other in cars):
-            found.append(candidate)
+        walker = person(rng, street)
+        if not any(_inside(walker, other) for other in cars):
+            found.append(walker)
     return found
 
 
@@ -83,13 +83,13 @@ def pole(rng: np.random.Generator, street: Street, signs: float) -> Pole:
     paints = ((190, 30, 35), (35, 70, 170), (225, 180, 40), (40, 110, 70))
     return Pole(
         x=x,
-        z=_depth(rng, 4, 60),
+        z=_depth(rng, 4, 35),
         height=uniform(rng, 2.2, 3.4) if has_sign else uniform(rng, 4, 8),
-        thickness=uniform(rng, 0.08, 0.22),
+        thickness=uniform(rng, 0.1, 0.28),
         colour=grey(rng, 55, 150),
         arm=-arm if x > 0 else arm,
         sign=shapes[rng.integers(3)] if has_sign else None,
-        sign_size=uniform(rng, 0.6, 1.1),
+        sign_size=uniform(rng, 0.7, 1.3),
         sign_colour=colour(rng, paints[rng.integers(4)], 30),
     )
 
@@ -117,7 +117,7 @@ def person(rng: np.random.Generator, street: Street) -> Person:
     x = uniform(rng, street.left, street.right) if on_road else None
     return Person(
         x=_kerb(rng, street, 0.3, max(1.2, street.pavement)) if x is None else x,
-        z=_depth(rng, 3.5, 35),
+        z=_depth(rng, 3, 20),
         height=uniform(rng, 1.1, 1.4) if rng.random() < 0.15 else uniform(rng, 1.55, 1.95),
         heading=uniform(rng, 0, 2 * math.pi),
         phase=uniform(rng, 0, 2 * math.pi),

@@ -60,7 +60,7 @@ def write_scenes(
         True when it was written, False when it was there already with the same settings.
 
     Raises:
-        FileExistsError: ``root`` holds other settings, or something that is not a generated data set.
+        FileExistsError: ``root`` holds other settings, or no generated data set.
     """
     root = Path(root)
     settings = SceneSettings(n_train, n_val, *size, seed)
@@ -97,15 +97,16 @@ def _is_there(root: Path, settings: SceneSettings) -> bool:
         found = json.loads(file.read_text())
     except (OSError, ValueError):
         raise FileExistsError(
-            f'{root} exists and is no generated data set (no readable {SETTINGS_FILE} in it): name an empty '
-            'folder or remove it'
+            f'{root} exists and is no generated data set (no readable {SETTINGS_FILE} '
+            'in it): name an empty folder or remove it'
         ) from None
     if found == wanted:
         return True
     differing = [key for key in wanted if found.get(key) != wanted[key]]
     detail = ', '.join(f'{key} is {found.get(key)} and not {wanted[key]}' for key in differing)
     raise FileExistsError(
-        f'{root} holds scenes of other settings ({detail or "unknown keys"}): remove it or name another folder'
+        f'{root} holds scenes of other settings ({detail or "unknown keys"}): '
+        'remove it or name another folder'
     )
 
 

@@ -12,7 +12,9 @@ def test_points_far_ahead_meet_in_the_vanishing_point():
 
 
 def test_what_is_as_high_as_the_camera_lies_on_the_horizon():
-    assert CAMERA.project(np.array([[-2.0, 1.5, 4.0], [5.0, 1.5, 40.0]]))[:, 1] == pytest.approx(0.45)
+    assert CAMERA.project(np.array([[-2.0, 1.5, 4.0], [5.0, 1.5, 40.0]]))[:, 1] == pytest.approx(
+        0.45
+    )
 
 
 def test_ground_depth_inverts_the_projection():

@@ -41,7 +41,12 @@ def test_same_seed_same_bytes(tmp_path):
 def test_splits_and_seeds_share_nothing(tmp_path):
     write_scenes(tmp_path / 'a', **SMALL)
     write_scenes(tmp_path / 'b', **{**SMALL, 'seed': 5})
-    images = [value for folder in 'ab' for name, value in digest(tmp_path / folder).items() if '.jpg' in name]
+    images = [
+        value
+        for folder in 'ab'
+        for name, value in digest(tmp_path / folder).items()
+        if '.jpg' in name
+    ]
     assert len(set(images)) == len(images) == 10
 
 

@@ -1,0 +1,93 @@
+import copy
+
+import pytest
+from mmengine.config import Config
+
+from kdmm.distillers import ConfigError
+from kdmm.engine import load_config, model_config, use_amp
+from tests.distillers.tiny_models import KD, tiny
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / 'my_config.py'
+    path.write_text("model = dict(type='A', head=dict(k=1))\nkd = dict(taps=dict(a='b.out'))\n")
+    return str(path)
+
+
+def test_the_section_is_read_and_the_model_untouched(file):
+    cfg = load_config(file)
+    assert cfg.kd.taps.a == 'b.out' and cfg.model.to_dict() == dict(type='A', head=dict(k=1))
+
+
+def test_overrides_are_dotted(file):
+    cfg = load_config(file, {'model.head.k': 2, 'kd.teacher.random': True})
+    assert cfg.model.head.k == 2 and cfg.kd.teacher.random is True
+
+
+def test_the_work_dir(file):
+    assert load_config(file).work_dir == 'work_dirs/my_config'
+    assert load_config(file, dict(work_dir='x')).work_dir == 'x'
+    assert load_config(file, dict(work_dir='x'), 'y').work_dir == 'y'
+
+
+def test_a_config_of_the_installed_package():
+    cfg = load_config('kdmm::cirkd/deeplab_r101_r18_cityscapes.py')
+    assert cfg.model.decode_head.num_classes == 19 and cfg.kd.losses
+    assert cfg.work_dir == 'work_dirs/deeplab_r101_r18_cityscapes'
+
+
+@pytest.mark.parametrize(
+    'path, message',
+    [
+        ('no/such.py', r"config: 'no/such\.py' cannot be read"),
+        ('kdmm::cirkd/deeplab_r101_r18_citiscapes.py', 'nearest: .*r18_cityscapes'),
+        ('nopackage::a.py', "'nopackage', which is not installed"),
+        ('setup.cfg.unknown', 'cannot be read'),
+    ],
+)
+def test_a_config_that_is_not_there(path, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+@pytest.mark.parametrize('text', ['model = dict(\n', "_base_ = 'gone.py'\n"])
+def test_a_config_that_cannot_be_parsed_is_one_message(tmp_path, text):
+    (tmp_path / 'c.py').write_text(text)
+    with pytest.raises(ConfigError, match=r'config: .*c\.py'):
+        load_config(str(tmp_path / 'c.py'))
+
+
+def amp(dtype=None, **wrapper) -> dict:
+    cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='SGD'), **wrapper)))
+    use_amp(cfg, dtype)
+    return cfg.optim_wrapper.to_dict()
+
+
+def test_amp_as_the_base_library_does_it():
+    expected = dict(optimizer=dict(type='SGD'), type='AmpOptimWrapper', loss_scale='dynamic')
+    assert amp() == amp('') == amp(type='OptimWrapper') == expected
+    assert amp('bfloat16') == dict(expected, dtype='bfloat16')
+
+
+def test_amp_keeps_what_the_config_says():
+    found = amp(type='AmpOptimWrapper', loss_scale=512.0, dtype='float16', accumulative_counts=2)
+    assert found['loss_scale'] == 512.0 and found['accumulative_counts'] == 2
+    assert found['dtype'] == 'float16'
+
+
+def test_amp_refuses_other_wrappers():
+    with pytest.raises(ConfigError, match='--amp works with OptimWrapper, .*ApexOptimWrapper'):
+        amp(type='ApexOptimWrapper')
+
+
+def test_amp_without_an_optimizer_is_a_config_error():
+    with pytest.raises(ConfigError, match='optim_wrapper'):
+        use_amp(Config(dict(model=dict())), '')
+
+
+def test_the_model_of_a_config_with_and_without_the_section():
+    assert model_config(tiny(), None) == model_config(tiny(), {}) == tiny()
+    made = model_config(tiny(), copy.deepcopy(KD))
+    assert made['type'] == 'kdmm.Distiller' and made['student'] == tiny()
+    assert made['losses'] == KD['losses']
