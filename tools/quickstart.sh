@@ -11,7 +11,7 @@
 # the work dir, and the proof that the distilled checkpoint loads into MMSegmentation without kdmm.
 #
 # Environment: KDMM_QUICKSTART (data/quickstart, the generated scenes), KDMM_QUICKSTART_WORK
-# (work_dirs/quickstart), KDMM_QUICKSTART_ITERATIONS (500).
+# (work_dirs/quickstart), KDMM_QUICKSTART_ITERATIONS (400).
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -39,9 +39,10 @@ cd "$ROOT"
 export PYTHON PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" CUDA_VISIBLE_DEVICES=-1
 export KDMM_QUICKSTART=${KDMM_QUICKSTART:-data/quickstart}
 export KDMM_QUICKSTART_WORK=${KDMM_QUICKSTART_WORK:-work_dirs/quickstart}
-export KDMM_QUICKSTART_ITERATIONS=${KDMM_QUICKSTART_ITERATIONS:-500}
+export KDMM_QUICKSTART_ITERATIONS=${KDMM_QUICKSTART_ITERATIONS:-400}
 work=$KDMM_QUICKSTART_WORK last=iter_$KDMM_QUICKSTART_ITERATIONS.pth
 processes=2 start=$SECONDS
+trap 'echo; echo "quickstart.sh: interrupted; the same command goes on from here" >&2; exit 130' INT TERM
 
 # What an arm's result depends on.
 fingerprint() {

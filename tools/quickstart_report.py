@@ -99,11 +99,12 @@ def table(arms: list[Arm], sizes: list[float]) -> str:
     rows = [head]
     for arm, size in zip(arms, sizes, strict=True):
         run = arm.summary
+        resumed = ' (resumed)' if run['iterations'] < run['metrics_at'] else ''
         rows.append(
             (
                 arm.title,
                 f'{arm.miou:.2f} %',
-                f'{run["seconds"]:.0f} s',
+                f'{run["seconds"]:.0f} s' + resumed,
                 f'{1000 * run["seconds"] / max(run["iterations"], 1):.0f} ms',
                 f'{run["peak_memory_mib"]:.0f} MiB',
                 f'{size:.2f} M',

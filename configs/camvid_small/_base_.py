@@ -18,7 +18,7 @@ train_pipeline = [
 ]
 loader = dict(num_workers=0, persistent_workers=False)
 train_dataloader = dict(
-    **loader, batch_size=8, dataset=dict(data_root=data_root, pipeline=train_pipeline)
+    **loader, batch_size=4, dataset=dict(data_root=data_root, pipeline=train_pipeline)
 )
 val_dataloader = dict(
     **loader,
@@ -29,7 +29,7 @@ val_dataloader = dict(
 )
 test_dataloader = dict(**loader, dataset=dict(data_root=data_root))
 norm_cfg = dict(type='BN', requires_grad=True)
-iterations = 500
+iterations = 1000
 model = dict(
     pretrained=None,
     data_preprocessor=dict(size=crop_size),

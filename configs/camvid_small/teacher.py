@@ -1,6 +1,8 @@
-# Teacher: DeepLabV3, ResNet-18 of base width 40, stride 16; trained for more iterations.
+# Teacher: DeepLabV3, ResNet-18 of base width 40, stride 16; trained for longer, in larger
+# batches.
 _base_ = './_base_.py'
 iterations = 1200
+train_dataloader = dict(batch_size=8)
 model = dict(
     backbone=dict(stem_channels=40, base_channels=40),
     decode_head=dict(in_channels=320, channels=96),

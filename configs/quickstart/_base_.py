@@ -12,7 +12,7 @@ test_dataloader = loader
 # poles, signs and persons are rare and small, and the training is short
 class_weight = [1.0, 1.0, 1.0, 1.5, 1.0, 4.0, 4.0, 1.5, 4.0]
 norm_cfg = dict(type='BN', requires_grad=True)
-iterations = {{'$KDMM_QUICKSTART_ITERATIONS:500'}}
+iterations = {{'$KDMM_QUICKSTART_ITERATIONS:400'}}
 model = dict(
     pretrained=None,
     data_preprocessor=dict(size=(128, 128)),
@@ -37,7 +37,7 @@ param_scheduler = [
     dict(type='PolyLR', power=0.9, eta_min=0.0, begin=0, end=iterations, by_epoch=False),
 ]
 train_cfg = dict(
-    type='IterBasedTrainLoop', max_iters=iterations, val_interval=max(1, iterations // 5)
+    type='IterBasedTrainLoop', max_iters=iterations, val_interval=max(1, iterations // 4)
 )
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

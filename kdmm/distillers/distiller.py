@@ -187,7 +187,7 @@ def distill(
     if CHILD in dict(model.named_children()):
         raise ConfigError(f'the student already has a child called {CHILD!r}')
     # the student's initialisation must not depend on what is attached to it
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # everything is built on the CPU
         objective = Distillation(model, teacher, taps, losses, probe_size)  # type: ignore[arg-type]
     kind = type(model)
     model.__class__ = type(kind.__name__, (Distilled, kind), {'__module__': kind.__module__})

@@ -1,6 +1,7 @@
 """Reading weight files: safely, completely, or not at all."""
 
 import codecs
+import errno
 import hashlib
 import importlib
 import pickle
@@ -89,7 +90,10 @@ def read_checkpoint(
     except _BROKEN as error:
         raise ConfigError(f'{what}: {source!r} is truncated or no checkpoint ({error})') from error
     except OSError as error:
-        raise ConfigError(f'{what}: {source!r} cannot be read ({error})') from error
+        # a cut-off archive may also end in a failed seek
+        cut = error.errno == errno.EINVAL
+        state = 'is truncated or no checkpoint' if cut else 'cannot be read'
+        raise ConfigError(f'{what}: {source!r} {state} ({error})') from error
 
 
 def state_dict_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:

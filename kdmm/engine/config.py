@@ -30,9 +30,17 @@ def load_config(
     except (OSError, ImportError, ValueError) as error:
         raise ConfigError(f'config: {path!r} cannot be read ({error})') from error
     cfg.merge_from_dict(dict(overrides or {}))
+    _to_section(cfg)
     name = os.path.splitext(os.path.basename(path))[0]
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', name)
     return cfg
+
+
+def _to_section(cfg: Config) -> None:
+    """Turn ``model=dict(type='kdmm.Distiller', student=..., **kd)`` into student and section."""
+    if cfg.get('model', {}).get('type') == 'kdmm.Distiller':
+        section = {key: value for key, value in cfg.model.items() if key not in ('type', 'student')}
+        cfg.model, cfg[SECTION] = cfg.model.student, section
 
 
 def use_amp(cfg: Config, dtype: str | None) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from mmengine.hooks import Hook
 from kdmm.registry import HOOKS
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: Seconds within which another signal is taken for an echo of the first.
+ECHO = 3.0
 
 
 class Interrupted(SystemExit):
@@ -22,14 +25,15 @@ class InterruptHook(Hook):
     """Finishes the running iteration, saves, and ends the process.
 
     All ranks agree through one small reduction an iteration, so that none waits for another that
-    has left. A second signal ends at once. In an epoch-based loop the checkpoint resumes at the
+    has left. A second signal ends at once, unless it follows within seconds: a terminal and torchrun
+    both pass Ctrl-C on. In an epoch-based loop the checkpoint resumes at the
     beginning of the interrupted epoch.
     """
 
     priority = 'LOWEST'
 
     def __init__(self) -> None:
-        self._received = 0
+        self._received, self._received_at = 0, 0.0
         self._owner = os.getpid()
         self._previous: dict[int, Any] = {}
 
@@ -63,9 +67,10 @@ class InterruptHook(Hook):
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
-        if self._received:
+        now = time.monotonic()
+        if self._received and now - self._received_at > ECHO:
             raise KeyboardInterrupt
-        self._received = number
+        self._received, self._received_at = number, now
 
     def _agreed(self) -> int:
         """The highest signal number that any rank received, 0 for none."""

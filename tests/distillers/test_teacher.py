@@ -173,7 +173,7 @@ def test_no_gradient_reaches_it_and_training_leaves_it_alone():
         optimizer.step()
     assert teacher.fingerprint() == before
     assert all(p.grad is None and not p.requires_grad for p in teacher.module.parameters())
-    assert not teacher(images())['logits'].requires_grad
+    assert not teacher(images().requires_grad_())['logits'].requires_grad
 
 
 def test_it_follows_the_student():

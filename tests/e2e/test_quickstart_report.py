@@ -130,6 +130,13 @@ def test_a_summary_of_another_iteration_is_refused(finished, tmp_path):
         read_arm(tmp_path, 'teacher')
 
 
+def test_time_of_a_resumed_arm_is_marked(tmp_path):
+    from quickstart_report import Arm, table
+
+    later = Arm('teacher', 'teacher', tmp_path, {**summary(9.0), 'iterations': 3}, tmp_path)
+    assert '30 s (resumed)' in table([later], [1.0])
+
+
 def test_a_resumed_run_replaces_what_it_repeats(tmp_path):
     from quickstart_figures import read_scalars, series
 

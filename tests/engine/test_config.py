@@ -37,6 +37,14 @@ def test_a_config_of_the_installed_package():
     assert cfg.work_dir == 'work_dirs/deeplab_r101_r18_cityscapes'
 
 
+def test_the_wrapper_written_by_hand_is_the_section(tmp_path):
+    text = f"model = dict(type='kdmm.Distiller', student={tiny()}, **{KD})\n"
+    (tmp_path / 'c.py').write_text(text)
+    cfg = load_config(str(tmp_path / 'c.py'))
+    assert cfg.model.to_dict() == tiny() and cfg.kd.losses.to_dict() == KD['losses']
+    assert set(cfg.kd) == set(KD)
+
+
 @pytest.mark.parametrize(
     'path, message',
     [

@@ -72,7 +72,7 @@ def config(work_dir: Path, kd: dict | None = KD, iters: int = 4, **changes: Any)
     loader = dict(batch_size=2, num_workers=0, dataset=dict(type='kdmm.TinyData'))
     cfg = Config(
         dict(
-            default_scope='kdmm',
+            default_scope='mmengine',
             work_dir=str(work_dir),
             experiment_name=f'tiny_{next(_NUMBER)}',
             model=tiny(data_preprocessor=PREPROCESSOR),

@@ -124,6 +124,21 @@ def test_files_of_a_run(tmp_path):
     )
 
 
+def test_other_hooks_see_the_pure_state(tmp_path):
+    seen = []
+
+    class Look(Hook):
+        priority = 'HIGH'
+
+        def before_save_checkpoint(self, runner, checkpoint):
+            seen.extend(checkpoint['state_dict'])
+
+    made = runner(tmp_path, iters=2)
+    made.register_hook(Look())
+    made.train()
+    assert seen == list(build(tiny()).state_dict())
+
+
 def test_an_average_is_validated_and_resumed(tmp_path):
     cfg = validated(config(tmp_path, custom_hooks=[dict(type='EMAHook')]))
     Runner.from_cfg(cfg).train()

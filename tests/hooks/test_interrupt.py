@@ -70,7 +70,15 @@ def test_handlers_are_restored(rare):
     assert all(signal.getsignal(number) is handler for number, handler in before.items())
 
 
-def test_a_second_signal_ends_at_once(tmp_path, rare):
+def test_an_echo_of_the_first_signal_changes_nothing(tmp_path, rare):
+    """The terminal and torchrun both pass Ctrl-C on."""
+    with pytest.raises(Interrupted):
+        interrupted(rare(), 1, times=2)
+    assert files(tmp_path) == ['iter_2.pth']
+
+
+def test_a_second_signal_ends_at_once(tmp_path, rare, monkeypatch):
+    monkeypatch.setattr('kdmm.hooks.interrupt.ECHO', -1.0)
     with pytest.raises(KeyboardInterrupt):
         interrupted(rare(), 1, times=2)
     assert files(tmp_path) == []
@@ -122,6 +130,7 @@ def test_a_worker_ends_on_sigterm_and_ignores_ctrl_c():
         os.write(writer, b'alive')
         hook._handle(signal.SIGTERM, None)
         os._exit(0)
+    os.close(writer)  # so that reading ends if the child has died
     assert os.read(reader, 5) == b'alive'
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
     assert hook._received == 0
