@@ -12,7 +12,13 @@ from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='kdmm', locations=['kdmm'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='kdmm', locations=['kdmm'])
-DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='kdmm', locations=['kdmm'])
+# the integrations need a base library and are imported when a data set is looked up
+DATASETS = Registry(
+    'dataset',
+    parent=MMENGINE_DATASETS,
+    scope='kdmm',
+    locations=['kdmm', 'kdmm.datasets.integrations'],
+)
 DATA_SAMPLERS = Registry(
     'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='kdmm', locations=['kdmm']
 )

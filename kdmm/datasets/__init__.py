@@ -6,14 +6,9 @@ importing kdmm is quick.
 
 from typing import Any
 
-from kdmm.registry import DATASETS
-
 from .seeded import SeededDataset, SeededSampler
 
 __all__ = ['CamVidDataset', 'SeededDataset', 'SeededSampler']
-
-# imported when a data set is first looked up
-DATASETS._locations.append('kdmm.datasets.integrations')
 
 
 def __getattr__(name: str) -> Any:

@@ -47,11 +47,25 @@ class SeededSampler:
     """
 
     def __init__(self, sampler: dict[str, Any], dataset: Any, seed: int | None = None) -> None:
-        self.sampler = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=dataset, seed=seed))
-        self.seed = int(getattr(self.sampler, 'seed', seed) or 0)
+        self._config, self._dataset = sampler, dataset
+        self.reseed(seed)
         self.rank, self.world_size = get_dist_info()
         self.epoch = 0
         self._drawn = 0
+
+    def reseed(self, seed: int | None) -> None:
+        """Begin the stream of another seed."""
+        self.sampler = DATA_SAMPLERS.build(
+            self._config, default_args=dict(dataset=self._dataset, seed=seed)
+        )
+        self.seed = int(getattr(self.sampler, 'seed', seed) or 0)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'sampler':
+            raise AttributeError(name)
+        if name == 'skip' and hasattr(self.sampler, 'skip'):
+            return self._skip
+        return getattr(self.sampler, name)
 
     def __iter__(self) -> Iterator[StreamIndex]:
         for count, index in enumerate(self.sampler, start=self._drawn):
@@ -66,32 +80,10 @@ class SeededSampler:
         self.epoch = epoch
         self.sampler.set_epoch(epoch)
 
-    def skip(self, num_samples: int) -> None:
+    def _skip(self, num_samples: int) -> None:
         """Continue behind ``num_samples`` samples of this rank, without loading them."""
         self._drawn = num_samples
-        if hasattr(self.sampler, 'skip'):
-            self.sampler.skip(num_samples)
-        else:  # upstream MMEngine: the infinite sampler hands out one generator
-            iterator = iter(self.sampler)
-            for _ in range(num_samples):
-                next(iterator)
-            self.sampler = _Rest(self.sampler, iterator)
-
-
-class _Rest:
-    """A sampler whose first samples are gone."""
-
-    def __init__(self, sampler: Any, iterator: Iterator[int]) -> None:
-        self._sampler, self._iterator = sampler, iterator
-
-    def __iter__(self) -> Iterator[int]:
-        return self._iterator
-
-    def __len__(self) -> int:
-        return len(self._sampler)
-
-    def set_epoch(self, epoch: int) -> None:
-        self._sampler.set_epoch(epoch)
+        self.sampler.skip(num_samples)
 
 
 @DATASETS.register_module()

@@ -45,15 +45,17 @@ class Distillation(nn.Module):
         probe_size: tuple[int, int] = (64, 64),
     ) -> None:
         super().__init__()
-        teachers = [teacher] if isinstance(teacher, Mapping) else list(teacher)
+        teachers: list[Any] = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
         for options in teachers:
+            if not isinstance(options, Mapping):
+                raise ConfigError(f'kd.teacher: expected a dict or a list of them, got {teacher!r}')
             refuse_unknown('kd.teacher', options, _parameters(Teacher))
         self._check(taps, losses, len(teachers))
         self.teachers = [Teacher(**options) for options in teachers]
         sides = {name: _both_sides(name, path) for name, path in taps.items()}
         self.student_taps = Taps(student, {n: s['student'] for n, s in sides.items()}, 'student')
         for index, item in enumerate(self.teachers):
-            read = [term['on'] for term in losses.values() if term.get('teacher', 0) == index]
+            read = [term.get('on') for term in losses.values() if term.get('teacher', 0) == index]
             item.connect(student, {name: sides[name]['teacher'] for name in read if name in sides})
         shapes = [self._probe(student, item, probe_size) for item in self.teachers]
         facts = task_facts(student)
@@ -109,17 +111,20 @@ class Distillation(nn.Module):
 
     @staticmethod
     def _check(taps: Mapping[str, Any], losses: Mapping[str, Any], teachers: int) -> None:
-        if not taps or not losses:
-            raise ConfigError('kd: taps and losses must name at least one each')
+        for key, value in dict(taps=taps, losses=losses).items():
+            if not isinstance(value, Mapping) or not value:
+                raise ConfigError(f'kd.{key}: expected a dict of at least one entry: {value!r}')
         for name, config in losses.items():
             if not isinstance(config, Mapping) or 'type' not in config:
                 raise ConfigError(
                     f'kd.losses.{name}: expected dict(type=..., on=...), got {config!r}'
                 )
-            if not 0 <= config.get('teacher', 0) < teachers:
-                raise ConfigError(
-                    f'kd.losses.{name}.teacher: {config["teacher"]} of {teachers} teacher(s)'
-                )
+            if config.get('teacher', 0) not in range(teachers):
+                index = config.get('teacher', 0)
+                raise ConfigError(f'kd.losses.{name}.teacher: {index!r} of {teachers} teacher(s)')
+        unread = set(range(teachers)) - {config.get('teacher', 0) for config in losses.values()}
+        if unread:
+            raise ConfigError(f'kd.teacher: no term reads teacher {min(unread)}')
 
     def _probe(
         self, student: nn.Module, teacher: Teacher, size: tuple[int, int]

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from kdmm.distillers.errors import ConfigError
+from kdmm.distillers.errors import ConfigError, nearest
 from kdmm.registry import SCHEDULES
 
 
@@ -114,9 +114,15 @@ def build_schedule(value: Any, where: str) -> Schedule:
     """
     if isinstance(value, bool) or not isinstance(value, int | float | dict):
         raise ConfigError(f'{where}: expected a number or a schedule, got {value!r}')
-    if isinstance(value, dict):
+    if not isinstance(value, dict):
+        return Constant(value)
+    if not is_schedule(value):
+        known = nearest(str(value.get('type')), SCHEDULES.module_dict)
+        raise ConfigError(f'{where}: no schedule {value.get("type")!r}; {known}')
+    try:
         return SCHEDULES.build({**value, '_scope_': 'kdmm'})
-    return Constant(value)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise ConfigError(f'{where}: {error}') from error
 
 
 def is_schedule(value: Any) -> bool:

@@ -39,8 +39,13 @@ class TapPath:
         if self.side == 'out':
             value = output
         else:
-            value = args[0] if args else next(iter(kwargs.values()))
-        return value if self.item is None else value[self.item]
+            value = args[0] if args else next(iter(kwargs.values()), None)
+        if self.item is None:
+            return value
+        if not isinstance(value, (tuple, list)) or not -len(value) <= self.item < len(value):
+            what = f'{len(value)} items' if isinstance(value, (tuple, list)) else 'no tuple'
+            raise ConfigError(f'[{self.item}] of {self.module}.{self.side}, which is {what}')
+        return value[self.item]
 
 
 class _EnoughError(Exception):
@@ -106,7 +111,10 @@ class Taps:
     @staticmethod
     def _reader(calls: dict[str, list[Any]], name: str, path: TapPath, stop: bool) -> Any:
         def read(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            calls[name].append(path.pick(args, kwargs, output))
+            try:
+                calls[name].append(path.pick(args, kwargs, output))
+            except ConfigError as error:
+                raise ConfigError(f'kd.taps.{name}: {error}') from None
             if stop and all(calls.values()):
                 raise _EnoughError
 
@@ -125,9 +133,17 @@ def require_gradient(taps: Mapping[str, Any], owner: str = 'student') -> None:
     if not torch.is_grad_enabled():
         return
     for name, value in taps.items():
-        tensors = value if isinstance(value, tuple) else (value,)
-        if not any(isinstance(t, Tensor) and t.requires_grad for t in tensors):
+        if not any(tensor.requires_grad for tensor in _tensors(value)):
             raise ConfigError(
                 f'kd.taps.{name}: the {owner} activation carries no gradient. Its module is frozen '
                 'or lies inside an activation-checkpointed block; tap the block itself instead'
             )
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors of an activation, however nested."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)

@@ -159,7 +159,10 @@ class Teacher:
         if checkpoint == 'zoo':
             if config is None:
                 raise ConfigError("kd.teacher: checkpoint='zoo' needs a config of a base library")
-            checkpoint = zoo_checkpoint(config)
+            try:
+                checkpoint = zoo_checkpoint(config)
+            except (ValueError, OSError, ImportError) as error:
+                raise ConfigError(f'kd.teacher.checkpoint: {error}') from error
         what = 'kd.teacher.checkpoint'
         state = state_dict_of(read_checkpoint(checkpoint, unsafe=unsafe, what=what))
         load_strictly(self.module, state, f'{what}: {checkpoint!r}')

@@ -65,6 +65,9 @@ class Term(nn.Module):
         start = Progress()
         arguments.update({key: schedule(start) for key, schedule in self.schedules.items()})
         self.loss = _build(where, arguments, facts)
+        for key in self.schedules:
+            if not isinstance(getattr(self.loss, key, None), int | float):
+                raise ConfigError(f'{where}.{key}: cannot be a schedule, it is read only once')
         self.weights = self._weights(weight, f'{where}.weight')
 
     def set_progress(self, progress: Progress) -> None:
@@ -89,6 +92,10 @@ class Term(nn.Module):
         except ValueError as error:  # shapes, label values: the loss does not know its key
             raise ConfigError(f'kd.losses.{self.name} on tap {self.on!r}: {error}') from error
         if isinstance(value, Tensor):
+            if '' not in self.weights:
+                raise ConfigError(
+                    f'kd.losses.{self.name}.weight: the loss has no parts, give one number'
+                )
             return {f'kd.loss_{self.name}': self.weights[''](self.progress) * value}
         if '' in self.weights:
             self.weights = {part: self.weights[''] for part in value}
@@ -139,5 +146,5 @@ def _build(where: str, config: Mapping[str, Any], facts: Mapping[str, Any]) -> n
         raise ConfigError(f'{where} ({kind}): missing {", ".join(missing)}')
     try:
         return MODELS.build(arguments)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f'{where}: {error}') from error

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kdmm.distillers.errors import ConfigError
 
-_BROKEN = (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, UnicodeDecodeError, ValueError)
+_BROKEN = (RuntimeError, EOFError, LookupError, zipfile.BadZipFile, ValueError)
 
 
 def _history_method(owner: Any, name: str) -> Any:
@@ -71,13 +71,17 @@ def read_checkpoint(
     try:
         with weights_only():
             if source.startswith(('http://', 'https://')):
-                return torch.hub.load_state_dict_from_url(
+                content = torch.hub.load_state_dict_from_url(
                     source, map_location=map_location, weights_only=not unsafe
                 )
-            path = Path(source).expanduser()
-            if not path.is_file():
-                raise ConfigError(f'{what}: no file at {source!r}')
-            return torch.load(path, map_location=map_location, weights_only=not unsafe)
+            else:
+                path = Path(source).expanduser()
+                if not path.is_file():
+                    raise ConfigError(f'{what}: no file at {source!r}')
+                content = torch.load(path, map_location=map_location, weights_only=not unsafe)
+            if not isinstance(content, Mapping):
+                raise ConfigError(f'{what}: {source!r} is a {type(content).__name__}, no weights')
+            return dict(content)
     except pickle.UnpicklingError as error:
         named = re.search(r'GLOBAL [\w.]+', str(error))
         raise ConfigError(
@@ -99,7 +103,8 @@ def read_checkpoint(
 def state_dict_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The network's tensors in a checkpoint, without the prefix of a parallel wrapper."""
     state = checkpoint.get('state_dict', checkpoint)
-    return {key.removeprefix('module.'): value for key, value in state.items()}
+    wrapped = all(str(key).startswith('module.') for key in state)
+    return {str(key).removeprefix('module.') if wrapped else key: state[key] for key in state}
 
 
 def load_strictly(
@@ -122,9 +127,9 @@ def load_strictly(
         if without is None or not key.startswith(f'{without}.')
     }
     shapes = [
-        f'{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}'
+        f'{key} {_shape(state[key])} for {_shape(own[key])}'
         for key in own
-        if key in state and state[key].shape != own[key].shape
+        if key in state and _shape(state[key]) != _shape(own[key])
     ]
     problems = {
         'missing': [key for key in own if key not in state],
@@ -146,6 +151,10 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _shape(value: Any) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
 def _listed(keys: list[str], most: int = 8) -> str:

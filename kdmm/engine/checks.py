@@ -38,9 +38,12 @@ def _datasets(dataset: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]
 def _check_dataset(key: str, dataset: Mapping[str, Any]) -> None:
     root = dataset.get('data_root') or ''
     places = {f'{key}.data_root': root} if root else {}
-    for name, prefix in (dataset.get('data_prefix') or {}).items():
+    prefixes = dataset.get('data_prefix') or {}
+    if isinstance(prefixes, str):  # mmpretrain's data sets have one
+        prefixes = {'': prefixes}
+    for name, prefix in prefixes.items():
         if isinstance(prefix, str) and prefix:
-            places[f'{key}.data_prefix.{name}'] = os.path.join(root, prefix)
+            places[f'{key}.data_prefix.{name}'.rstrip('.')] = os.path.join(root, prefix)
     annotations = dataset.get('ann_file')
     if isinstance(annotations, str) and annotations:
         places[f'{key}.ann_file'] = os.path.join(root, annotations)

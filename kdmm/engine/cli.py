@@ -12,7 +12,7 @@ from kdmm.distillers import ConfigError
 from kdmm.engine.checks import check_data
 from kdmm.engine.config import load_config, use_amp
 from kdmm.engine.launch import start_process_group, stop_process_group
-from kdmm.engine.runner import build_runner
+from kdmm.engine.runner import CheckpointError, build_runner
 from kdmm.hooks.nonfinite import NonFiniteError
 
 
@@ -56,7 +56,7 @@ def test(argv: list[str] | None = None) -> None:
 
     def run(cfg: Config) -> None:
         cfg.pop('kd', None)  # the student alone is evaluated
-        cfg.load_from = args.checkpoint
+        cfg.load_from, cfg.strict_load = args.checkpoint, True
         if args.out:
             cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
         check_data(cfg, ('test',))
@@ -89,7 +89,7 @@ def _launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
         cfg.launcher = args.launcher
         start_process_group(cfg.launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
         run(cfg)
-    except (ConfigError, NonFiniteError) as error:
+    except (ConfigError, NonFiniteError, CheckpointError) as error:
         if os.environ.get('KDMM_TRACEBACK'):
             raise
         rank = os.environ.get('RANK', '0')

@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.config import Config
 
 from kdmm.distillers import ConfigError
+from kdmm.distillers.errors import refuse_unknown
 from kdmm.distillers.zoo import zoo_config
 
 SECTION = 'kd'
@@ -27,7 +28,7 @@ def load_config(
     """
     try:
         cfg = Config.fromfile(zoo_config(path) if '::' in path else path)
-    except (OSError, ImportError, ValueError) as error:
+    except (OSError, ImportError, SyntaxError, ValueError) as error:
         raise ConfigError(f'config: {path!r} cannot be read ({error})') from error
     cfg.merge_from_dict(dict(overrides or {}))
     _to_section(cfg)
@@ -49,6 +50,8 @@ def use_amp(cfg: Config, dtype: str | None) -> None:
     Raises:
         ConfigError: If the config has an optimizer wrapper of its own.
     """
+    if not cfg.get('optim_wrapper'):
+        raise ConfigError('--amp: the config has no optim_wrapper')
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ConfigError(f'--amp works with OptimWrapper, the config has {kind}')
@@ -62,4 +65,5 @@ def model_config(model: Mapping[str, Any], kd: Mapping[str, Any] | None) -> dict
     """The model dict that the Runner builds: the student itself, or a ``kdmm.Distiller`` of it."""
     if not kd:
         return dict(model)
+    refuse_unknown(SECTION, kd, ('teacher', 'taps', 'losses', 'probe_size'))
     return dict(type='kdmm.Distiller', student=dict(model), **kd)

@@ -30,6 +30,12 @@ def start_process_group(launcher: str, dist_cfg: dict[str, Any] | None = None) -
         _environment_from_slurm()
     elif launcher == 'mpi':
         _environment_from_mpi()
+    missing = [name for name in ('RANK', 'WORLD_SIZE') if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f'--launcher {launcher}: {", ".join(missing)} not set. Start with torchrun '
+            '(tools/dist_train.sh), srun or mpirun, or leave --launcher out'
+        )
     processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
     if torch.cuda.is_available():
         devices = torch.cuda.device_count()
@@ -57,6 +63,8 @@ def _environment_from_slurm() -> None:
         ).stdout.split()
         os.environ['MASTER_ADDR'] = names[0]
     os.environ.setdefault('MASTER_PORT', '29500')
+    if 'SLURM_PROCID' not in os.environ:
+        raise ConfigError('--launcher slurm: this is no task of a Slurm job, start it with srun')
     os.environ['RANK'] = os.environ['SLURM_PROCID']
     os.environ['WORLD_SIZE'] = os.environ['SLURM_NTASKS']
     os.environ['LOCAL_RANK'] = os.environ.get('SLURM_LOCALID', '0')

@@ -9,14 +9,20 @@ from mmengine.config import Config
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as BaseRunner
+from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
+from kdmm.datasets import SeededSampler
 from kdmm.distillers import CHILD, ConfigError
 from kdmm.distillers.weights import load_strictly, read_checkpoint, state_dict_of
 from kdmm.engine.config import SECTION, model_config
 from kdmm.engine.launch import start_process_group
 from kdmm.hooks.checkpoint import ATOMIC
 from kdmm.hooks.nonfinite import NonFiniteError
+
+
+class CheckpointError(OSError):
+    """A checkpoint could not be written."""
 
 
 @RUNNERS.register_module(name='kdmm.Runner')
@@ -33,7 +39,7 @@ class Runner(BaseRunner):
     def __init__(
         self, *args: Any, cfg: Config, train_dataloader: Any = None, **kwargs: Any
     ) -> None:
-        self._kd = cfg.get(SECTION)
+        self._kd = cfg.get(SECTION) or None
         self._reproducible = bool(cfg.get('reproducible', self._kd is not None))
         if self._reproducible and train_dataloader is not None:
             train_dataloader = _seeded(train_dataloader)
@@ -73,10 +79,20 @@ class Runner(BaseRunner):
         for name in names:
             self.register_hook(dict(type=f'kdmm.{name}'))
 
+    def resume(self, *args: Any, **kwargs: Any) -> None:
+        """As the base; the data stream takes the file's seed too."""
+        super().resume(*args, **kwargs)
+        sampler = getattr(self.train_dataloader, 'sampler', None)
+        if isinstance(sampler, SeededSampler):
+            sampler.reseed(self.seed)
+
     def load_checkpoint(
         self, filename: str, map_location: Any = 'cpu', strict: bool = False, revise_keys: Any = ()
     ) -> dict[str, Any]:
         """Load the student; missing, left-over or misshapen weights are an error.
+
+        ``strict_load=False`` in the config leaves that out for ``load_from``, as the base library
+        does; it is the default without a ``kd`` section. A resumed run is always strict.
 
         Raises:
             ConfigError: Also for a missing or damaged file, then naming the latest good one.
@@ -88,7 +104,11 @@ class Runner(BaseRunner):
             raise ConfigError(f'{error}{_previous(self.work_dir, filename)}') from error
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
-        load_strictly(model, state_dict_of(checkpoint), repr(filename), without=CHILD)
+        state = state_dict_of(checkpoint)
+        if self._resume or self.cfg.get('strict_load', self._kd is not None):
+            load_strictly(model, state, repr(filename), without=CHILD)
+        else:
+            load_state_dict(model, state, strict=False, logger='current')
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
@@ -115,7 +135,7 @@ class Runner(BaseRunner):
         try:
             super().save_checkpoint(out_dir, filename, *args, backend_args=backend_args, **kwargs)
         except OSError as error:
-            raise OSError(
+            raise CheckpointError(
                 f'could not write {os.path.join(out_dir, filename)}: {error}'
                 + _previous(self.work_dir, filename)
             ) from error

@@ -50,8 +50,10 @@ class _Deferred:
     def rmtree(self, path: Any) -> None:
         self._waiting.append(('rmtree', path))
 
-    def flush(self) -> None:
+    def flush(self, written: set[str]) -> None:
         for action, path in self._waiting:
+            if os.fspath(path) in written:  # a constant file name: it is the new file
+                continue
             getattr(self._backend, action)(path)
 
 
@@ -86,4 +88,6 @@ class _DeferredRemovals:
     def __exit__(self, kind: Any, *_: Any) -> None:
         self._hook.file_backend = self._backend
         if kind is None:
-            self._deferred.flush()
+            best = getattr(self._hook, 'best_ckpt_path_dict', {}).values()
+            newest = {self._hook.last_ckpt, getattr(self._hook, 'best_ckpt_path', None), *best}
+            self._deferred.flush({os.fspath(path) for path in newest if path})

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -19,6 +20,14 @@ def objective_of(model: nn.Module) -> Distillation:
     """The distillation objective attached to a (possibly wrapped) student."""
     inner = model.module if is_model_wrapper(model) else model
     return getattr(inner, CHILD)
+
+
+def iterations_per_epoch(loader: Any, world_size: int) -> float:
+    """Iterations in which all ranks together see the data set once."""
+    sampler = getattr(loader.sampler, 'sampler', loader.sampler)
+    if isinstance(sampler, InfiniteSampler):  # says the whole data set's length on each rank
+        return len(loader) / world_size
+    return len(loader)
 
 
 @HOOKS.register_module()
@@ -42,7 +51,7 @@ class DistillHook(Hook):
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Move the schedules to the iteration that begins."""
-        epoch = runner.iter / len(runner.train_dataloader)
+        epoch = runner.iter / iterations_per_epoch(runner.train_dataloader, runner.world_size)
         objective_of(runner.model).set_progress(Progress(runner.iter, epoch))
 
     def after_train(self, runner: Any) -> None:
@@ -60,7 +69,8 @@ class DistillHook(Hook):
         for key in [key for key in metadata if key == CHILD or key.startswith(prefix)]:
             del metadata[key]
         if 'optimizer' in checkpoint:
-            checkpoint[ENTRY] = {key.removeprefix(prefix): kept[key] for key in kept}
+            entry = {key.removeprefix(prefix): kept[key] for key in kept}
+            checkpoint.setdefault(ENTRY, entry)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Restore the entry when a run is resumed."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, get_comm_device, is_distributed, master_only
 from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop
 
 from kdmm.registry import HOOKS
 
@@ -25,9 +26,9 @@ class InterruptHook(Hook):
     """Finishes the running iteration, saves, and ends the process.
 
     All ranks agree through one small reduction an iteration, so that none waits for another that
-    has left. A second signal ends at once, unless it follows within seconds: a terminal and torchrun
-    both pass Ctrl-C on. In an epoch-based loop the checkpoint resumes at the
-    beginning of the interrupted epoch.
+    has left. A second signal ends at once, unless it follows within seconds: a terminal and
+    torchrun both pass Ctrl-C on. In an epoch-based loop the checkpoint resumes at the beginning of
+    the interrupted epoch.
     """
 
     priority = 'LOWEST'
@@ -54,7 +55,8 @@ class InterruptHook(Hook):
         if not number:
             return
         self.after_train(runner)
-        if runner.iter + 1 < runner.max_iters:
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if by_epoch or runner.iter + 1 < runner.max_iters:
             path = self._save(runner)
             runner.logger.warning(
                 f'{signal.Signals(number).name} at iteration {runner.iter + 1}: saved {path}. '
@@ -84,7 +86,7 @@ class InterruptHook(Hook):
     def _save(runner: Any) -> str:
         done = runner.iter + 1
         epoch = runner.epoch
-        by_epoch = runner.train_loop.__class__.__name__.startswith('Epoch')
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         resume_at = epoch * len(runner.train_dataloader) if by_epoch else done
         name = f'iter_{done}.pth'
         meta = dict(epoch=epoch, iter=resume_at)

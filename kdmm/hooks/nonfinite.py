@@ -26,9 +26,10 @@ class NonFiniteLossHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Look at every logged number of the step."""
-        bad = [name for name, value in (outputs or {}).items() if not _finite(value)]
-        if 'loss' in bad:
+        """Look at the loss of the step."""
+        outputs = outputs or {}
+        if not _finite(outputs.get('loss', 0.0)):  # one look at the device in the good case
+            bad = [name for name, value in outputs.items() if not _finite(value)]
             raise NonFiniteError(
                 f'iteration {runner.iter + 1}: not finite: {", ".join(bad)}. Images of this batch: '
                 f'{", ".join(image_names(data_batch)) or "unknown"}. Nothing was saved since; the '

@@ -5,6 +5,7 @@ import os
 import resource
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -44,7 +45,10 @@ class RunSummaryHook(Hook):
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Keep the latest metrics."""
-        self._metrics = {name: float(value) for name, value in (metrics or {}).items()}
+        self._metrics = {}
+        for name, value in (metrics or {}).items():
+            with suppress(TypeError, ValueError):  # class-wise lists, matrices, text
+                self._metrics[name] = float(value)
         self._metrics_at = runner.iter
 
     def after_train(self, runner: Any) -> None:

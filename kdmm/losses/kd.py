@@ -32,12 +32,14 @@ class KDLoss(nn.Module):
     def forward(
         self, student: Tensor, teacher: Tensor, labels: Tensor | None = None, **_: Any
     ) -> Tensor:
-        """Student and teacher logits (B, K, h, w), labels (B, H, W) -> a scalar.
+        """Student and teacher logits (B, K, h, w) or (B, K), labels (B, H, W) -> a scalar.
 
         Raises:
             ValueError: If class counts or resolutions differ, or there is only one channel, whose
                 softmax is constant (a binary head with sigmoid).
         """
+        if student.ndim == teacher.ndim == 2:  # a classifier's: maps of one pixel
+            student, teacher = student[..., None, None], teacher[..., None, None]
         check_maps('KDLoss', student, teacher, channels=True)
         if student.shape[1] == 1:
             raise ValueError(

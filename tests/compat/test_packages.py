@@ -112,7 +112,7 @@ def test_the_model_index_lists_every_metafile():
 
 @pytest.mark.slow
 def test_a_wheel_carries_the_configs(tmp_path):
-    """Another project inherits ``kdmm::`` from an installed wheel, by MMEngine's own means."""
+    """Another project inherits ``kdmm::`` from an installed wheel, as from a checkout."""
     source, site = tmp_path / 'source', tmp_path / 'site'
     source.mkdir()
     for name in ('kdmm', 'tools'):
@@ -130,10 +130,10 @@ def test_a_wheel_carries_the_configs(tmp_path):
     code = (
         'import sys, kdmm.compat; kdmm.compat.setup()\n'
         'from mmengine.config import Config\n'
-        'print(kdmm.__file__, Config._get_cfg_path.__module__)\n'
-        'print(Config.fromfile(sys.argv[1]).kd.losses.a.type)'
+        'print(kdmm.__file__)\n'
+        'print(Config.fromfile(sys.argv[1]).kd.losses.a)'
     )
     where, kind = run_python(code, str(project), path=site, cwd=tmp_path)[-2:]
-    assert where == f'{site / "kdmm" / "__init__.py"} mmengine.config.config'
-    assert kind == 'KDLoss'
+    assert where == str(site / 'kdmm' / '__init__.py')
+    assert 'KDLoss' in kind and '_scope_' not in kind
     assert (site / 'kdmm' / '.mim' / 'tools' / 'dist_train.sh').is_file()

@@ -162,7 +162,12 @@ def test_a_student_starts_from_a_checkpoint(trained):
 
 def test_another_architecture_is_refused(trained):
     with pytest.raises(ConfigError, match=r'iter_4\.pth.* does not fit TinyNet(?s:.*)wrong shape'):
-        loaded(trained, trained / 'iter_4.pth', kd=None, model__width=7)
+        loaded(trained, trained / 'iter_4.pth', kd=None, strict_load=True, model__width=7)
+
+
+def test_plain_fine_tuning_is_as_lenient_as_the_base_library(trained):
+    made = loaded(trained, trained / 'iter_4.pth', kd=None, model__width=7)
+    assert made._has_loaded
 
 
 @pytest.mark.parametrize('resume', [True, False])

@@ -50,8 +50,8 @@ class TestMemory:
     def test_registered(self):
         config = dict(student_channels=6, teacher_channels=10, num_classes=3, **SMALL)
         for name in ('CIRKDMiniBatchLoss', 'KDLoss'):
-            MODELS.build(dict(type=name))
-        built = MODELS.build(dict(type='CIRKDMemoryLoss', **config))
+            MODELS.build(dict(type=f'kdmm.{name}'))
+        built = MODELS.build(dict(type='kdmm.CIRKDMemoryLoss', **config))
         assert built.needs == ('labels',) and built.keys_per_class == (5, 2)
 
     def test_projector(self):

@@ -7,7 +7,7 @@ from kdmm.registry import MODELS
 
 
 def test_registered_and_needs():
-    assert isinstance(MODELS.build(dict(type='KDLoss')), KDLoss)
+    assert isinstance(MODELS.build(dict(type='kdmm.KDLoss')), KDLoss)
     assert KDLoss().needs == () and KDLoss(valid_only=True).needs == ('labels',)
 
 
@@ -46,7 +46,7 @@ def test_tau_is_a_plain_number_that_may_change():
         ((2, 5, 4, 6), (2, 5, 8, 12), r'resolutions differ: .*teacher \(2, 5, 8, 12\)'),
         ((2, 5, 4, 6), (1, 5, 4, 6), 'numbers of images differ'),
         ((2, 1, 4, 6), (2, 1, 4, 6), 'one channel.*out_channels=2'),
-        ((2, 5), (2, 5), r'\(B, C, h, w\)'),
+        ((2, 5, 4), (2, 5, 4), r'\(B, C, h, w\)'),
     ],
 )
 def test_refusals_show_both_shapes(student, teacher, text):
@@ -60,3 +60,9 @@ def test_labels_are_asked_for():
         KDLoss(valid_only=True)(x, x)
     with pytest.raises(ValueError, match=r'\(2, 1, 8, 12\)'):
         KDLoss(valid_only=True)(x, x, labels=torch.zeros(2, 1, 8, 12))
+
+
+def test_a_classifiers_logits_are_maps_of_one_pixel() -> None:
+    student, teacher = gen((3, 5), 0.3), gen((3, 5), 1.1)
+    expected = KDLoss(tau=2.0)(student[..., None, None], teacher[..., None, None])
+    assert torch.equal(KDLoss(tau=2.0)(student, teacher), expected)
