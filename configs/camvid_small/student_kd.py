@@ -2,7 +2,7 @@
 _base_ = './student.py'
 kd = dict(
     teacher=dict(
-        config='configs/camvid_small/teacher.py',
+        config='kdmm::camvid_small/teacher.py',
         checkpoint='work_dirs/camvid_small/teacher/iter_1200.pth',
     ),
     taps=dict(logits='decode_head.conv_seg.out', pixels='decode_head.conv_seg.in'),

@@ -2,7 +2,7 @@
 _base_ = './student.py'
 kd = dict(
     teacher=dict(
-        config='configs/quickstart/teacher.py',
+        config='kdmm::quickstart/teacher.py',
         checkpoint='{{$KDMM_QUICKSTART_WORK:work_dirs/quickstart}}/teacher/'
         'iter_{{$KDMM_QUICKSTART_ITERATIONS:400}}.pth',
     ),

@@ -1,57 +1,24 @@
 """Reading weight files: safely, completely, or not at all."""
 
-import codecs
 import errno
 import hashlib
-import importlib
+import os
 import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
-from mmengine.utils import digit_version
+from mmengine.dist import barrier
 from torch import Tensor, nn
 
+from kdmm.compat.unpickling import load_weights
 from kdmm.distillers.errors import ConfigError
 
 _BROKEN = (RuntimeError, EOFError, LookupError, zipfile.BadZipFile, ValueError)
-
-
-def _history_method(owner: Any, name: str) -> Any:
-    """Stands for ``getattr`` in MMEngine's log buffers, which pickle their own methods by name."""
-    if owner is not HistoryBuffer:
-        raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is not allowed')
-    return getattr(HistoryBuffer, name)
-
-
-def _log_globals() -> list[Any]:
-    """What MMEngine's own checkpoints hold besides tensors: logged numbers, as numpy values."""
-    core = 'numpy.core' if np.__version__ < '2' else 'numpy._core'
-    multiarray = importlib.import_module(f'{core}.multiarray')
-    rebuild = [
-        (getattr(multiarray, name), f'{package}.multiarray.{name}')
-        for package in ('numpy.core', 'numpy._core')  # files written under numpy 1 and 2
-        for name in ('_reconstruct', 'scalar')
-    ]
-    dtypes = [type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'u1', 'u4', 'b1')]
-    method = (_history_method, 'builtins.getattr')
-    return [HistoryBuffer, method, *rebuild, np.ndarray, np.dtype, *dtypes, codecs.encode]
-
-
-def weights_only() -> Any:
-    """Context in which ``torch.load(weights_only=True)`` also accepts MMEngine's log buffers.
-
-    It needs torch 2.7; under an older one such files are refused and ask for ``unsafe``.
-    """
-    if digit_version(torch.__version__) < digit_version('2.7'):
-        return nullcontext()
-    return torch.serialization.safe_globals(_log_globals())
 
 
 def read_checkpoint(
@@ -69,19 +36,17 @@ def read_checkpoint(
         ConfigError: If the file is missing, truncated, no checkpoint, or needs ``unsafe``.
     """
     try:
-        with weights_only():
-            if source.startswith(('http://', 'https://')):
-                content = torch.hub.load_state_dict_from_url(
-                    source, map_location=map_location, weights_only=not unsafe
-                )
-            else:
-                path = Path(source).expanduser()
-                if not path.is_file():
-                    raise ConfigError(f'{what}: no file at {source!r}')
-                content = torch.load(path, map_location=map_location, weights_only=not unsafe)
-            if not isinstance(content, Mapping):
-                raise ConfigError(f'{what}: {source!r} is a {type(content).__name__}, no weights')
-            return dict(content)
+        remote = source.startswith(('http://', 'https://'))
+        path = fetch(source) if remote else Path(source).expanduser()
+        if not path.is_file():
+            raise ConfigError(f'{what}: no file at {source!r}')
+        if unsafe:
+            content = torch.load(path, map_location, weights_only=False)
+        else:
+            content = load_weights(path, map_location)
+        if not isinstance(content, Mapping):
+            raise ConfigError(f'{what}: {source!r} is a {type(content).__name__}, no weights')
+        return dict(content)
     except pickle.UnpicklingError as error:
         named = re.search(r'GLOBAL [\w.]+', str(error))
         raise ConfigError(
@@ -98,6 +63,21 @@ def read_checkpoint(
         cut = error.errno == errno.EINVAL
         state = 'is truncated or no checkpoint' if cut else 'cannot be read'
         raise ConfigError(f'{what}: {source!r} {state} ({error})') from error
+
+
+def fetch(url: str) -> Path:
+    """The file behind ``url`` in torch's hub folder, downloaded once a node.
+
+    A hash in the file name, as the OpenMMLab zoos write it, is checked. All ranks call this.
+    """
+    name = Path(urlparse(url).path).name
+    path = Path(torch.hub.get_dir()) / 'checkpoints' / name
+    if int(os.environ.get('LOCAL_RANK', 0)) == 0 and not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest = re.search(r'-([a-f0-9]{8,})\.', name)
+        torch.hub.download_url_to_file(url, str(path), digest[1] if digest else None)
+    barrier()
+    return path
 
 
 def state_dict_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:

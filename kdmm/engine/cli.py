@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch.distributed as dist
 from mmengine.config import Config, DictAction
 
 from kdmm.distillers import ConfigError
@@ -13,6 +14,7 @@ from kdmm.engine.checks import check_data
 from kdmm.engine.config import load_config, use_amp
 from kdmm.engine.launch import start_process_group, stop_process_group
 from kdmm.engine.runner import CheckpointError, build_runner
+from kdmm.hooks.interrupt import Interrupted
 from kdmm.hooks.nonfinite import NonFiniteError
 
 
@@ -94,6 +96,12 @@ def _launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
             raise
         rank = os.environ.get('RANK', '0')
         print(f'kdmm: error (rank {rank}): {error}', file=sys.stderr, flush=True)
-        raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
-    finally:
+        code = 2 if isinstance(error, ConfigError) else 1
+        if dist.is_initialized():  # closing the group would wait for ranks that are not leaving
+            os._exit(code)
+        raise SystemExit(code) from None
+    except Interrupted:
+        stop_process_group()
+        raise
+    else:
         stop_process_group()

@@ -42,7 +42,8 @@ def start_process_group(launcher: str, dist_cfg: dict[str, Any] | None = None) -
         if processes > devices:
             raise ConfigError(
                 f'{processes} processes on this node, but it has {devices} GPU(s). Start at most '
-                f'{devices}, or hide the GPUs with CUDA_VISIBLE_DEVICES=-1 to run on CPU'
+                f'{devices}, or hide the GPUs with CUDA_VISIBLE_DEVICES=-1 to run on CPU. Under Slurm, '
+                'do not bind one GPU to each task: every task must see all of its node'
             )
         return
     seconds = (dist_cfg or {}).get('timeout', 1800)
@@ -58,9 +59,14 @@ def stop_process_group() -> None:
 def _environment_from_slurm() -> None:
     nodes = os.environ.get('SLURM_NODELIST', '127.0.0.1')
     if 'MASTER_ADDR' not in os.environ:
-        names = subprocess.run(
-            ['scontrol', 'show', 'hostname', nodes], capture_output=True, text=True, check=True
-        ).stdout.split()
+        try:
+            names = subprocess.run(
+                ['scontrol', 'show', 'hostname', nodes], capture_output=True, text=True, check=True
+            ).stdout.split()
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise ConfigError(
+                f'--launcher slurm: scontrol does not say the first node ({error}); set MASTER_ADDR'
+            ) from error
         os.environ['MASTER_ADDR'] = names[0]
     os.environ.setdefault('MASTER_PORT', '29500')
     if 'SLURM_PROCID' not in os.environ:
@@ -81,6 +87,9 @@ def _environment_from_mpi() -> None:
         ('LOCAL_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_SIZE'),
     ):
         if source in os.environ:
-            os.environ.setdefault(name, os.environ[source])
-    os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
+            os.environ[name] = os.environ[source]
+    if 'MASTER_ADDR' not in os.environ:
+        if os.environ.get('WORLD_SIZE') != os.environ.get('LOCAL_WORLD_SIZE'):
+            raise ConfigError('--launcher mpi on several nodes: set MASTER_ADDR to the first node')
+        os.environ['MASTER_ADDR'] = '127.0.0.1'
     os.environ.setdefault('MASTER_PORT', '29500')

@@ -85,6 +85,9 @@ class Runner(BaseRunner):
         sampler = getattr(self.train_dataloader, 'sampler', None)
         if isinstance(sampler, SeededSampler):
             sampler.reseed(self.seed)
+            loop = self.train_loop
+            if hasattr(loop, 'dataloader_iterator'):  # upstream's has drawn from the old stream
+                loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
 
     def load_checkpoint(
         self, filename: str, map_location: Any = 'cpu', strict: bool = False, revise_keys: Any = ()

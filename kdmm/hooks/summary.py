@@ -25,15 +25,19 @@ class RunSummaryHook(Hook):
     the last validation) and ``metrics_at`` (its iteration).
     """
 
-    priority = 'LOWEST'
+    priority = 'NORMAL'  # before the logger, which resets CUDA's peak
 
     def before_train(self, runner: Any) -> None:
         """Start the clock."""
         self._first = runner.iter
         self._start = time.perf_counter()
-        self._pause = 0.0
+        self._pause = self._peak = 0.0
         self._metrics: dict[str, float] = {}
         self._metrics_at = 0
+
+    def after_train_iter(self, runner: Any, batch_idx: int, *_: Any, **__: Any) -> None:
+        """Look at the memory."""
+        self._peak = max(self._peak, peak_memory_mib())
 
     def before_val(self, runner: Any) -> None:
         """Stop the clock."""
@@ -53,7 +57,7 @@ class RunSummaryHook(Hook):
 
     def after_train(self, runner: Any) -> None:
         """Write the file (first rank; memory is reduced over all)."""
-        peak = torch.tensor(peak_memory_mib(), device=get_comm_device())
+        peak = torch.tensor(max(self._peak, peak_memory_mib()), device=get_comm_device())
         all_reduce(peak, 'max')
         if not is_main_process():
             return

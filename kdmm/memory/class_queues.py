@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional.collective import gather_images, global_image_index
+from ..functional.precision import full_precision
 from ..functional.rows import normalize_rows
 from .ring import ClassRing
 from .selection import class_means, class_pixels, leading_pixels
@@ -96,6 +97,11 @@ class ClassQueues(nn.Module):
         """
         outside = (labels < 0) | (labels >= self.num_classes)
         labels = labels.masked_fill(outside, self.num_classes)
+        # an outer autocast must not round what is stored
+        with full_precision(features):
+            self._enqueue(features, labels)
+
+    def _enqueue(self, features: Tensor, labels: Tensor) -> None:
         member = labels[..., None] == torch.arange(self.num_classes, device=labels.device)
         counts = member.sum(1)  # (B, K)
         region = normalize_rows(class_means(features, member, counts), dim=2)

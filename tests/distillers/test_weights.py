@@ -1,4 +1,5 @@
 import pickle
+import shutil
 from collections import OrderedDict
 
 import numpy as np
@@ -85,25 +86,47 @@ def test_code_does_not_run(tmp_path):
     assert not (tmp_path / 'ran').exists()
 
 
-def test_an_address_is_fetched_weights_only(monkeypatch):
-    seen = {}
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """Addresses that give local files: a 'download' copies one of ``tmp_path`` into the hub."""
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    calls = []
 
-    def fetch(url, **options):
-        seen.update(options, url=url)
-        return {}
+    def download(url, target, digest):
+        calls.append((url, digest))
+        shutil.copy(tmp_path / url.rsplit('/', 1)[1], target)
 
-    monkeypatch.setattr(torch.hub, 'load_state_dict_from_url', fetch)
-    read_checkpoint('https://host/a.pth', map_location='cpu')
-    assert seen == dict(url='https://host/a.pth', map_location='cpu', weights_only=True)
-    read_checkpoint('https://host/a.pth', unsafe=True)
-    assert seen['weights_only'] is False
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    return calls
 
 
-def test_a_failing_address_is_named(monkeypatch):
-    def fetch(url, **options):
+def test_an_address_is_fetched_once_and_its_hash_asked_for(tmp_path, served):
+    torch.save(dict(a=torch.ones(1)), tmp_path / 'r18-d8_0123abcd-0123abcd.pth')
+    url = 'https://host/r18-d8_0123abcd-0123abcd.pth'
+    for _ in range(2):
+        assert read_checkpoint(url)['a'] == 1
+    assert served == [(url, '0123abcd')]
+
+
+def test_only_the_first_rank_of_a_node_fetches(tmp_path, served, monkeypatch):
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    with pytest.raises(ConfigError, match='no file at'):
+        read_checkpoint('https://host/a.pth')
+    assert not served
+
+
+def test_an_address_is_read_weights_only(tmp_path, served):
+    torch.save(dict(x=Arbitrary()), tmp_path / 'a.pth')
+    with pytest.raises(ConfigError, match='unsafe=True'):
+        read_checkpoint('https://host/a.pth')
+    assert isinstance(read_checkpoint('https://host/a.pth', unsafe=True)['x'], Arbitrary)
+
+
+def test_a_failing_address_is_named(tmp_path, served, monkeypatch):
+    def download(url, target, digest):
         raise OSError('name or service not known')
 
-    monkeypatch.setattr(torch.hub, 'load_state_dict_from_url', fetch)
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
     with pytest.raises(ConfigError, match="'https://host/a.pth' cannot be read .*service"):
         read_checkpoint('https://host/a.pth')
 

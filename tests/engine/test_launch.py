@@ -141,13 +141,22 @@ def test_mpi_is_translated(opened, monkeypatch):
     gpus(monkeypatch, 0)
     monkeypatch.delenv('RANK')
     monkeypatch.delenv('WORLD_SIZE')
-    for name, value in dict(RANK='1', SIZE='2', LOCAL_RANK='0', LOCAL_SIZE='1').items():
+    monkeypatch.setenv('LOCAL_RANK', '0')  # the command line's default gives way
+    for name, value in dict(RANK='1', SIZE='2', LOCAL_RANK='1', LOCAL_SIZE='2').items():
         monkeypatch.setenv(f'OMPI_COMM_WORLD_{name}', value)
     start_process_group('mpi')
     assert environment() == dict(
-        RANK='1', WORLD_SIZE='2', LOCAL_RANK='0', LOCAL_WORLD_SIZE='1',
+        RANK='1', WORLD_SIZE='2', LOCAL_RANK='1', LOCAL_WORLD_SIZE='2',
         MASTER_ADDR='127.0.0.1', MASTER_PORT='29500',
     )  # fmt: skip
+
+
+def test_mpi_on_several_nodes_needs_an_address(opened, monkeypatch):
+    gpus(monkeypatch, 0)
+    for name, value in dict(RANK='1', SIZE='2', LOCAL_RANK='0', LOCAL_SIZE='1').items():
+        monkeypatch.setenv(f'OMPI_COMM_WORLD_{name}', value)
+    with pytest.raises(ConfigError, match='MASTER_ADDR'):
+        start_process_group('mpi')
 
 
 def test_stopping_without_a_group_is_harmless():

@@ -286,3 +286,14 @@ def test_no_host_sync(mode):
     queues.enqueue(torch.empty(2, 24, 8, device='meta'), torch.empty(2, 24, device='meta').long())
     keys = queues.draw(4, 2)
     assert keys.rows.shape == (18, 8) and keys.rows.is_meta
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_an_outer_autocast_does_not_round_what_is_stored(dtype) -> None:
+    features, labels = unit(gen((2, 24, 5), 0.3)).float(), lab(2, 4, 6, 3).flatten(1)
+    plain, under = (ClassQueues(3, 5, 40, 10) for _ in range(2))
+    plain.enqueue(features, labels)
+    with torch.autocast('cpu', dtype):
+        under.enqueue(features, labels)
+    assert torch.equal(plain.region.rows, under.region.rows)
+    assert torch.equal(plain.pixel.rows, under.pixel.rows)
