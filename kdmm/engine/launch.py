@@ -42,8 +42,8 @@ def start_process_group(launcher: str, dist_cfg: dict[str, Any] | None = None) -
         if processes > devices:
             raise ConfigError(
                 f'{processes} processes on this node, but it has {devices} GPU(s). Start at most '
-                f'{devices}, or hide the GPUs with CUDA_VISIBLE_DEVICES=-1 to run on CPU. Under Slurm, '
-                'do not bind one GPU to each task: every task must see all of its node'
+                f'{devices}, or hide the GPUs with CUDA_VISIBLE_DEVICES=-1 to run on CPU. Under '
+                'Slurm do not bind one GPU to each task: every task must see all of its node'
             )
         return
     seconds = (dist_cfg or {}).get('timeout', 1800)
