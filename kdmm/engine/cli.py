@@ -1,6 +1,8 @@
 """Command lines of ``tools/train.py`` and ``tools/test.py``, with the base libraries' flags."""
 
 import argparse
+import gc
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -98,10 +100,27 @@ def _launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
         print(f'kdmm: error (rank {rank}): {error}', file=sys.stderr, flush=True)
         code = 2 if isinstance(error, ConfigError) else 1
         if dist.is_initialized():  # closing the group would wait for ranks that are not leaving
-            os._exit(code)
+            _leave(code)
         raise SystemExit(code) from None
-    except Interrupted:
-        stop_process_group()
+    except Interrupted as stop:  # all ranks agreed to leave
+        _finish(int(stop.code or 0))
         raise
     else:
-        stop_process_group()
+        _finish(0)
+
+
+def _finish(code: int) -> None:
+    """Close the process group; the end of a rank on CPU."""
+    gloo = dist.is_initialized() and dist.get_backend() == 'gloo'
+    gc.collect()  # data loader workers end with their iterator
+    stop_process_group()
+    if gloo:  # its threads were seen to abort the process while the interpreter shuts down
+        _leave(code)
+
+
+def _leave(code: int) -> None:
+    """End the process at once, with everything written."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -51,8 +51,13 @@ def start_process_group(launcher: str, dist_cfg: dict[str, Any] | None = None) -
 
 
 def stop_process_group() -> None:
-    """Close it, if there is one."""
+    """Close it, if there is one, when every rank has come this far.
+
+    A rank that left earlier would make the launcher end the others, the first one perhaps while it
+    writes.
+    """
     if dist.is_available() and dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 
