@@ -194,7 +194,7 @@ def test_arms_differ_in_size_and_distillation_alone():
     cfgs = {
         arm: Config.fromfile(ROOT / 'configs/quickstart' / f'{arm}.py').to_dict() for arm in ARMS
     }
-    assert cfgs['student_cirkd'].pop('kd')['teacher']['config'] == 'configs/quickstart/teacher.py'
+    assert cfgs['student_cirkd'].pop('kd')['teacher']['config'] == 'kdmm::quickstart/teacher.py'
     for cfg in cfgs.values():
         cfg.pop('filename', None)
     assert cfgs['student_cirkd'] == cfgs['student']
