@@ -1,5 +1,9 @@
 """Pure tensor maths: torch and nothing above it."""
 
+from .adversarial import hinge_discriminator, hinge_generator, wasserstein_discriminator
+from .attention import attention_map, attention_transfer, path_differences
+from .centres import centre_similarity_mse
+from .channel import channel_mse, channel_relation_kl, channel_rows, pool_ceil
 from .collective import (
     all_gather_cat,
     distributed,
@@ -10,7 +14,10 @@ from .collective import (
     sum_over_ranks,
     world_size,
 )
-from .divergence import kl_divergence
+from .correlation import class_correlation_mse
+from .difference import mean_squared_difference
+from .divergence import channel_kl, kl_divergence
+from .gram import pairwise_similarity_mse
 from .labels import check_labels, resize_labels, valid_labels
 from .precision import full_precision, promote
 from .relation import memory_kl, pixel_to_pixel_kl
@@ -18,21 +25,36 @@ from .rows import map_to_rows, normalize_rows
 
 __all__ = [
     'all_gather_cat',
+    'attention_map',
+    'attention_transfer',
+    'centre_similarity_mse',
+    'channel_kl',
+    'channel_mse',
+    'channel_relation_kl',
+    'channel_rows',
     'check_labels',
+    'class_correlation_mse',
     'distributed',
     'full_precision',
     'gather_images',
     'gather_with_grad',
     'global_image_index',
+    'hinge_discriminator',
+    'hinge_generator',
     'kl_divergence',
     'map_to_rows',
+    'mean_squared_difference',
     'memory_kl',
     'normalize_rows',
+    'pairwise_similarity_mse',
+    'path_differences',
     'pixel_to_pixel_kl',
+    'pool_ceil',
     'promote',
     'rank',
     'resize_labels',
     'sum_over_ranks',
     'valid_labels',
+    'wasserstein_discriminator',
     'world_size',
 ]

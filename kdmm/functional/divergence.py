@@ -1,4 +1,4 @@
-"""Kullback-Leibler divergence of softened predictions (Hinton et al., arXiv 1503.02531)."""
+"""Kullback-Leibler divergences of softened predictions (arXiv 1503.02531, 2011.13256)."""
 
 import torch
 from torch import Tensor
@@ -33,3 +33,20 @@ def kl_divergence(
         if valid is None:
             return kl.mean() * tau**2
         return (kl * valid).sum() / valid.sum().clamp_min(1) * tau**2
+
+
+def channel_kl(student: Tensor, teacher: Tensor, tau: float = 4.0) -> Tensor:
+    """Channels as distributions over space (CWD, arXiv 2011.13256).
+
+    ``tau^2 KL(softmax over h * w of teacher / tau || that of student / tau)``, mean over the B * C
+    channels that are compared. Logit KD with the roles of classes and pixels exchanged.
+
+    Args:
+        student: Maps (B, C, h, w).
+        teacher: Maps of the same shape; they get no gradient.
+        tau: Temperature.
+
+    Returns:
+        A scalar, at least float32 under any autocast.
+    """
+    return kl_divergence(student.flatten(2), teacher.flatten(2), tau, dim=2)

@@ -1,4 +1,4 @@
-"""Relational divergences of CIRKD (arXiv 2204.06986), streamed over row blocks."""
+"""Relational divergences of CIRKD (arXiv 2204.06986), without maps of pixels by pixels."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .blocks import rows_per_block
 from .collective import all_gather_cat, gather_with_grad, world_size
+from .fused import fused_key_kl, fused_pair_kl, half_products, serves
 from .precision import full_precision, promote
 from .rows import map_to_rows, normalize_rows
-from .streaming import KeyPlan, PairPlan, key_kl, pair_kl, rows_per_block
+from .streaming import KeyPlan, PairPlan, exponent_dtype, key_kl, pair_kl
+from .symmetric import self_kl
 
 
 def _pool(x: Tensor, size: int) -> Tensor:
@@ -49,15 +52,17 @@ def pixel_to_pixel_kl(
     counts may differ.
 
     No map of pixels by pixels is kept: one gradient of the student's size is formed in the forward
-    pass. First derivatives only.
+    pass (on CUDA by fused kernels where they serve, see :mod:`kdmm.functional.fused`). First
+    derivatives only. Products are PyTorch's float32 products, so its precision settings (TF32 on
+    CUDA, bfloat16 on processors with matrix units) hold for them.
 
     Args:
         student: Features (B, C_s, h, w).
         teacher: Features (B, C_t, h, w); they get no gradient.
         tau: Temperature of the similarities.
         pool: Average both maps over ``pool x pool`` windows first (changes the objective).
-        chunk: Rows of similarity map held at once; by default what 16 MiB (CPU) or 256 MiB (CUDA)
-            hold.
+        chunk: Rows of similarity map held at once; by default what stays in the processor's
+            cache (CUDA: what 256 MiB hold).
         scope: ``'local'``: pairs of this process's B images, as the authors' code does.
             ``'global'``: anchors of this process against the images of all ranks; the mean over
             ranks, and DDP's mean of the gradients, equal one process on the whole batch. All ranks
@@ -68,27 +73,40 @@ def pixel_to_pixel_kl(
     Returns:
         A scalar in the features' dtype, at least float32.
     """
+    if scope not in ('local', 'global'):
+        raise ValueError(f"scope must be 'local' or 'global', got {scope!r}")
+    half = half_products(student)
     with full_precision(student):
-        maps = [normalize_rows(_pool(x, pool)) for x in (student, teacher.detach())]
-        valid = None if valid is None else _pool_valid(valid, pool)
-        area = maps[0].shape[2] * maps[0].shape[3]
-        anchors, teacher_anchors = (map_to_rows(x) for x in maps)
+        pooled = (_pool(student, pool), _pool(teacher.detach(), pool))
+        area = pooled[0].shape[2] * pooled[0].shape[3]
+        anchors, teacher_anchors = (map_to_rows(normalize_rows(x)) for x in pooled)
+        anchors = anchors.to(exponent_dtype(anchors, tau))
         teacher_anchors = teacher_anchors.to(anchors.dtype)
+        valid = None if valid is None else _pool_valid(valid, pool)
         mask = None if valid is None else valid.flatten()
-        need_grad = torch.is_grad_enabled() and anchors.requires_grad
-        keys, teacher_keys = None, teacher_anchors
-        if scope == 'global' and world_size() > 1:
-            keys, teacher_keys = gather_with_grad(anchors), all_gather_cat(teacher_anchors)
-            mask = None if mask is None else all_gather_cat(mask.to(torch.uint8)).bool()
-        elif scope not in ('local', 'global'):
-            raise ValueError(f"scope must be 'local' or 'global', got {scope!r}")
+        gather = scope == 'global' and world_size() > 1
+        teacher_keys = all_gather_cat(teacher_anchors) if gather else teacher_anchors
         images = teacher_keys.shape[0] // area
-        weight = _anchor_weight(valid, images, anchors, area)
-        block = rows_per_block(anchors.shape[0], teacher_keys.shape[0], anchors, chunk)
         plan = PairPlan(
-            teacher_anchors, teacher_keys, weight, images, mask, float(tau), block, need_grad
+            teacher_anchors,
+            teacher_keys,
+            _anchor_weight(valid, images, anchors, area),
+            images,
+            mask if mask is None or not gather else all_gather_cat(mask.to(torch.uint8)).bool(),
+            float(tau),
+            chunk,
+            torch.is_grad_enabled() and anchors.requires_grad,
+            half,
         )
-        return pair_kl(anchors, keys, plan)
+        keys = gather_with_grad(anchors) if gather else None
+        if serves(anchors, teacher_anchors, half):
+            loss = fused_pair_kl(anchors, keys, plan)
+        elif keys is None:
+            loss = self_kl(anchors, plan)
+        else:
+            rows = rows_per_block(anchors.shape[0], keys.shape[0], anchors, chunk)
+            loss = pair_kl(anchors, keys, plan._replace(chunk=rows))
+        return loss.to(promote(student).dtype)
 
 
 def memory_kl(
@@ -117,8 +135,8 @@ def memory_kl(
         sections: Sizes of the groups of keys, each with its own softmax; by default one group.
         key_mask: Boolean (M,), false for keys that do not count. A section with none gives 0.
         row_weight: Weights w (N,); by default 1 / N.
-        chunk: Rows of similarity map held at once; by default what 16 MiB (CPU) or 256 MiB (CUDA)
-            hold.
+        chunk: Rows of similarity map held at once; by default what stays in the processor's
+            cache (CUDA: what 256 MiB hold).
 
     Returns:
         One value a section (S,), at least float32.
@@ -134,8 +152,10 @@ def memory_kl(
             f'rows of student {tuple(student_rows.shape)}, teacher {tuple(teacher_rows.shape)} '
             f'and keys {tuple(keys.shape)} must have the same number of channels'
         )
+    half = half_products(student_rows)
     with full_precision(student_rows):
         student = promote(student_rows)
+        student = student.to(exponent_dtype(student, tau * t_mem))
         teacher, keys = (x.detach().to(student.dtype) for x in (teacher_rows, keys))
         rows = student.shape[0]
         if row_weight is None:
@@ -144,6 +164,7 @@ def memory_kl(
         block = rows_per_block(rows, keys.shape[0], student, chunk)
         weight = row_weight.to(student.dtype) * t_mem**2
         plan = KeyPlan(
-            teacher, keys, weight, sections, key_mask, float(tau * t_mem), block, need_grad
+            teacher, keys, weight, sections, key_mask, float(tau * t_mem), block, need_grad, half
         )
-        return key_kl(student, plan)
+        form = fused_key_kl if serves(student, teacher, half) else key_kl
+        return form(student, plan).to(promote(student_rows).dtype)

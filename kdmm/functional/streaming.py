@@ -3,62 +3,74 @@
 A loss over the softmax of ``F K^T`` needs no map of its own size in the backward pass: the
 derivative with respect to the logits, ``p_student - p_teacher``, is known block by block while the
 loss is summed.
+
+Rows have unit length, so logits lie within ``1 / tau`` and are exponentiated as they are, without
+a maximum: with ``E = exp(Z)``, one product map ``E_t (Z_t - Z_s)`` and three sums give value and
+gradient.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .blocks import blocks, empty_blocks
 from .precision import refuse_second_order
 
-# logit of a masked key in both networks: equals removal in value and gradient, and stays finite
-MASKED = -1e9
-_BLOCK_BYTES = {'cpu': 16 * 2**20, 'cuda': 256 * 2**20}
+# exp(40) summed over a map and multiplied back stays far inside float32, exp(300) in float64
+_LARGEST_LOGIT = {torch.float32: 40.0, torch.float64: 300.0}
 
 
-def rows_per_block(rows: int, columns: int, like: Tensor, chunk: int | None = None) -> int:
-    """Rows of one block map: ``chunk``, or what 16 MiB (CPU) or 256 MiB (CUDA) hold."""
-    if chunk is None:
-        budget = _BLOCK_BYTES.get(like.device.type, _BLOCK_BYTES['cpu'])
-        chunk = budget // (columns * like.element_size())
-    return max(1, min(rows, chunk))
+def exponent_dtype(x: Tensor, tau: float) -> torch.dtype:
+    """The type in which similarities of unit rows over ``tau`` can be exponentiated.
 
-
-def _blocks(rows: int, chunk: int) -> Iterator[slice]:
-    return (slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk))
-
-
-def _logits(
-    rows: Tensor, keys: Tensor, tau: float, mask: Tensor | None, out: Tensor | None = None
-) -> Tensor:
-    # dividing rows by tau is cheaper than dividing the map
-    logits = torch.mm(rows / tau, keys.T, out=out)
-    return logits if mask is None else logits.masked_fill_(~mask, MASKED)
-
-
-def _log_sum_exp(logits: Tensor, p: Tensor) -> Tensor:
-    # the largest p is at least 1 / columns, so its logarithm is safe
-    return logits.amax(-1) - p.amax(-1).log_()
-
-
-def _segment_kl(zs: Tensor, zt: Tensor, ps: Tensor, pt: Tensor) -> Tensor:
-    """KL(teacher || student) over the last dimension.
-
-    ``zs`` and ``zt`` (n, ..., A) are the logits, ``ps`` and ``pt`` buffers of their shape. On
-    return ``ps`` holds ``p_s - p_t``, ``zt`` and ``pt`` are spent.
+    Raises:
+        ValueError: If ``tau`` is not in [1 / 300, inf).
     """
-    torch.softmax(zs, -1, out=ps)
-    torch.softmax(zt, -1, out=pt)
-    offset = _log_sum_exp(zt, pt) - _log_sum_exp(zs, ps)
-    kl = zt.sub_(zs).mul_(pt).sum(-1) - offset
-    ps.sub_(pt)
-    return kl
+    if not tau * _LARGEST_LOGIT[torch.float64] >= 1:
+        raise ValueError(f'the temperature of similarities must be at least 1/300, got {tau}')
+    return x.dtype if tau * _LARGEST_LOGIT[x.dtype] >= 1 else torch.float64
+
+
+def exponentials(
+    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], buffers: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``E_s``, ``E_t`` and ``E_t (Z_t - Z_s)`` of one block, in the buffers' memory.
+
+    Args:
+        student: Rows (n, C_s), already divided by the temperature, and keys (m, C_s).
+        teacher: The same of the teacher.
+        buffers: Three flat buffers of at least n * m elements.
+    """
+    shape = student[0].shape[0], student[1].shape[0]
+    zs, zt, cross = (x[: shape[0] * shape[1]].view(shape) for x in buffers)
+    torch.mm(student[0], student[1].T, out=zs)
+    torch.mm(teacher[0], teacher[1].T, out=zt)
+    torch.sub(zt, zs, out=cross)
+    zs.exp_()
+    cross.mul_(zt.exp_())
+    return zs, zt, cross
+
+
+def divergence(sum_s: Tensor, sum_t: Tensor, sum_cross: Tensor) -> Tensor:
+    """KL(teacher || student) of rows from their sums of E_s, E_t and E_t (Z_t - Z_s), in float64.
+
+    A row without any key (sums of 0) gives 0.
+    """
+    sum_s, sum_t, sum_cross = (x.double() for x in (sum_s, sum_t, sum_cross))
+    floor = torch.finfo(torch.float64).tiny
+    sum_s, sum_t = sum_s.clamp_min(floor), sum_t.clamp_min(floor)
+    return sum_cross / sum_t - sum_t.log() + sum_s.log()
+
+
+def inverse(weight: Tensor, sums: Tensor) -> Tensor:
+    """``weight / sums``, and 0 where nothing was summed."""
+    return torch.where(sums > 0, weight / sums, 0)
 
 
 class PairPlan(NamedTuple):
-    """Constants of :func:`pair_kl`."""
+    """Constants of :func:`pair_kl` and :func:`~.symmetric.self_kl`."""
 
     teacher_anchors: Tensor  # (M, C_t)
     teacher_keys: Tensor  # (N, C_t)
@@ -66,41 +78,47 @@ class PairPlan(NamedTuple):
     segments: int  # images among the keys, of N / segments columns each
     key_mask: Tensor | None  # (N,), true for keys that count
     tau: float
-    chunk: int
+    chunk: int | None
     need_grad: bool
+    half: bool = False  # fused products may take float16 rows
 
 
 class _PairKL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchors: Tensor, keys: Tensor | None, plan: PairPlan) -> Tensor:
-        columns = anchors if keys is None else keys
-        rows, width = anchors.shape[0], columns.shape[0]
-        buffers = anchors.new_empty(4, plan.chunk, width)
+    def forward(ctx: Any, anchors: Tensor, keys: Tensor, plan: PairPlan) -> Tensor:
+        chunk = plan.chunk or anchors.shape[0]
+        buffers = empty_blocks(anchors, chunk, keys.shape[0])
         total = torch.zeros((), dtype=torch.float64, device=anchors.device)
-        d_anchors = torch.zeros_like(anchors) if plan.need_grad else None
-        d_keys = torch.zeros_like(keys) if plan.need_grad and keys is not None else d_anchors
-        for block in _blocks(rows, plan.chunk):
-            zs, zt, ps, pt = buffers[:, : block.stop - block.start]
+        d_anchors, d_keys = torch.zeros_like(anchors), torch.zeros_like(keys)
+        for block in blocks(anchors.shape[0], chunk):
             student, weight = anchors[block], plan.weight[block, None]
-            teacher = plan.teacher_anchors[block]
-            _logits(student, columns, plan.tau, plan.key_mask, zs)
-            _logits(teacher, plan.teacher_keys, plan.tau, plan.key_mask, zt)
-            kl = _segment_kl(*(x.unflatten(1, (plan.segments, -1)) for x in (zs, zt, ps, pt)))
-            total += (kl.sum(1).double() * weight[:, 0]).sum()
-            if d_anchors is not None and d_keys is not None:
+            parts = exponentials(
+                (student / plan.tau, keys),
+                (plan.teacher_anchors[block] / plan.tau, plan.teacher_keys),
+                buffers,
+            )
+            if plan.key_mask is not None:
+                for part in parts:
+                    part.mul_(plan.key_mask)
+            # (n, N) -> (n, images, A)
+            es, et, cross = (x.unflatten(1, (plan.segments, -1)) for x in parts)
+            sum_s, sum_t, sum_cross = (x.sum(-1) for x in (es, et, cross))
+            total += (divergence(sum_s, sum_t, sum_cross) * weight).sum()
+            if plan.need_grad:
                 weight = weight / plan.tau
-                d_anchors[block] += (ps @ columns).mul_(weight)
-                d_keys.addmm_(ps.T, student * weight)
-        ctx.shared = keys is None
-        if d_anchors is not None and d_keys is not None:
-            ctx.save_for_backward(*((d_anchors,) if keys is None else (d_anchors, d_keys)))
+                es.mul_(inverse(weight, sum_s)[..., None])
+                es.sub_(et.mul_(inverse(weight, sum_t)[..., None]))
+                d_anchors[block] = parts[0] @ keys
+                d_keys.addmm_(parts[0].T, student)
+        if plan.need_grad:
+            ctx.save_for_backward(d_anchors, d_keys)
         return total.to(anchors.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         refuse_second_order('pixel_to_pixel_kl')
-        grads = [grad * saved for saved in ctx.saved_tensors]
-        return (grads[0], None if ctx.shared else grads[1], None)
+        d_anchors, d_keys = ctx.saved_tensors
+        return grad * d_anchors, grad * d_keys, None
 
 
 class KeyPlan(NamedTuple):
@@ -114,6 +132,7 @@ class KeyPlan(NamedTuple):
     tau: float
     chunk: int
     need_grad: bool
+    half: bool = False  # fused products may take float16 rows
 
 
 class _KeyKL(torch.autograd.Function):
@@ -122,22 +141,25 @@ class _KeyKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, plan: KeyPlan) -> Tensor:
         sections = list(plan.sections)
+        keys = plan.keys.split(sections)
+        buffers = empty_blocks(student, plan.chunk, plan.keys.shape[0])
         totals = torch.zeros(len(sections), dtype=torch.float64, device=student.device)
         grads = [torch.empty_like(student) for _ in sections] if plan.need_grad else []
-        for block in _blocks(student.shape[0], plan.chunk):
+        for block in blocks(student.shape[0], plan.chunk):
+            pairs = [(x[block] / plan.tau, plan.keys) for x in (student, plan.teacher)]
+            parts = exponentials(pairs[0], pairs[1], buffers)
+            if plan.key_mask is not None:
+                for part in parts:
+                    part.mul_(plan.key_mask)
             weight = plan.weight[block]
-            maps = (
-                _logits(x[block], plan.keys, plan.tau, plan.key_mask)
-                for x in (student, plan.teacher)
-            )
-            parts = zip(*(x.split(sections, 1) for x in maps), strict=True)
-            for i, (zs, zt) in enumerate(parts):
-                zs, zt = zs.contiguous(), zt.contiguous()
-                kl = _segment_kl(zs, zt, ps := torch.empty_like(zs), torch.empty_like(zt))
-                totals[i] += (kl.double() * weight).sum()
+            pieces = zip(*(x.split(sections, 1) for x in parts), strict=True)
+            for i, (es, et, cross) in enumerate(pieces):
+                sum_s, sum_t = es.sum(1), et.sum(1)
+                totals[i] += (divergence(sum_s, sum_t, cross.sum(1)) * weight).sum()
                 if grads:
-                    keys = plan.keys.split(sections)[i]
-                    grads[i][block] = (ps @ keys).mul_(weight[:, None] / plan.tau)
+                    es.mul_(inverse(weight / plan.tau, sum_s)[:, None])
+                    es.sub_(et.mul_(inverse(weight / plan.tau, sum_t)[:, None]))
+                    torch.mm(es, keys[i], out=grads[i][block])
         ctx.save_for_backward(*grads)
         return totals.to(student.dtype)
 
@@ -148,10 +170,10 @@ class _KeyKL(torch.autograd.Function):
         return sum(parts[1:], parts[0]), None
 
 
-def pair_kl(anchors: Tensor, keys: Tensor | None, plan: PairPlan) -> Tensor:
-    """Weighted sum over anchors (M, C_s) and key segments of KL(teacher || student).
+def pair_kl(anchors: Tensor, keys: Tensor, plan: PairPlan) -> Tensor:
+    """Weighted sum over anchors (M, C_s) and segments of keys (N, C_s) of KL(teacher || student).
 
-    ``keys`` (N, C_s), or None where the anchors are the keys: one gradient then serves both roles.
+    Both get a gradient. For anchors that are the keys :func:`~.symmetric.self_kl` is cheaper.
     """
     return _PairKL.apply(anchors, keys, plan)
 

@@ -1,0 +1,78 @@
+"""How much of a similarity map is held at once: what stays in the processor's cache."""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+MIB = 2**20
+#: Buffers of one block's size that the streamed forms work with: two maps and a product of them.
+BUFFERS = 3
+_CUDA_BYTES = 256 * MIB
+_UNKNOWN_CACHE = 16 * MIB
+_LARGEST_CACHE = 64 * MIB  # beyond that other cores own the rest
+_UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30}
+
+
+@cache
+def cache_bytes() -> int:
+    """Size of the largest data cache of the first core, 16 MiB where the system does not say."""
+    sizes = [0]
+    for entry in Path('/sys/devices/system/cpu/cpu0/cache').glob('index*/size'):
+        text = entry.read_text().strip()
+        sizes.append(int(text[:-1]) * _UNITS[text[-1]] if text[-1] in _UNITS else int(text))
+    return min(max(sizes) or _UNKNOWN_CACHE, _LARGEST_CACHE)
+
+
+def block_elements(like: Tensor) -> int:
+    """Elements of one block map, so that all buffers fill half of the cache (CUDA: 256 MiB)."""
+    budget = _CUDA_BYTES if like.is_cuda else cache_bytes() // 2 // BUFFERS
+    return max(budget // like.element_size(), 1)
+
+
+def rows_per_block(rows: int, columns: int, like: Tensor, chunk: int | None = None) -> int:
+    """Rows of a block that spans all ``columns``: ``chunk``, or what the cache holds."""
+    return max(1, min(rows, chunk or block_elements(like) // columns))
+
+
+def blocks(rows: int, chunk: int) -> Iterator[slice]:
+    """Consecutive slices of at most ``chunk`` rows."""
+    return (slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk))
+
+
+def image_blocks(
+    images: int, area: int, like: Tensor, chunk: int | None = None
+) -> list[tuple[slice, slice]]:
+    """Blocks of rows for square tiles, none of which begins or ends two images halfway.
+
+    Args:
+        images: Images whose rows follow each other.
+        area: Rows of each.
+        like: Says device and dtype.
+        chunk: Let a tile hold no more than so many whole rows would; by default what the cache
+            holds.
+
+    Returns:
+        For each block its rows of ``images * area`` and its images: several whole images, or a part
+        of one.
+    """
+    elements = chunk * images * area if chunk else block_elements(like)
+    limit = max(int(elements**0.5), 1)
+    if area <= limit:
+        return [
+            (slice(part.start * area, part.stop * area), part)
+            for part in blocks(images, limit // area)
+        ]
+    piece = -(-area // -(-area // limit))  # equal parts of at most limit rows
+    return [
+        (slice(image * area + part.start, image * area + part.stop), slice(image, image + 1))
+        for image in range(images)
+        for part in blocks(area, piece)
+    ]
+
+
+def empty_blocks(like: Tensor, rows: int, columns: int) -> tuple[Tensor, ...]:
+    """The buffers of one block."""
+    return torch.unbind(like.new_empty(BUFFERS, rows * columns))

@@ -1,0 +1,28 @@
+"""Plain difference of features (FitNet, arXiv 1412.6550)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .precision import full_precision, promote
+
+
+def mean_squared_difference(
+    student: Tensor, teacher: Tensor, valid: Tensor | None = None
+) -> Tensor:
+    """Mean over all B * C * h * w entries of (student - teacher)^2.
+
+    Args:
+        student: Features (B, C, h, w).
+        teacher: Features of the same shape; they get no gradient.
+        valid: Boolean (B, h, w). Other pixels count neither in the sum nor in the mean's
+            denominator; none at all gives exactly 0.
+
+    Returns:
+        A scalar, at least float32 under any autocast.
+    """
+    with full_precision(student):
+        student, teacher = promote(student), promote(teacher.detach())
+        if valid is None:
+            return F.mse_loss(student, teacher)
+        difference = (student - teacher).masked_fill(~valid[:, None], 0)
+        return difference.square().sum() / (valid.sum() * student.shape[1]).clamp_min(1)
