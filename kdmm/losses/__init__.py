@@ -1,6 +1,27 @@
 """Distillation losses, one method a file."""
 
+from .adversarial import AdversarialLoss
+from .at import ATLoss
 from .cirkd import CIRKDMemoryLoss, CIRKDMiniBatchLoss
+from .cirkd_channel import CIRKDChannelLoss
+from .cwd import CWDLoss
+from .dsd import CSDLoss, PSDLoss
+from .fitnet import FitNetLoss
+from .ifvd import IFVDLoss
 from .kd import KDLoss
+from .skd import SKDLoss
 
-__all__ = ['CIRKDMemoryLoss', 'CIRKDMiniBatchLoss', 'KDLoss']
+__all__ = [
+    'ATLoss',
+    'AdversarialLoss',
+    'CIRKDChannelLoss',
+    'CIRKDMemoryLoss',
+    'CIRKDMiniBatchLoss',
+    'CSDLoss',
+    'CWDLoss',
+    'FitNetLoss',
+    'IFVDLoss',
+    'KDLoss',
+    'PSDLoss',
+    'SKDLoss',
+]

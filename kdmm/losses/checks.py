@@ -1,6 +1,9 @@
 """What every loss refuses, in one wording."""
 
+import torch
 from torch import Tensor
+
+from ..functional import check_labels
 
 
 def check_maps(name: str, student: Tensor, teacher: Tensor, channels: bool = False) -> None:
@@ -21,6 +24,20 @@ def check_maps(name: str, student: Tensor, teacher: Tensor, channels: bool = Fal
         )
     if channels and student.shape[1] != teacher.shape[1]:
         raise ValueError(f'{name}: the numbers of classes differ: {shapes}')
+
+
+def check_same_channels(name: str, student: Tensor, teacher: Tensor) -> None:
+    """Refuse maps that differ in their number of channels.
+
+    Raises:
+        ValueError: With both shapes and what to declare.
+    """
+    if student.shape[1] != teacher.shape[1]:
+        raise ValueError(
+            f'{name}: the numbers of channels differ: student {tuple(student.shape)}, teacher '
+            f"{tuple(teacher.shape)}. Declare connector=dict(type='Projection', bias=False) on "
+            'features; logits need the same classes (ClassMap)'
+        )
 
 
 def check_channels(name: str, student: Tensor, teacher: Tensor, expected: tuple[int, int]) -> None:
@@ -51,3 +68,33 @@ def check_label_map(name: str, labels: Tensor | None, student: Tensor) -> Tensor
             f'{tuple(student.shape)}'
         )
     return labels
+
+
+def as_queue_dtype(name: str | torch.dtype) -> torch.dtype:
+    """The torch dtype that a config names.
+
+    Raises:
+        ValueError: If it is not a floating type.
+    """
+    dtype = name if isinstance(name, torch.dtype) else getattr(torch, name, None)
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise ValueError(
+            f"queue_dtype is 'float16', 'bfloat16', 'float32' or 'float64', not {name!r}"
+        )
+    return dtype
+
+
+class LabelGuard:
+    """Mixed into a loss with ``num_classes`` and ``ignore_index``: refuses foreign labels.
+
+    The check waits for a GPU, so only the first batch gets it there.
+    """
+
+    num_classes: int
+    ignore_index: int
+    _labels_checked = False
+
+    def _check_labels_once(self, labels: Tensor) -> None:
+        if not self._labels_checked or not labels.is_cuda:
+            check_labels(labels, self.num_classes, self.ignore_index)
+            self._labels_checked = True

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import (
-    check_labels,
     map_to_rows,
     memory_kl,
     normalize_rows,
@@ -18,7 +17,7 @@ from ..functional import (
 )
 from ..memory import ClassQueues
 from ..registry import MODELS
-from .checks import check_channels, check_label_map, check_maps
+from .checks import LabelGuard, as_queue_dtype, check_channels, check_label_map, check_maps
 from .projector import build_projector
 
 
@@ -40,6 +39,7 @@ class CIRKDMiniBatchLoss(nn.Module):
     """
 
     needs: tuple[str, ...] = ()
+    stateful: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -57,15 +57,23 @@ class CIRKDMiniBatchLoss(nn.Module):
         self.valid_only, self.ignore_index = valid_only, ignore_index
         self.needs = ('labels',) if valid_only else ()
 
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse features (B, C_s, h, w) and (B, C_t, h, w) that cannot be compared.
+
+        Raises:
+            ValueError: If batch sizes or resolutions differ.
+        """
+        check_maps('CIRKDMiniBatchLoss', student, teacher)
+
     def forward(
         self, student: Tensor, teacher: Tensor, labels: Tensor | None = None, **_: Any
     ) -> Tensor:
         """Features (B, C_s, h, w) and (B, C_t, h, w), labels (B, H, W) -> a scalar.
 
         Raises:
-            ValueError: If batch sizes or resolutions differ.
+            ValueError: As `check`, or if ``valid_only`` and labels do not fit.
         """
-        check_maps('CIRKDMiniBatchLoss', student, teacher)
+        self.check(student, teacher)
         valid = None
         if self.valid_only:
             labels = check_label_map('CIRKDMiniBatchLoss', labels, student)
@@ -76,7 +84,7 @@ class CIRKDMiniBatchLoss(nn.Module):
 
 
 @MODELS.register_module()
-class CIRKDMemoryLoss(nn.Module):
+class CIRKDMemoryLoss(LabelGuard, nn.Module):
     """Pixel-to-pixel and pixel-to-region relations to a memory of teacher features.
 
     The projected student and the teacher are compared with keys from per-class queues, which the
@@ -106,6 +114,7 @@ class CIRKDMemoryLoss(nn.Module):
     """
 
     needs: ClassVar[tuple[str, ...]] = ('labels',)
+    stateful: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -137,15 +146,23 @@ class CIRKDMemoryLoss(nn.Module):
         self.tau, self.t_mem, self.denominator = tau, t_mem, denominator
         self.keys_per_class = (pixel_keys // num_classes + 1, region_keys // num_classes + 1)
         self.projector = build_projector(student_channels, teacher_channels, norm_cfg)
-        dtype = _queue_dtype(queue_dtype)
+        dtype = as_queue_dtype(queue_dtype)
         self.queues = ClassQueues(
             num_classes, teacher_channels, pixel_size, region_size, per_image, queue, dtype, seed
         )
-        self._labels_checked = False
 
     def memory_bytes(self) -> int:
         """Memory of the queues."""
         return self.queues.memory_bytes()
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse features (B, C_s, h, w) and (B, C_t, h, w) that cannot be compared.
+
+        Raises:
+            ValueError: If batch sizes or resolutions differ, or channels are not as declared.
+        """
+        check_maps('CIRKDMemoryLoss', student, teacher)
+        check_channels('CIRKDMemoryLoss', student, teacher, self.channels)
 
     def forward(
         self, student: Tensor, teacher: Tensor, labels: Tensor, **_: Any
@@ -155,11 +172,10 @@ class CIRKDMemoryLoss(nn.Module):
         Without any labelled pixel both are exactly 0, with a zero gradient to the projector.
 
         Raises:
-            ValueError: If batch sizes or resolutions differ, channels are not as declared, or (on
-                the first batch; on CPU on every batch) a label is neither a class nor ignored.
+            ValueError: As `check`, or (on the first batch; on CPU on every batch) if a label is
+                neither a class nor ignored.
         """
-        check_maps('CIRKDMemoryLoss', student, teacher)
-        check_channels('CIRKDMemoryLoss', student, teacher, self.channels)
+        self.check(student, teacher)
         labels = check_label_map('CIRKDMemoryLoss', labels, student)
         self._check_labels_once(labels)
         labels = resize_labels(labels, student.shape)
@@ -182,24 +198,9 @@ class CIRKDMemoryLoss(nn.Module):
         )
         return dict(pixel=pixel, region=region)
 
-    def _check_labels_once(self, labels: Tensor) -> None:
-        # the check waits for a GPU, so only the first batch gets it there
-        if not self._labels_checked or not labels.is_cuda:
-            check_labels(labels, self.num_classes, self.ignore_index)
-            self._labels_checked = True
-
     def _row_weight(self, valid: Tensor) -> Tensor:
         """1 / N for labelled pixels, 0 for others; all rows stay, so shapes need no host sync."""
         number = valid.sum()
         if self.denominator == 'global':
             number = sum_over_ranks(number) / world_size()
         return torch.where(number > 0, valid / number.clamp_min(1 / world_size()), 0)
-
-
-def _queue_dtype(name: str | torch.dtype) -> torch.dtype:
-    dtype = name if isinstance(name, torch.dtype) else getattr(torch, name, None)
-    if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        raise ValueError(
-            f"queue_dtype is 'float16', 'bfloat16', 'float32' or 'float64', not {name!r}"
-        )
-    return dtype

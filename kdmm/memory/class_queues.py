@@ -73,13 +73,6 @@ class ClassQueues(nn.Module):
         self.region = ClassRing(num_classes, region_size, channels, legacy, dtype, seed * 4 + 2)
         self.register_buffer('step', torch.zeros((), dtype=torch.long))
 
-    @staticmethod
-    def estimate_bytes(
-        num_classes: int, rows_per_class: int, channels: int, dtype: torch.dtype = torch.float32
-    ) -> int:
-        """Memory of queues of ``rows_per_class`` pixel and region rows together."""
-        return num_classes * rows_per_class * channels * dtype.itemsize
-
     def memory_bytes(self) -> int:
         """Memory of the stored rows."""
         rings = (self.pixel.rows, self.region.rows)

@@ -270,9 +270,6 @@ class TestState:
         assert half.memory_bytes() * 2 == full.memory_bytes()
         torch.testing.assert_close(half.pixel.rows.float(), full.pixel.rows, atol=1e-3, rtol=0)
 
-    def test_estimate(self):
-        assert ClassQueues.estimate_bytes(19, 22000, 256) == pytest.approx(0.40 * 2**30, rel=0.01)
-
     @pytest.mark.parametrize('bad', [dict(mode='ring'), dict(pixel_size=0), dict(per_image=-1)])
     def test_bad_arguments(self, bad):
         with pytest.raises(ValueError, match=str(next(iter(bad.values())))):

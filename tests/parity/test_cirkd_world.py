@@ -43,6 +43,14 @@ def test_queues_and_keys_are_identical_after_every_step(one, ranks, name):
                 assert torch.equal(state[key], value), key
 
 
+def test_the_row_queue_is_identical_after_every_step(one, ranks):
+    assert [state['ring.count'].item() for state in one['row_queue']] == [6, 12, 14]
+    for result in ranks:
+        for expected, state in zip(one['row_queue'], result['row_queue'], strict=True):
+            for key, value in expected.items():
+                assert torch.equal(state[key], value), key
+
+
 def test_keeping_the_local_slice_would_lose_the_world_size(one, ranks):
     ratio = ranks[0]['whole_mutated']['grad'] / one['whole']['grad']
     torch.testing.assert_close(ratio, torch.full_like(ratio, 1 / len(ranks)), **CLOSE)

@@ -21,7 +21,7 @@ from kdmm.functional import (
     pixel_to_pixel_kl,
 )
 from kdmm.losses import CIRKDMemoryLoss
-from kdmm.memory import ClassQueues
+from kdmm.memory import ClassQueues, RowQueue
 
 IMAGES = 4
 SIZES = dict(pixel_size=70, region_size=7)  # wrap around within three steps
@@ -86,6 +86,17 @@ def queues(mode: str, dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
     return states
 
 
+def row_queue() -> list[dict[str, torch.Tensor]]:
+    """Three steps of six out of 40 rows into 14 slots."""
+    store = RowQueue(14, 6, torch.float64)
+    states = []
+    for step in range(3):
+        store.enqueue(share(unit(gen((IMAGES, 10, 7), 0.4 + step), 2)))
+        state = {k: v.clone() for k, v in store.state_dict().items()}
+        states.append(dict(state, keys=store.draw(5)[0]))
+    return states
+
+
 class _Terms(torch.nn.Module):
     """What DDP sees: a module whose forward is the sum of the parts."""
 
@@ -125,6 +136,7 @@ def everything() -> dict[str, Any]:
         queues_class=queues('class', torch.float64),
         queues_legacy=queues('legacy', torch.float64),
         queues_half=queues('class', torch.float16),
+        row_queue=row_queue(),
         memory=memory(),
     )
 

@@ -1,0 +1,48 @@
+"""Attention transfer."""
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..functional import attention_transfer
+from ..registry import MODELS
+from .checks import check_maps
+
+
+@MODELS.register_module()
+class ATLoss(nn.Module):
+    """Squared difference of unit attention maps (AT, arXiv 1612.03928); channels may differ.
+
+    The usual weight is 10000 with ``'mean'`` at 64 x 128. The mean is at most 2 / (h w), so that
+    weight belongs to one resolution; with ``'image'`` it is 1.22 at any.
+
+    Args:
+        reduction: ``'mean'`` over B * h * w pixels, or ``'image'``: sum over pixels, mean over
+            images.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    stateful: ClassVar[bool] = False
+
+    def __init__(self, reduction: str = 'mean') -> None:
+        super().__init__()
+        if reduction not in ('mean', 'image'):
+            raise ValueError(f"ATLoss: reduction is 'mean' or 'image', not {reduction!r}")
+        self.reduction = reduction
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse features (B, C_s, h, w) and (B, C_t, h, w) that cannot be compared.
+
+        Raises:
+            ValueError: If batch sizes or resolutions differ.
+        """
+        check_maps('ATLoss', student, teacher)
+
+    def forward(self, student: Tensor, teacher: Tensor, **_: Any) -> Tensor:
+        """Features (B, C_s, h, w) and (B, C_t, h, w) -> a scalar.
+
+        Raises:
+            ValueError: As `check`.
+        """
+        self.check(student, teacher)
+        return attention_transfer(student, teacher, self.reduction)

@@ -1,0 +1,108 @@
+"""CIRKDv2: relations between channels (the authors' technical report of 2025)."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..functional import channel_mse, channel_relation_kl, channel_rows, memory_kl, pool_ceil
+from ..memory import RowQueue
+from ..registry import MODELS
+from .checks import as_queue_dtype, check_channels, check_maps
+from .projector import build_projector
+
+
+@MODELS.register_module()
+class CIRKDChannelLoss(nn.Module):
+    """Channels as vectors over space, compared in three ways (CIRKDv2).
+
+    Both taps are average-pooled, the student then passes its own projector, and every channel is
+    scaled to unit length over space. Parts, with the authors' weights, to be given as
+    ``weight=dict(batch=1.0, mse=100, memory=0.1)``:
+
+    * ``batch``: relations to the channels of the batch's images, mean over ordered pairs of images
+      and C_t channels; see :func:`kdmm.functional.channel_relation_kl`.
+    * ``mse``: the mean squared difference over B * C_t * a entries.
+    * ``memory``: relations to remembered channels of the teacher, mean over B * C_t channels. The
+      current batch enters the queue first.
+
+    The queue's rows have the length of the pooled map, so the crop must keep its size.
+
+    Args:
+        student_channels: Channels of the student's tap.
+        teacher_channels: Channels of the teacher's tap.
+        tau: Temperature of the similarities.
+        pool: Window of the average pooling; incomplete windows at the border count.
+        queue_size: Channel rows stored.
+        per_step: Rows enqueued a step, of all processes together.
+        keys: Rows drawn a step.
+        queue_dtype: Of the stored rows, e.g. ``'float16'``.
+        norm_cfg: Norm of the projector; ``'auto'``: SyncBN on several GPUs, else BN.
+        chunk: Rows of similarity map held at once; None: automatic.
+        seed: Of the queue's choices.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    stateful: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        student_channels: int,
+        teacher_channels: int,
+        tau: float = 0.1,
+        pool: int = 4,
+        queue_size: int = 10000,
+        per_step: int = 256,
+        keys: int = 2048,
+        queue_dtype: str | torch.dtype = 'float32',
+        norm_cfg: dict[str, Any] | str | None = 'auto',
+        chunk: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in dict(pool=pool, keys=keys).items():
+            if value < 1:
+                raise ValueError(f'CIRKDChannelLoss: {name} must be at least 1, got {value}')
+        self.channels = (student_channels, teacher_channels)
+        self.tau, self.pool, self.keys, self.chunk = tau, pool, keys, chunk
+        self.projector = build_projector(student_channels, teacher_channels, norm_cfg)
+        self.queue = RowQueue(queue_size, per_step, as_queue_dtype(queue_dtype), seed)
+
+    def memory_bytes(self) -> int:
+        """Memory of the queue, 0 before the first step."""
+        return self.queue.memory_bytes()
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse features (B, C_s, h, w) and (B, C_t, h, w) that cannot be compared.
+
+        Raises:
+            ValueError: If batch sizes or resolutions differ, channels are not as declared, or the
+                pooled map is not of the size that the queue's rows have.
+        """
+        check_maps('CIRKDChannelLoss', student, teacher)
+        check_channels('CIRKDChannelLoss', student, teacher, self.channels)
+        height, width = (-(-side // self.pool) for side in teacher.shape[2:])
+        try:
+            self.queue.check(height * width)
+        except ValueError as error:
+            shape = f'{tuple(teacher.shape)}, pooled to {height} x {width}'
+            raise ValueError(f'CIRKDChannelLoss: teacher {shape}: {error}') from error
+
+    def forward(self, student: Tensor, teacher: Tensor, **_: Any) -> dict[str, Tensor]:
+        """Features (B, C_s, h, w) and (B, C_t, h, w) -> parts batch, mse and memory.
+
+        Raises:
+            ValueError: As `check`.
+        """
+        self.check(student, teacher)
+        rows = channel_rows(self.projector(pool_ceil(student, self.pool)))  # (B, C_t, a)
+        targets = channel_rows(pool_ceil(teacher.detach(), self.pool)).to(rows.dtype)
+        self.queue.enqueue(targets)
+        keys, mask = self.queue.draw(self.keys)
+        pair = (rows.flatten(0, 1), targets.flatten(0, 1))
+        (memory,) = memory_kl(*pair, keys, self.tau, key_mask=mask, chunk=self.chunk)
+        return dict(
+            batch=channel_relation_kl(rows, targets, self.tau, self.chunk),
+            mse=channel_mse(rows, targets),
+            memory=memory,
+        )

@@ -1,0 +1,68 @@
+"""Channel-wise distillation."""
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..functional import channel_kl
+from ..registry import MODELS
+from .checks import check_maps, check_same_channels
+
+
+@MODELS.register_module()
+class CWDLoss(nn.Module):
+    """KL(teacher || student) of each channel's distribution over space, times ``tau^2`` (CWD).
+
+    arXiv 2011.13256. The mean is over the B * C channels that are compared. Features and logits are
+    two terms; features of other channels need ``connector=dict(type='Projection', bias=False)``.
+
+    CIRKD's code divides by the student's channels *before* the projection: its weight 50 on
+    features of 128 channels, projected to 256, is 100 here. On logits (weight 3) there is no
+    difference.
+
+    Args:
+        tau: Temperature.
+        normalizer: ``'compared'``: divide by the compared channels. ``'student'``: by
+            ``tap_channels``, as CIRKD's code does.
+        tap_channels: The student's channels before the connector; read by ``'student'`` only.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    stateful: ClassVar[bool] = False
+
+    def __init__(
+        self, tau: float = 4.0, normalizer: str = 'compared', tap_channels: int | None = None
+    ) -> None:
+        super().__init__()
+        if normalizer not in ('compared', 'student'):
+            raise ValueError(f"CWDLoss: normalizer is 'compared' or 'student', not {normalizer!r}")
+        if normalizer == 'student' and not tap_channels:
+            raise ValueError("CWDLoss: normalizer='student' needs tap_channels")
+        self.tau, self.normalizer, self.tap_channels = tau, normalizer, tap_channels
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse maps that are not both (B, C, h, w).
+
+        Raises:
+            ValueError: With both shapes, and the connector to declare; or if the maps are of one
+                pixel, whose softmax over space is constant.
+        """
+        check_maps('CWDLoss', student, teacher)
+        check_same_channels('CWDLoss', student, teacher)
+        if student.shape[2:].numel() == 1:
+            raise ValueError(
+                'CWDLoss compares distributions over space, but the maps have one pixel: '
+                f'student {tuple(student.shape)}, teacher {tuple(teacher.shape)}'
+            )
+
+    def forward(self, student: Tensor, teacher: Tensor, **_: Any) -> Tensor:
+        """Features or logits (B, C, h, w) -> a scalar.
+
+        Raises:
+            ValueError: As `check`.
+        """
+        self.check(student, teacher)
+        loss = channel_kl(student, teacher, self.tau)
+        if self.normalizer == 'student' and self.tap_channels:
+            loss = loss * (student.shape[1] / self.tap_channels)
+        return loss

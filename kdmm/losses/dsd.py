@@ -1,0 +1,109 @@
+"""Double similarity distillation: two independent losses."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..functional import class_correlation_mse, path_differences
+from ..registry import MODELS
+from .checks import check_maps
+
+
+@MODELS.register_module()
+class PSDLoss(nn.Module):
+    """How attention moves between layers, compared by squared difference (DSD, arXiv 2107.08591).
+
+    A term on several taps of one resolution, the deepest last: ``on=['aux', 'pixels', 'logits']``.
+    Channels may differ. The usual weight is 1000 with ``'mean'`` at 64 x 128. The mean is at most
+    4 / (h w), so that weight belongs to one resolution; with ``'image'`` it is 0.122 at any.
+
+    The published code, where the student has no auxiliary head, puts its logits in the place of the
+    auxiliary map; here both networks give the same number of taps and none twice.
+
+    Args:
+        reduction: ``'mean'`` over pairs of layers and B * h * w pixels, or ``'image'``: sum over
+            pixels, mean over pairs and images.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    stateful: ClassVar[bool] = False
+
+    def __init__(self, reduction: str = 'mean') -> None:
+        super().__init__()
+        if reduction not in ('mean', 'image'):
+            raise ValueError(f"PSDLoss: reduction is 'mean' or 'image', not {reduction!r}")
+        self.reduction = reduction
+
+    def check(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+        """Refuse tuples of maps (B, C_i, h, w) that cannot be compared.
+
+        Raises:
+            ValueError: If the networks give different numbers of maps, fewer than two, one map
+                twice, or maps of different resolutions or numbers of images.
+        """
+        if isinstance(student, Tensor) or isinstance(teacher, Tensor):
+            raise ValueError("PSDLoss compares layers: give it several taps, on=['a', 'b', ...]")
+        counts = f'student {_shapes(student)}, teacher {_shapes(teacher)}'
+        if len(student) != len(teacher):
+            raise ValueError(f'PSDLoss: the numbers of maps differ: {counts}')
+        if len(student) < 2:
+            raise ValueError(f'PSDLoss compares layers, so it takes at least two maps: {counts}')
+        for side, maps in (('student', student), ('teacher', teacher)):
+            if len({id(x) for x in maps}) < len(maps):
+                raise ValueError(f'PSDLoss: the {side} gives one map twice: {counts}')
+            if len({x.shape[2:] for x in maps}) > 1:
+                raise ValueError(f'PSDLoss: the resolutions of the {side} differ: {counts}')
+        for mine, theirs in zip(student, teacher, strict=True):
+            check_maps('PSDLoss', mine, theirs)
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], **_: Any) -> Tensor:
+        """Maps (B, C_i, h, w) and (B, D_i, h, w), i = 1..m -> a scalar.
+
+        Raises:
+            ValueError: As `check`.
+        """
+        self.check(student, teacher)
+        return path_differences(student, teacher, self.reduction)
+
+
+@MODELS.register_module()
+class CSDLoss(nn.Module):
+    """Class-class correlation, compared by squared difference (DSD, arXiv 2107.08591).
+
+    The mean is over B * K^2; no factor ``tau^2``. The usual weight is 10, at which the term is
+    numerically inert unless logits are very peaky (4e-8 for a margin of 10 at 64 x 128): look at
+    its share of the gradient.
+
+    Args:
+        tau: Temperature of the softmax over space.
+        pool: Window of the average pooling before it.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    stateful: ClassVar[bool] = False
+
+    def __init__(self, tau: float = 4.0, pool: int = 2) -> None:
+        super().__init__()
+        self.tau, self.pool = tau, pool
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse logits that are not both (B, K, h, w).
+
+        Raises:
+            ValueError: If batch sizes, class counts or resolutions differ.
+        """
+        check_maps('CSDLoss', student, teacher, channels=True)
+
+    def forward(self, student: Tensor, teacher: Tensor, **_: Any) -> Tensor:
+        """Logits (B, K, h, w) -> a scalar.
+
+        Raises:
+            ValueError: As `check`.
+        """
+        self.check(student, teacher)
+        return class_correlation_mse(student, teacher, self.tau, self.pool)
+
+
+def _shapes(maps: Sequence[Tensor]) -> list[tuple[int, ...]]:
+    return [tuple(x.shape) for x in maps]
