@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from kdmm.distillers.bridge import describe
 from kdmm.distillers.term import Term
 
 
@@ -14,14 +15,13 @@ def start_table(
     """Tap, teacher shape, student shape, connector, loss and weight of each term; queue memory."""
     rows = [('term', 'tap', 'teacher', 'student', 'connector', 'loss', 'weight')]
     for term in terms:
-        connector = '-' if term.connector is None else type(term.connector).__name__
         rows.append(
             (
                 term.name,
                 term.on,
-                _shape(teachers[term.teacher][term.on]),
-                _shape(student[term.on]),
-                connector,
+                _shape(term.pick(teachers[term.teacher])),
+                _shape(term.pick(student)),
+                describe(term.connector),
                 type(term.loss).__name__,
                 term.describe_weight(),
             )

@@ -1,7 +1,7 @@
 """Taps: named places in a network whose activations a loss reads."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +121,15 @@ class Taps:
         return read
 
 
+def taps_of_student(
+    student: nn.Module, sides: Mapping[str, Mapping[str, str]], read: Sequence[str]
+) -> Taps:
+    """Those that a term reads; the paths of the others are only checked."""
+    every = Taps(student, {name: side['student'] for name, side in sides.items()}, 'student')
+    every.paths = {name: every.paths[name] for name in read}
+    return every
+
+
 def require_gradient(taps: Mapping[str, Any], owner: str = 'student') -> None:
     """Refuse taps that no gradient can reach.
 
@@ -133,17 +142,18 @@ def require_gradient(taps: Mapping[str, Any], owner: str = 'student') -> None:
     if not torch.is_grad_enabled():
         return
     for name, value in taps.items():
-        if not any(tensor.requires_grad for tensor in _tensors(value)):
+        if not any(True for _ in trained(value)):
             raise ConfigError(
                 f'kd.taps.{name}: the {owner} activation carries no gradient. Its module is frozen '
                 'or lies inside an activation-checkpointed block; tap the block itself instead'
             )
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors of an activation, however nested."""
+def trained(value: Any) -> Iterator[Tensor]:
+    """The tensors of an activation that carry a gradient, however nested it is."""
     if isinstance(value, Tensor):
-        yield value
+        if value.requires_grad:
+            yield value
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from _tensors(item)
+            yield from trained(item)

@@ -1,31 +1,39 @@
 """One term of the distillation objective: a loss, where it reads, and its weight."""
 
-import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdmm.distillers.errors import ConfigError, nearest, refuse_unknown
-from kdmm.distillers.schedules import Progress, Schedule, build_schedule, is_schedule
-from kdmm.registry import MODELS
+from kdmm.distillers.bridge import build_connectors, channels_of, check_classes, class_maps
+from kdmm.distillers.building import build_loss, check_shapes
+from kdmm.distillers.errors import ConfigError
+from kdmm.distillers.schedules import Progress
+from kdmm.distillers.section import tap_names
+from kdmm.distillers.taps import trained
+from kdmm.distillers.weighting import WHOLE, Weighting
 
 
 class Term(nn.Module):
-    """``weight * loss(connector(student), teacher)`` on one tap.
+    """``weight * loss(*connector(student, teacher))`` on one tap or several.
 
     Args:
         name: The term's name under ``kd.losses``.
-        config: The term's dict: the loss's own arguments plus ``on`` (tap name), ``weight`` (number
-            or schedule, or part name to those), ``connector`` (dict) and ``teacher`` (index). Any
-            numeric argument of the loss may be a schedule.
+        config: The term's dict: the loss's own arguments plus ``on`` (a tap, or a list of taps: the
+            loss then gets tuples), ``weight`` (number, schedule or ``'auto:<share>'``, or part name
+            to those), ``connector`` (dict, or a list of dicts) and ``teacher`` (index). Any numeric
+            argument of the loss may be a schedule.
         taps: Known tap names.
-        facts: Values for arguments that the config leaves out: ``num_classes`` and the like.
-        shapes: Tap name to (student shape, teacher shape) of a probe.
+        facts: Values for arguments that the config leaves out: ``num_classes`` and the like. The
+            term adds ``student_channels`` and ``teacher_channels`` (behind the connectors) and
+            ``tap_channels`` (of the student, before them); tuples if it reads several taps.
+        pairs: Tap name to (student, teacher) activations as training will give them, blank.
+        note: What these are for, as the end of an error message.
 
     Raises:
-        ConfigError: Unknown loss, tap or argument, with the nearest names.
+        ConfigError: Unknown loss, tap or argument, with the nearest names; shapes that the loss
+            refuses.
     """
 
     def __init__(
@@ -34,45 +42,33 @@ class Term(nn.Module):
         config: Mapping[str, Any],
         taps: Mapping[str, Any],
         facts: Mapping[str, Any],
-        shapes: Mapping[str, tuple[torch.Size, torch.Size]],
+        pairs: Mapping[str, tuple[Any, Any]],
+        note: str = '',
     ) -> None:
         super().__init__()
-        self.name = name
-        where = f'kd.losses.{name}'
+        self.name, self.where = name, f'kd.losses.{name}'
         arguments = dict(config)
-        self.on = arguments.pop('on', None)
-        if self.on not in taps:
-            raise ConfigError(f'{where}.on: no tap {self.on!r}; {nearest(str(self.on), taps)}')
+        on = arguments.pop('on', None)
+        self.taps = tap_names(on, taps, f'{self.where}.on')
+        self.several = not isinstance(on, str)
         self.teacher = arguments.pop('teacher', 0)
-        weight = arguments.pop('weight', 1.0)
-        connector = arguments.pop('connector', None)
-        student_shape, teacher_shape = shapes[self.on]
-        facts = {
-            **facts,
-            'student_channels': student_shape[1],
-            'teacher_channels': teacher_shape[1],
-        }
-        self.connector = None
-        if connector is not None:
-            self.connector = _build(f'{where}.connector', connector, facts)
-            if isinstance(self.connector, nn.Module) and hasattr(self.connector, 'conv'):
-                facts['student_channels'] = facts['teacher_channels']
-        self.schedules = {
-            key: build_schedule(value, f'{where}.{key}')
-            for key, value in arguments.items()
-            if is_schedule(value)
-        }
-        start = Progress()
-        arguments.update({key: schedule(start) for key, schedule in self.schedules.items()})
-        self.loss = _build(where, arguments, facts)
-        for key in self.schedules:
-            if not isinstance(getattr(self.loss, key, None), int | float):
-                raise ConfigError(f'{where}.{key}: cannot be a schedule, it is read only once')
-        self.weights = self._weights(weight, f'{where}.weight')
+        self.weights = Weighting(arguments.pop('weight', 1.0), f'{self.where}.weight')
+        facts, given = dict(facts), [pairs[tap] for tap in self.taps]
+        self.connector, bridged = build_connectors(
+            f'{self.where}.connector', arguments.pop('connector', None), facts, given, self.several
+        )
+        facts['tap_channels'] = self._one_or_all([channels_of(s) for s, _ in given])
+        facts['student_channels'] = self._one_or_all([channels_of(s) for s, _ in bridged])
+        facts['teacher_channels'] = self._one_or_all([channels_of(t) for _, t in bridged])
+        self.loss, self.schedules = build_loss(self.where, arguments, facts)
+        check_classes(self.where, self.connector, self.loss)
+        student, teacher = (self._one_or_all(side) for side in zip(*bridged, strict=True))
+        check_shapes(f'{self.where} on {self.called}', self.loss, student, teacher, note)
+        self._parts: tuple[str, ...] | None = None  # known once the loss was computed
 
     def set_progress(self, progress: Progress) -> None:
         """Move every schedule to ``progress``."""
-        self.progress = progress
+        self.progress = self.weights.progress = progress
         for key, schedule in self.schedules.items():
             setattr(self.loss, key, schedule(progress))
 
@@ -83,68 +79,77 @@ class Term(nn.Module):
         """Context the loss asks for."""
         return tuple(getattr(self.loss, 'needs', ()))
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is to be computed now: every weight is 0, and there is no memory."""
+        return self.weights.is_zero() and not getattr(self.loss, 'stateful', False)
+
+    @property
+    def on(self) -> str:
+        """The tap or taps, as the table at the start calls them."""
+        return ', '.join(self.taps)
+
+    @property
+    def called(self) -> str:
+        """The tap or taps, as errors call them."""
+        return f'tap{"s" * self.several} {", ".join(map(repr, self.taps))}'
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The weighted parts, as far as they are known; `WHOLE` alone for a loss without."""
+        return self.weights.names(self._parts)
+
+    def label(self, part: str) -> str:
+        """``<name>`` or ``<name>_<part>``."""
+        return f'{self.name}_{part}' if part else self.name
+
+    def pick(self, found: Mapping[str, Any]) -> Any:
+        """What the loss reads of the recorded taps: one activation, or a tuple of several."""
+        return self._one_or_all([found[tap] for tap in self.taps])
+
+    def _one_or_all(self, items: Sequence[Any]) -> Any:
+        return tuple(items) if self.several else items[0]
+
     def forward(self, student: Any, teacher: Any, **context: Any) -> dict[str, Tensor]:
         """Weighted log entries: ``kd.loss_<name>`` or ``kd.loss_<name>_<part>``."""
+        return self.weigh(self.compute(student, teacher, **context))
+
+    def compute(self, student: Any, teacher: Any, **context: Any) -> dict[str, Tensor]:
+        """The unweighted loss by part, those parts only that have a weight."""
         if self.connector is not None:
-            student = self.connector(student, teacher)
+            student, teacher = self.connector(student, teacher)
+            for link in class_maps(self.connector):
+                if 'labels' in context:
+                    context['labels'] = link.remap(context['labels'])
         try:
             value = self.loss(student, teacher, **context)
         except ValueError as error:  # shapes, label values: the loss does not know its key
-            raise ConfigError(f'kd.losses.{self.name} on tap {self.on!r}: {error}') from error
-        if isinstance(value, Tensor):
-            if '' not in self.weights:
-                raise ConfigError(
-                    f'kd.losses.{self.name}.weight: the loss has no parts, give one number'
-                )
-            return {f'kd.loss_{self.name}': self.weights[''](self.progress) * value}
-        if '' in self.weights:
-            self.weights = {part: self.weights[''] for part in value}
-        refuse_unknown(f'kd.losses.{self.name}.weight', self.weights, value)
+            raise ConfigError(f'{self.where} on {self.called}: {error}') from error
+        values = {WHOLE: value} if isinstance(value, Tensor) else dict(value)
+        self._parts = tuple(values)
+        return {part: values[part] for part in self.parts}
+
+    def weigh(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted log entries of what :meth:`compute` gave."""
         return {
-            f'kd.loss_{self.name}_{part}': self.weights[part](self.progress) * entry
-            for part, entry in value.items()
-            if part in self.weights
+            f'kd.loss_{self.label(part)}': self.weights.now(part) * value
+            for part, value in values.items()
         }
+
+    def silence(self, student: Any) -> dict[str, Tensor]:
+        """Exact zeros under the same names, which reach everything that would be trained.
+
+        DDP waits for a gradient of every parameter, be it zero.
+        """
+        reached = [p for p in self.parameters() if p.requires_grad] + list(trained(student))
+        zero = sum((x.flatten()[:0].float().sum() for x in reached), torch.zeros(()))
+        return {f'kd.loss_{self.label(part)}': zero for part in self.parts}
+
+    def diagnostics(self) -> dict[str, Any]:
+        """``kd.<name>_<key>`` of what the loss keeps in ``logged``."""
+        logged = getattr(self.loss, 'logged', {})
+        return {f'kd.{self.name}_{key}': value for key, value in logged.items()}
 
     def describe_weight(self) -> str:
         """The current weight or weights, for the table at the start."""
-        values = {part: f'{weight(self.progress):g}' for part, weight in self.weights.items()}
-        return values.get('') or ', '.join(f'{part} {value}' for part, value in values.items())
-
-    @staticmethod
-    def _weights(weight: Any, where: str) -> dict[str, Schedule]:
-        """Part name to schedule; the empty name stands for the whole loss."""
-        if isinstance(weight, Mapping) and not is_schedule(weight):
-            return {
-                part: build_schedule(value, f'{where}.{part}') for part, value in weight.items()
-            }
-        return {'': build_schedule(weight, where)}
-
-
-def _build(where: str, config: Mapping[str, Any], facts: Mapping[str, Any]) -> nn.Module:
-    """Build a registered module, its unset arguments filled from ``facts`` where it has them."""
-    arguments = {**config, '_scope_': 'kdmm'}  # an inherited config may name the scope already
-    kind = arguments.get('type')
-    cls = MODELS.get(kind) if isinstance(kind, str) else kind
-    if cls is None:
-        raise ConfigError(
-            f'{where}.type: no loss {kind!r}; {nearest(str(kind), MODELS.module_dict)}'
-        )
-    known = inspect.signature(cls).parameters
-    refuse_unknown(where, (key for key in arguments if key not in ('type', '_scope_')), known)
-    for key, value in facts.items():
-        if key in known:
-            arguments.setdefault(key, value)
-    missing = [
-        key
-        for key, parameter in known.items()
-        if parameter.default is inspect.Parameter.empty
-        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        and key not in arguments
-    ]
-    if missing:
-        raise ConfigError(f'{where} ({kind}): missing {", ".join(missing)}')
-    try:
-        return MODELS.build(arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f'{where}: {error}') from error
+        return self.weights.describe()

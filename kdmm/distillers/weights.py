@@ -109,7 +109,7 @@ def load_strictly(
     shapes = [
         f'{key} {_shape(state[key])} for {_shape(own[key])}'
         for key in own
-        if key in state and _shape(state[key]) != _shape(own[key])
+        if key in state and _sized(own[key]) and _shape(state[key]) != _shape(own[key])
     ]
     problems = {
         'missing': [key for key in own if key not in state],
@@ -131,6 +131,11 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _sized(value: Any) -> bool:
+    """Whether a buffer has its shape already: some queues get theirs from the first batch."""
+    return not isinstance(value, Tensor) or value.numel() > 0
 
 
 def _shape(value: Any) -> tuple[int, ...] | str:

@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from kdmm.distillers import ConfigError
 from kdmm.distillers.errors import refuse_unknown
+from kdmm.distillers.section import KEYS
 from kdmm.distillers.zoo import zoo_config
 
 SECTION = 'kd'
@@ -65,5 +66,5 @@ def model_config(model: Mapping[str, Any], kd: Mapping[str, Any] | None) -> dict
     """The model dict that the Runner builds: the student itself, or a ``kdmm.Distiller`` of it."""
     if not kd:
         return dict(model)
-    refuse_unknown(SECTION, kd, ('teacher', 'taps', 'losses', 'probe_size'))
+    refuse_unknown(SECTION, kd, KEYS)
     return dict(type='kdmm.Distiller', student=dict(model), **kd)

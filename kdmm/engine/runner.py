@@ -75,7 +75,8 @@ class Runner(BaseRunner):
             default_hooks['checkpoint'] = {**checkpoint, 'type': 'kdmm.CheckpointHook'}
         super().register_hooks(default_hooks, custom_hooks)
         names = ['NonFiniteLossHook', 'LabelRangeHook', 'RunSummaryHook', 'InterruptHook']
-        names += ['StepSeedHook'] * self._reproducible + ['DistillHook'] * (self._kd is not None)
+        names += ['StepSeedHook'] * self._reproducible
+        names += ['DistillHook', 'RunningLineHook'] * (self._kd is not None)
         for name in names:
             self.register_hook(dict(type=f'kdmm.{name}'))
 

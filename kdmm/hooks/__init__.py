@@ -6,6 +6,7 @@ from kdmm.hooks.interrupt import Interrupted, InterruptHook
 from kdmm.hooks.labels import LabelRangeHook
 from kdmm.hooks.nonfinite import NonFiniteError, NonFiniteLossHook
 from kdmm.hooks.reproducible import StepSeedHook
+from kdmm.hooks.running_line import RunningLineHook
 from kdmm.hooks.summary import RunSummaryHook
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     'NonFiniteError',
     'NonFiniteLossHook',
     'RunSummaryHook',
+    'RunningLineHook',
     'StepSeedHook',
 ]

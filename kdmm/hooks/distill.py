@@ -22,6 +22,12 @@ def objective_of(model: nn.Module) -> Distillation:
     return getattr(inner, CHILD)
 
 
+def extra_states(module: nn.Module) -> dict[str, Any]:
+    """What modules give as ``get_extra_state``; some MMEngine versions do not save it."""
+    state = module.state_dict()
+    return {key: value for key, value in state.items() if key.endswith('_extra_state')}
+
+
 def iterations_per_epoch(loader: Any, world_size: int) -> float:
     """Iterations in which all ranks together see the data set once."""
     sampler = getattr(loader.sampler, 'sampler', loader.sampler)
@@ -36,8 +42,9 @@ class DistillHook(Hook):
 
     ``tools/train.py`` registers it for every config with a ``kd`` section. In the file,
     ``state_dict`` (and an EMA copy) holds the student's keys under their own names, so that the
-    base library loads it strictly; projectors and queues are in the entry ``kdmm``. Files that
-    cannot be resumed (no optimizer, as ``save_best`` writes them) get no such entry.
+    base library loads it strictly; projectors, queues, measured weights and losses' extra state
+    are in the entry ``kdmm``. Files that cannot be resumed (no optimizer, as ``save_best`` writes
+    them) get no such entry. After each iteration losses that train something of their own do so.
     """
 
     priority = 'VERY_HIGH'
@@ -53,6 +60,12 @@ class DistillHook(Hook):
         """Move the schedules to the iteration that begins."""
         epoch = runner.iter / iterations_per_epoch(runner.train_dataloader, runner.world_size)
         objective_of(runner.model).set_progress(Progress(runner.iter, epoch))
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Losses that train something of their own take their step."""
+        objective_of(runner.model).after_step()
 
     def after_train(self, runner: Any) -> None:
         """A teacher that changed is an error in the code, and the results are worthless."""
@@ -70,7 +83,8 @@ class DistillHook(Hook):
             del metadata[key]
         if 'optimizer' in checkpoint:
             entry = {key.removeprefix(prefix): kept[key] for key in kept}
-            checkpoint.setdefault(ENTRY, entry)
+            extra = extra_states(objective_of(runner.model)) if runner is not None else {}
+            checkpoint.setdefault(ENTRY, {**extra, **entry})
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Restore the entry when a run is resumed."""

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import statistics
 import sys
 import time
 from contextlib import suppress
@@ -20,7 +21,8 @@ class RunSummaryHook(Hook):
     """Writes ``run_summary.json`` into the work dir when training ends.
 
     Keys: ``seconds`` (training without validation), ``iterations`` (of this process),
-    ``seconds_per_iteration``, ``peak_memory_mib`` (the highest of all ranks: device memory on CUDA,
+    ``seconds_per_iteration`` (the median, so that neither validation nor a pause of the machine
+    counts), ``peak_memory_mib`` (the highest of all ranks: device memory on CUDA,
     resident memory of the process on CPU), ``device``, ``world_size``, ``seed``, ``metrics`` (of
     the last validation) and ``metrics_at`` (its iteration).
     """
@@ -32,15 +34,22 @@ class RunSummaryHook(Hook):
         self._first = runner.iter
         self._start = time.perf_counter()
         self._pause = self._peak = 0.0
+        self._last: float | None = None
+        self._steps: list[float] = []
         self._metrics: dict[str, float] = {}
         self._metrics_at = 0
 
     def after_train_iter(self, runner: Any, batch_idx: int, *_: Any, **__: Any) -> None:
-        """Look at the memory."""
+        """Look at the memory and the clock."""
         self._peak = max(self._peak, peak_memory_mib())
+        now = time.perf_counter()
+        if self._last is not None:
+            self._steps.append(now - self._last)
+        self._last = now
 
     def before_val(self, runner: Any) -> None:
         """Stop the clock."""
+        self._last = None
         self._paused_at = time.perf_counter()
 
     def after_val(self, runner: Any) -> None:
@@ -66,7 +75,7 @@ class RunSummaryHook(Hook):
         summary = dict(
             seconds=round(seconds, 3),
             iterations=iterations,
-            seconds_per_iteration=round(seconds / max(iterations, 1), 5),
+            seconds_per_iteration=round(statistics.median(self._steps), 5) if self._steps else None,
             peak_memory_mib=round(float(peak), 1),
             device='cuda' if torch.cuda.is_available() else 'cpu',
             world_size=runner.world_size,

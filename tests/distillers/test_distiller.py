@@ -234,7 +234,7 @@ def test_a_classifier_of_mmpretrain():
 def test_the_table_at_the_start(monkeypatch):
     made, messages = cirkd().train(), []
     monkeypatch.setattr(
-        'kdmm.distillers.distiller.print_log', lambda text, *_, **__: messages.append(text)
+        'kdmm.distillers.objective.print_log', lambda text, *_, **__: messages.append(text)
     )
     for _ in range(2):
         made(torch.randn(2, 3, 32, 32), seg_samples(), mode='loss')

@@ -3,14 +3,18 @@ import torch
 
 from kdmm.distillers import ConfigError, Progress
 from kdmm.distillers.term import Term
+from kdmm.registry import MODELS
 from tests.distillers.tiny_models import Distance
 
-SHAPES = {'t': (torch.Size((1, 4, 8, 8)), torch.Size((1, 6, 8, 8)))}
+PAIRS = {
+    't': (torch.zeros(1, 4, 8, 8), torch.zeros(1, 6, 8, 8)),
+    'logits': (torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)),
+}
 RAMP = dict(type='Linear', start=1.0, stop=3.0, end=10)
 
 
 def term(config: dict, **facts: int) -> Term:
-    return Term('x', {'on': 't', **config}, {'t': 't.out', 'logits': 'l.out'}, facts, SHAPES)
+    return Term('x', {'on': 't', **config}, {'t': 't.out', 'logits': 'l.out'}, facts, PAIRS)
 
 
 def pair(channels: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,6 +32,12 @@ def labels() -> torch.Tensor:
         (dict(type='Distance', scal=2.0), r"kd\.losses\.x: unknown key 'scal'; nearest: scale"),
         (dict(type='Distance', on='lgits'), r"kd\.losses\.x\.on: no tap 'lgits'; nearest: logits"),
         (dict(type='Distance', on=None), r'kd\.losses\.x\.on: '),
+        (dict(type='Distance', on=['t', 'lgits']), r"x\.on: no tap 'lgits'; nearest: logits"),
+        (dict(type='Distance', on=[]), r'x\.on: expected a tap or a list of different taps'),
+        (dict(type='Distance', on=['t', 't']), r"x\.on: expected .* different taps, got \['t', 't"),
+        (dict(type='Distance', on=dict(a='t')), r'x\.on: no tap'),
+        (dict(type='Distance', weight={}), r'x\.weight: expected a number, or a dict'),
+        (dict(type='Distance', weight=dict(type='Liner')), r"x\.weight: .*'Liner'; .*Linear"),
         (dict(type='Distance', weight='1'), r"kd\.losses\.x\.weight: expected a number.*got '1'"),
         (dict(type='Distance', weight=dict(a='b')), r'kd\.losses\.x\.weight\.a: expected a number'),
         (dict(type='Distance', connector=dict(type='Resise')), r'kd\.losses\.x\.connector.*Resize'),
@@ -119,11 +129,11 @@ def test_a_scheduled_argument_moves():
 
 
 def test_a_scheduled_temperature_reaches_the_loss():
-    student, teacher = pair()
-    made = term(dict(type='KDLoss', tau=dict(RAMP, start=2.0, stop=4.0)))
+    student, teacher = pair(3)
+    made = term(dict(type='KDLoss', on='logits', tau=dict(RAMP, start=2.0, stop=4.0)))
     for iteration, tau in ((0, 2.0), (10, 4.0)):
         made.set_progress(Progress(iteration))
-        expected = term(dict(type='KDLoss', tau=tau))(student, teacher)['kd.loss_x']
+        expected = term(dict(type='KDLoss', on='logits', tau=tau))(student, teacher)['kd.loss_x']
         assert made(student, teacher)['kd.loss_x'] == expected
 
 
@@ -155,3 +165,108 @@ def test_the_config_is_left_as_it_was():
     before = repr(config)
     term(config)
     assert repr(config) == before
+
+
+@MODELS.register_module(force=True)
+class Several(torch.nn.Module):
+    """Reads tuples; says what it was built with and what it was checked with."""
+
+    def __init__(self, student_channels, teacher_channels, tap_channels) -> None:
+        super().__init__()
+        self.channels = (student_channels, teacher_channels, tap_channels)
+
+    def check(self, student, teacher) -> None:
+        self.checked = [[tuple(x.shape) for x in side] for side in (student, teacher)]
+        if len(student) == 1:
+            raise ValueError(f'one map is not enough: {self.checked}')
+
+    def forward(self, student, teacher, **_: object) -> torch.Tensor:
+        assert isinstance(student, tuple) and isinstance(teacher, tuple)
+        first, second = ((s - t).square().mean() for s, t in zip(student, teacher, strict=True))
+        return first + 10 * second
+
+
+def test_a_term_on_several_taps_gets_tuples_in_their_order():
+    made = term(dict(type='Several', on=['logits', 't']))
+    assert made.loss.channels == ((3, 4), (3, 6), (3, 4))
+    assert made.loss.checked == [[(1, 3, 8, 8), (1, 4, 8, 8)], [(1, 3, 8, 8), (1, 6, 8, 8)]]
+    a, b, zero = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    picked = made.pick(dict(t=b, logits=a, other=None))
+    assert picked == (a, b) and made.on == 'logits, t'
+    expected = a.square().mean() + 10 * b.square().mean()
+    torch.testing.assert_close(made((a, b), (zero, zero))['kd.loss_x'], expected)
+
+
+def test_a_list_of_one_tap_is_a_tuple_too():
+    with pytest.raises(ConfigError, match=r"kd\.losses\.x on taps 't': one map is not enough"):
+        term(dict(type='Several', on=['t']))
+    assert term(dict(type='Distance', on=['t'])).pick(dict(t=1)) == (1,)
+
+
+def test_what_check_refuses_is_refused_when_the_model_is_built():
+    with pytest.raises(ConfigError) as info:
+        Term('x', dict(type='KDLoss', on='t'), PAIRS, {}, PAIRS, 'for a crop')
+    for part in (r"kd\.losses\.x on tap 't': ", r'\(1, 4, 8, 8\).*\(1, 6, 8, 8\)', 'for a crop$'):
+        info.match(part)
+
+
+def test_a_loss_behind_connectors_is_checked_behind_them():
+    made = term(dict(type='KDLoss', connector=dict(type='Projection')))
+    assert set(made(torch.randn(2, 4, 3, 3), torch.randn(2, 6, 3, 3))) == {'kd.loss_x'}
+
+
+def test_channel_counts_are_told_behind_the_connectors_and_before_them():
+    made = term(dict(type='Several', on=['t', 'logits'], connector=dict(type='Projection')))
+    assert made.loss.channels == ((6, 3), (6, 3), (4, 3))
+
+
+class Counting(Distance):
+    calls = 0
+
+    def forward(self, *args: torch.Tensor, **_: object) -> torch.Tensor:
+        self.calls += 1
+        return super().forward(*args)
+
+
+STOP = dict(type='StopAt', value=1.0, end=5)
+
+
+def test_what_is_scheduled_to_zero_is_idle_unless_it_keeps_a_memory():
+    made = term(dict(type=Counting, weight=STOP))
+    assert not made.idle
+    made.set_progress(Progress(5))
+    assert made.idle
+    made.loss.stateful = True
+    assert not made.idle
+    both = term(dict(type='Parts', weight=dict(one=STOP, two=1.0)))
+    both.set_progress(Progress(5))
+    assert not both.idle
+    assert not term(dict(type=Counting, weight='auto:0.1')).idle
+
+
+def test_the_zero_of_an_idle_term_reaches_parameters_and_taps():
+    made = term(dict(type='Parts', weight=dict(one=STOP, two=STOP)))
+    student = torch.full((2, 4, 3, 3), float('inf'), requires_grad=True)
+    found = made.silence((student, torch.zeros(1)))
+    assert set(found) == {'kd.loss_x_one', 'kd.loss_x_two'}
+    sum(found.values()).backward()
+    for x in (student, *made.loss.projector.parameters()):
+        assert x.grad is not None and not x.grad.any()
+    assert all(value == 0 for value in found.values())
+
+
+@pytest.mark.parametrize('kind, names', [('Parts', {'kd.loss_x_one', 'kd.loss_x_two'}),
+                                         ('Distance', {'kd.loss_x'})])  # fmt: skip
+def test_the_names_of_an_idle_term_are_remembered(kind, names):
+    made = term(dict(type=kind, weight=STOP))
+    student = torch.randn(2, 4, 3, 3)
+    assert set(made.silence(student)) == {'kd.loss_x'}  # nobody knows yet
+    teacher = torch.randn(2, 6 if kind == 'Parts' else 4, 3, 3)
+    assert set(made(student, teacher, labels=labels())) == names == set(made.silence(student))
+
+
+def test_diagnostics_of_a_loss():
+    made = term(dict(type='Distance'))
+    assert made.diagnostics() == {}
+    made.loss.logged = dict(real=1.5)
+    assert made.diagnostics() == {'kd.x_real': 1.5}

@@ -58,6 +58,19 @@ class TinySegmentor(TinyNet):
 
 
 @MODELS.register_module(force=True)
+class SideNet(TinyNet):
+    """With a branch that its own losses do not use."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)
+        self.side = nn.Conv2d(3, 2, 1)
+
+    def forward(self, inputs: Tensor, data_samples: object = None, mode: str = 'tensor') -> object:
+        self.side(inputs)
+        return super().forward(inputs, data_samples, mode)
+
+
+@MODELS.register_module(force=True)
 class TinyClassifier(BaseModel):
     """(B, 3, H, W) -> (B, K)."""
 
@@ -102,6 +115,15 @@ class Parts(nn.Module):
         self.queue += labels.shape[0]
         value = (self.projector(student) - teacher).square().mean()
         return dict(one=value, two=2 * value)
+
+
+@MODELS.register_module(force=True)
+class Paired(nn.Module):
+    """Reads several taps: the sum of their mean squared differences."""
+
+    def forward(self, student: tuple, teacher: tuple, **_: object) -> Tensor:
+        pairs = zip(student, teacher, strict=True)
+        return sum((s.float() - t.float()).square().mean() for s, t in pairs)
 
 
 def tiny(width: int = 4, **options: object) -> dict:

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from kdmm.distillers import ConfigError, distill
 from kdmm.engine import Runner
 from kdmm.hooks.distill import ENTRY, DistillHook, objective_of
+from kdmm.registry import MODELS
 from tests.distillers.tiny_models import TEACHER, build, tiny
 from tests.engine.tiny_run import KD, TinyData, by_epoch, config, runner, validated
 
@@ -197,3 +198,119 @@ def test_an_epoch_is_one_pass_over_the_data_set_on_any_number_of_ranks(student, 
         DistillHook().before_train_iter(fake, 0)
         epochs.append(student.kd.terms['kd'].progress.epoch)
     assert epochs == [1.5, 1.5]
+
+
+# losses that train something of their own
+
+
+@MODELS.register_module(force=True)
+class WithOptimizer(torch.nn.Module):
+    """A critic outside the student's optimizer, whose own is saved as extra state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.critic = torch.nn.Linear(1, 1).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=0.1)
+        self.logged: dict = {}
+
+    def forward(self, student: torch.Tensor, teacher: torch.Tensor, **_: object) -> torch.Tensor:
+        self.gap = (student - teacher).detach().mean()
+        return self.critic((student - teacher).mean().view(1, 1)).square().sum()
+
+    def after_step(self) -> None:
+        self.critic.requires_grad_(True)
+        loss = self.critic(self.gap.view(1, 1)).square().sum()
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()  # the student's optimizer must not find it
+        self.critic.requires_grad_(False)
+        self.logged = dict(real=loss.detach())
+
+    def get_extra_state(self) -> dict:
+        return self.optimizer.state_dict()
+
+    def set_extra_state(self, state: dict) -> None:
+        self.optimizer.load_state_dict(state)
+
+
+def with_optimizer(tmp_path, iters: int = 4, **changes):
+    kd = copy.deepcopy(KD)
+    kd['losses'] = dict(adv=dict(type='WithOptimizer', on='logits'))
+    return config(tmp_path, kd, iters=iters, **changes)
+
+
+def test_a_loss_takes_its_step_before_the_checkpoint_is_written(tmp_path):
+    made = Runner.from_cfg(with_optimizer(tmp_path))
+    made.train()
+    state = load(tmp_path / 'iter_2.pth')[ENTRY]['terms.adv.loss._extra_state']
+    assert state['state'][0]['step'] == 2
+    assert (
+        objective_of(made.model).terms['adv'].loss.optimizer.state_dict()['state'][0]['step'] == 4
+    )
+
+
+def test_extra_state_is_read_weights_only_and_goes_on_to_the_bit(tmp_path):
+    Runner.from_cfg(with_optimizer(tmp_path)).train()
+    last = load(tmp_path / 'iter_4.pth')
+    again = with_optimizer(tmp_path)
+    again.load_from, again.resume = str(tmp_path / 'iter_2.pth'), True
+    Runner.from_cfg(again).train()
+    now = load(tmp_path / 'iter_4.pth')
+    assert set(now[ENTRY]) == {
+        f'terms.adv.loss.{key}' for key in ('critic.weight', 'critic.bias', '_extra_state')
+    }
+    for part in ('state_dict', ENTRY):
+        for key, value in last[part].items():
+            if key.endswith('_extra_state'):
+                for index, old in value['state'].items():
+                    new = now[part][key]['state'][index]
+                    assert all(torch.equal(old[name], new[name]) for name in old)
+            else:
+                assert torch.equal(now[part][key], value), key
+
+
+def test_extra_state_that_the_runner_did_not_collect_is_added():
+    """Some versions of MMEngine gather parameters and buffers only."""
+    kd = {**copy.deepcopy(KD), 'teacher': TEACHER}
+    kd['losses'] = dict(adv=dict(type='WithOptimizer', on='logits'))
+    student = distill(tiny(), **kd)
+    full = saved(student, optimizer={})[ENTRY]
+    state = {k: v for k, v in student.state_dict().items() if not k.endswith('_extra_state')}
+    checkpoint = dict(state_dict=state, optimizer={})
+    DistillHook().before_save_checkpoint(SimpleNamespace(model=student), checkpoint)
+    assert set(checkpoint[ENTRY]) == set(full)
+    assert 'terms.adv.loss._extra_state' in full
+
+
+def test_a_file_without_the_extra_state_is_refused(tmp_path):
+    Runner.from_cfg(with_optimizer(tmp_path)).train()
+    content = load(tmp_path / 'iter_2.pth')
+    del content[ENTRY]['terms.adv.loss._extra_state']
+    torch.save(content, tmp_path / 'cut.pth')
+    again = with_optimizer(tmp_path)
+    again.load_from, again.resume = str(tmp_path / 'cut.pth'), True
+    with pytest.raises(ConfigError, match=r'missing: terms\.adv\.loss\._extra_state'):
+        Runner.from_cfg(again).train()
+
+
+# measured weights
+
+
+@pytest.mark.parametrize('stop', [2, 4])
+def test_a_measured_weight_is_resumed_to_the_bit(tmp_path, stop):
+    """While it is measured (3 iterations) and after it was frozen."""
+    kd = copy.deepcopy(KD)
+    kd['losses']['kd']['weight'] = dict(type='Auto', share=0.2, iterations=3)
+    kd['losses']['parts']['weight'] = dict(one='auto:0.1', two=0.1)
+    Runner.from_cfg(config(tmp_path, kd, iters=6)).train()
+    last = load(tmp_path / 'iter_6.pth')
+    again = config(tmp_path, kd, iters=6)
+    again.load_from, again.resume = str(tmp_path / f'iter_{stop}.pth'), True
+    made = Runner.from_cfg(again)
+    made.train()
+    now = load(tmp_path / 'iter_6.pth')
+    for part in ('state_dict', ENTRY):
+        assert all(torch.equal(now[part][key], value) for key, value in last[part].items()), part
+    weights = objective_of(made.model).terms['kd'].weights
+    assert not weights.measuring() and weights.auto('').seen == 3
+    assert objective_of(made.model).terms['parts'].weights.auto('one').seen == 6

@@ -1,11 +1,12 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from kdmm.engine import Runner
-from kdmm.hooks.summary import peak_memory_mib
+from kdmm.hooks.summary import RunSummaryHook, peak_memory_mib
 from tests.engine.tiny_run import TinyMetric, config, validated
 
 
@@ -22,7 +23,7 @@ def test_what_a_run_leaves(tmp_path):
     }  # fmt: skip
     assert found['iterations'] == 4 and found['world_size'] == 1 and found['seed'] == 0
     assert found['metrics'] == dict(images=4) and found['metrics_at'] == 4
-    assert found['seconds_per_iteration'] == pytest.approx(found['seconds'] / 4, rel=0.01)
+    assert 0 < found['seconds_per_iteration'] < found['seconds']
     assert 50 < found['peak_memory_mib'] < 20000
     assert not (tmp_path / 'run_summary.json.part').exists()
 
@@ -34,6 +35,29 @@ def test_validation_is_not_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(TinyMetric, 'process', lambda *a: (time.sleep(0.5), real(*a)))
     Runner.from_cfg(validated(config(tmp_path), interval=4)).train()
     assert summary(tmp_path)['seconds'] < 0.9  # two batches slept for 1 s
+
+
+def test_time_per_iteration_is_the_median_of_steps_without_validation(tmp_path, monkeypatch):
+    runner = SimpleNamespace(iter=0, work_dir=str(tmp_path), world_size=1, seed=0)
+    clock = iter([0.0, 1.0, 2.0, 4.0, 5.0, 100.0, 101.0, 104.0, 105.0])
+    monkeypatch.setattr('kdmm.hooks.summary.time.perf_counter', lambda: next(clock))
+    hook = RunSummaryHook()
+    hook.before_train(runner)
+    for _ in range(3):  # at 1, 2, 4: steps of 1 and 2; the first iteration is warm-up
+        hook.after_train_iter(runner, 0)
+    hook.before_val(runner)
+    hook.after_val(runner)
+    for _ in range(2):  # at 101, 104: a step of 3
+        hook.after_train_iter(runner, 0)
+    runner.iter = 5
+    hook.after_train(runner)
+    assert summary(tmp_path)['seconds_per_iteration'] == 2
+    assert summary(tmp_path)['seconds'] == 105 - 95
+
+
+def test_one_iteration_has_no_time(tmp_path):
+    Runner.from_cfg(config(tmp_path, iters=1)).train()
+    assert summary(tmp_path)['seconds_per_iteration'] is None
 
 
 def test_a_resumed_run_counts_its_own_iterations(tmp_path):

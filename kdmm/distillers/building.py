@@ -1,0 +1,92 @@
+"""Build a loss or a connector from its config."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from kdmm.distillers.errors import ConfigError, nearest, refuse_unknown
+from kdmm.distillers.schedules import Progress, Schedule, build_schedule, is_schedule
+from kdmm.registry import MODELS
+
+
+def build_part(
+    where: str, config: Mapping[str, Any], facts: Mapping[str, Any], what: str = 'loss'
+) -> nn.Module:
+    """Build a registered module, its unset arguments filled from ``facts`` where it has them.
+
+    Args:
+        where: The config key, for errors.
+        config: ``dict(type=..., ...)``; a class may stand in place of its name.
+        facts: Values for arguments that the config leaves out.
+        what: How errors call such a module.
+
+    Raises:
+        ConfigError: For an unknown type or argument, a missing one, or whatever the module refuses.
+    """
+    if not isinstance(config, Mapping):
+        raise ConfigError(f'{where}: expected dict(type=..., ...), got {config!r}')
+    arguments = {**config, '_scope_': 'kdmm'}  # an inherited config may name the scope already
+    kind = arguments.get('type')
+    cls = MODELS.get(kind) if isinstance(kind, str) else kind
+    if cls is None:
+        near = nearest(str(kind), MODELS.module_dict)
+        raise ConfigError(f'{where}.type: no {what} {kind!r}; {near}')
+    known = inspect.signature(cls).parameters
+    refuse_unknown(where, (key for key in arguments if key not in ('type', '_scope_')), known)
+    for key, value in facts.items():
+        if key in known:
+            arguments.setdefault(key, value)
+    missing = [name for name in _required(known) if name not in arguments]
+    if missing:
+        raise ConfigError(f'{where} ({kind}): missing {", ".join(missing)}')
+    try:
+        return MODELS.build(arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f'{where}: {error}') from error
+
+
+def build_loss(
+    where: str, arguments: Mapping[str, Any], facts: Mapping[str, Any]
+) -> tuple[nn.Module, dict[str, Schedule]]:
+    """A loss, and the schedules of those of its arguments that have one.
+
+    Raises:
+        ConfigError: As `build_part`; for a schedule of an argument that the loss does not keep.
+    """
+    schedules = {
+        key: build_schedule(value, f'{where}.{key}')
+        for key, value in arguments.items()
+        if is_schedule(value)
+    }
+    start = {key: schedule(Progress()) for key, schedule in schedules.items()}
+    loss = build_part(where, {**arguments, **start}, facts)
+    for key in schedules:
+        if not isinstance(getattr(loss, key, None), int | float):
+            raise ConfigError(f'{where}.{key}: cannot be a schedule, it is read only once')
+    return loss, schedules
+
+
+def check_shapes(where: str, loss: nn.Module, student: Any, teacher: Any, note: str) -> None:
+    """Let a loss that can, judge activations of the shapes that training will give.
+
+    Raises:
+        ConfigError: With what the loss says, which names both shapes.
+    """
+    check = getattr(loss, 'check', None)
+    if check is None:
+        return
+    try:
+        check(student, teacher)
+    except ValueError as error:
+        raise ConfigError(f'{where}: {error} {note}'.rstrip()) from error
+
+
+def _required(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    open_ended = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is inspect.Parameter.empty and parameter.kind not in open_ended
+    ]

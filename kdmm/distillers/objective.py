@@ -1,0 +1,171 @@
+"""`Distillation`: teachers, taps and terms, the one child that a distilled student has."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from logging import WARNING
+from typing import Any, cast
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from kdmm.distillers.context import gather_context, task_facts
+from kdmm.distillers.errors import ConfigError
+from kdmm.distillers.gradients import UnmeasurableError
+from kdmm.distillers.probe import probe
+from kdmm.distillers.schedules import Progress
+from kdmm.distillers.section import both_sides, check_section, list_of_teachers, taps_read
+from kdmm.distillers.shares import Share, measure
+from kdmm.distillers.table import start_table
+from kdmm.distillers.taps import require_gradient, taps_of_student
+from kdmm.distillers.teacher import Teacher
+from kdmm.distillers.term import Term
+from kdmm.distillers.weighting import switched_on
+
+
+class Distillation(nn.Module):
+    """Everything a run has besides its student: teachers, taps and the terms of the objective.
+
+    Projectors and queues are parameters and buffers of the terms. The teachers are no children. A
+    deep copy of it is None: a copy of a distilled student (EMA) is just a student.
+
+    A term whose weight is the number 0 is not built, nor is a teacher that only such terms read.
+
+    Args:
+        student: The network to train.
+        teacher: Arguments of `Teacher`, or a list of such dicts.
+        taps: Tap name to one path for both networks or ``dict(student=, teacher=)``.
+        losses: Term name to the arguments of `Term`.
+        probe_size: (H, W) of the blank image that measures the taps when the model is built.
+        measure: Whether gradient shares are measured at the iterations that are logged.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        taps: Mapping[str, Any],
+        losses: Mapping[str, Mapping[str, Any]],
+        probe_size: tuple[int, int] = (64, 64),
+        measure: bool = True,
+    ) -> None:
+        super().__init__()
+        teachers = list_of_teachers(teacher, list(inspect.signature(Teacher).parameters))
+        check_section(taps, losses, len(teachers), measure)
+        self.measure = measure
+        #: Set before a step whose gradient shares are to be measured.
+        self.measure_next = False
+        #: What was measured in the last step.
+        self.shares: list[Share] = []
+        for name in [name for name in losses if name not in switched_on(losses)]:
+            print_log(f'kd.losses.{name}: not built, its weight is 0', 'current')
+        losses = switched_on(losses)
+        used = sorted({config.get('teacher', 0) for config in losses.values()})
+        self.teachers = [Teacher(**teachers[index]) for index in used]
+        sides = {name: both_sides(name, path) for name, path in taps.items()}
+        self.student_taps = taps_of_student(student, sides, taps_read(losses))
+        probes = {}
+        for index, item in zip(used, self.teachers, strict=True):
+            read = taps_read(losses, index)
+            item.connect(student, {name: sides[name]['teacher'] for name in read})
+            probes[index] = probe(student, self.student_taps, item, probe_size)
+        facts = task_facts(student)
+        self.terms = nn.ModuleDict()
+        for name, config in losses.items():
+            index = config.get('teacher', 0)
+            config = {**config, 'teacher': used.index(index)}
+            found = probes[index]
+            self.terms[name] = Term(name, config, taps, facts, found.pairs, found.note)
+        self._announced = False
+
+    def forward(
+        self,
+        student: Mapping[str, Any],
+        inputs: Any,
+        samples: Sequence[Any] | None,
+        losses: Mapping[str, Any] | None = None,
+    ) -> dict[str, Tensor]:
+        """The weighted terms for one batch.
+
+        Args:
+            student: Tap name to the student's activation.
+            inputs: The student's preprocessed batch, (B, 3, H, W).
+            samples: The base library's data samples.
+            losses: The student's own losses; weights are measured against them.
+
+        Returns:
+            Log name to scalar; every name contains ``loss``, so MMEngine adds them up.
+        """
+        require_gradient(student)
+        busy = [term for term in self.each() if not term.idle]
+        seen = self._teach(inputs, samples, {term.teacher for term in busy})
+        context = gather_context(sorted({need for term in busy for need in term.needs}), samples)
+        if not self._announced:
+            print_log(start_table(self.each(), student, seen), 'current')
+            self._announced = True
+        values = {}
+        for term in busy:
+            given = {need: context[need] for need in term.needs}
+            values[term.name] = term.compute(
+                term.pick(student), term.pick(seen[term.teacher]), **given
+            )
+        if self.training and torch.is_grad_enabled() and losses is not None:
+            self._measure(values, student, losses)
+        result: dict[str, Tensor] = {}
+        for term in self.each():
+            idle = term.name not in values
+            result.update(
+                term.silence(term.pick(student)) if idle else term.weigh(values[term.name])
+            )
+        return result
+
+    def _measure(self, values: Any, taps: Mapping[str, Any], losses: Mapping[str, Any]) -> None:
+        try:
+            self.shares = measure(self.each(), values, taps, losses, self.measure_next)
+        except UnmeasurableError as error:
+            autos = [
+                auto.name for term in self.each() for auto in term.weights.measuring().values()
+            ]
+            if autos:
+                raise ConfigError(
+                    f'{autos[0]}: cannot be measured, give a number ({error})'
+                ) from error
+            self.measure = self.measure_next = False
+            print_log(
+                f'kd.measure: turned off, the graph cannot be measured ({error})',
+                'current',
+                WARNING,
+            )
+
+    def set_progress(self, progress: Progress) -> None:
+        """Move the schedules; the hook `DistillHook` calls it before each iteration."""
+        for term in self.each():
+            term.set_progress(progress)
+
+    def after_step(self) -> None:
+        """Let losses that train something of their own do so; called after each iteration."""
+        for term in self.each():
+            getattr(term.loss, 'after_step', _nothing)()
+
+    def each(self) -> list[Term]:
+        """The terms in the order of the config."""
+        return cast(list[Term], list(self.terms.values()))
+
+    def _teach(self, inputs: Any, samples: Any, wanted: set[int]) -> list[Any]:
+        """The taps of the teachers that some term asks for now (the first time, of all)."""
+        return [
+            teacher(inputs, samples) if index in wanted or not self._announced else None
+            for index, teacher in enumerate(self.teachers)
+        ]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> 'Distillation':
+        for teacher in self.teachers:
+            teacher.apply(fn)
+        return super()._apply(fn, recurse)
+
+    def __deepcopy__(self, memo: Any) -> None:
+        return None
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,123 @@
+"""The weights of one term: numbers, schedules or measured ones, of the whole loss or by part."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdmm.distillers.balance import Auto, build_auto, is_auto
+from kdmm.distillers.errors import ConfigError, refuse_unknown
+from kdmm.distillers.schedules import Progress, Schedule, build_schedule
+
+#: The name that stands for the whole loss.
+WHOLE = ''
+
+
+class Weighting(nn.Module):
+    """What multiplies a loss, or each of its parts.
+
+    Args:
+        weight: A number, a schedule, an `Auto`, or a dict of those by part.
+        where: The config key, for errors.
+
+    Raises:
+        ConfigError: For anything else.
+    """
+
+    def __init__(self, weight: Any, where: str) -> None:
+        super().__init__()
+        self.where = where
+        self.schedules: dict[str, Schedule] = {}
+        self.autos = nn.ModuleDict()  # their sums are state of the run
+        by_part = _by_part(weight)
+        if not by_part:
+            raise ConfigError(f'{where}: expected a number, or a dict of at least one part')
+        for part, value in by_part.items():
+            key = f'{where}.{part}' if part else where
+            if is_auto(value):
+                self.autos[_child(part)] = build_auto(value, key)
+            elif isinstance(value, str):
+                raise ConfigError(
+                    f"{key}: expected a number, a schedule or 'auto:<share>', got {value!r}"
+                )
+            else:
+                self.schedules[part] = build_schedule(value, key)
+        self.given = tuple(by_part)
+
+    progress = Progress()
+
+    def names(self, parts: Iterable[str] | None) -> tuple[str, ...]:
+        """The parts that are weighted, of those that the loss has (None: not known yet).
+
+        Raises:
+            ConfigError: If a weight is given for a part that the loss does not have.
+        """
+        if parts is None:
+            return self.given
+        parts = tuple(parts)
+        if WHOLE in self.given:
+            return parts
+        if parts == (WHOLE,):
+            raise ConfigError(f'{self.where}: the loss has no parts, give one number')
+        refuse_unknown(self.where, self.given, parts)
+        return tuple(part for part in parts if part in self.given)
+
+    def auto(self, part: str) -> Auto | None:
+        """What measures the weight of ``part``, if anything does."""
+        for name in (part, WHOLE):
+            if _child(name) in self.autos:
+                return self.autos[_child(name)]  # type: ignore[return-value]
+        return None
+
+    def measuring(self) -> dict[str, Auto]:
+        """The measured weights that are not frozen yet, by part (or `WHOLE`)."""
+        found = {part: self.auto(part) for part in self.given}
+        return {part: auto for part, auto in found.items() if auto is not None and auto.measuring}
+
+    def now(self, part: str) -> float | Tensor:
+        """The weight of ``part`` now; a measured one is a scalar tensor without gradient."""
+        auto = self.auto(part)
+        if auto is not None:
+            return auto.value()
+        return self.schedules.get(part, self.schedules.get(WHOLE))(self.progress)  # type: ignore[misc]
+
+    def is_zero(self) -> bool:
+        """Whether every weight is 0 now."""
+        return not self.autos and not any(s(self.progress) for s in self.schedules.values())
+
+    def describe(self) -> str:
+        """The current weights, for the table at the start."""
+        texts = []
+        for part in self.given:
+            auto = self.auto(part)
+            text = f'{self.now(part):g}' if auto is None else f'auto:{auto.share:g}'
+            texts.append(f'{part} {text}' if part else text)
+        return ', '.join(texts)
+
+
+def switched_on(losses: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The terms of ``kd.losses`` whose weight is not the number 0."""
+    return {
+        name: config
+        for name, config in losses.items()
+        if not is_switched_off(config.get('weight', 1.0))
+    }
+
+
+def is_switched_off(weight: Any) -> bool:
+    """Whether a config's weight is the number 0, of every part if it names parts."""
+    values = _by_part(weight).values()
+    return bool(values) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) and value == 0
+        for value in values
+    )
+
+
+def _by_part(weight: Any) -> dict[str, Any]:
+    if isinstance(weight, Mapping) and 'type' not in weight:
+        return dict(weight)
+    return {WHOLE: weight}
+
+
+def _child(part: str) -> str:
+    return f'part_{part}' if part else 'whole'

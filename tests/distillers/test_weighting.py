@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from kdmm.distillers import ConfigError, Progress
+from kdmm.distillers.weighting import Weighting, is_switched_off
+
+RAMP = dict(type='Linear', start=0.0, stop=1.0, end=10)
+
+
+@pytest.mark.parametrize('weight', [0, 0.0, -0.0, dict(a=0, b=0.0)])
+def test_the_number_zero_is_off(weight):
+    assert is_switched_off(weight)
+
+
+@pytest.mark.parametrize(
+    'weight', [1, dict(a=0, b=1), dict(a=0, b=RAMP), RAMP, 'auto:0.1', False, {}, '0',
+               dict(type='Auto', share=0)],
+)  # fmt: skip
+def test_anything_else_is_not(weight):
+    assert not is_switched_off(weight)
+
+
+def test_one_weight_holds_for_every_part():
+    weights = Weighting(2.0, 'w')
+    assert weights.names(None) == ('',) and weights.names(['']) == ('',)
+    assert weights.names(['a', 'b']) == ('a', 'b')
+    assert weights.now('') == weights.now('b') == 2.0
+
+
+def test_weights_by_part_are_looked_up():
+    weights = Weighting(dict(a=1.0, b=RAMP), 'w')
+    assert weights.names(None) == ('a', 'b') and weights.names(['b', 'c', 'a']) == ('b', 'a')
+    weights.progress = Progress(5)
+    assert (weights.now('a'), weights.now('b')) == (1.0, 0.5)
+    with pytest.raises(ConfigError, match="w: unknown key 'b'"):
+        weights.names(['a'])
+    with pytest.raises(ConfigError, match='no parts'):
+        weights.names([''])
+
+
+def test_zero_now():
+    weights = Weighting(dict(a=0.0, b=RAMP), 'w')
+    assert weights.is_zero()
+    weights.progress = Progress(1)
+    assert not weights.is_zero()
+    assert not Weighting(dict(a=0.0, b='auto:0.1'), 'w').is_zero()
+
+
+def test_a_measured_weight_of_the_whole_serves_its_parts():
+    weights = Weighting('auto:0.1', 'w')
+    assert weights.auto('a') is weights.auto('') is weights.measuring()['']
+    assert isinstance(weights.now('a'), torch.Tensor)
+    assert weights.describe() == 'auto:0.1'
+
+
+@pytest.mark.parametrize('part', ['whole', 'values', 'keys', 'pixel'])
+def test_parts_may_have_any_name(part):
+    weights = Weighting({part: 'auto:0.1'}, 'w')
+    assert set(weights.measuring()) == {part} and weights.auto('') is None
