@@ -29,15 +29,15 @@ val_dataloader = dict(
 )
 test_dataloader = dict(**loader, dataset=dict(data_root=data_root))
 norm_cfg = dict(type='BN', requires_grad=True)
-iterations = 1000
+iterations = 700
 model = dict(
     pretrained=None,
     data_preprocessor=dict(size=crop_size),
     backbone=dict(
         type='ResNetV1c',
         depth=18,
-        strides=(1, 2, 2, 1),
-        dilations=(1, 1, 1, 2),
+        strides=(1, 2, 1, 1),
+        dilations=(1, 1, 2, 4),
         norm_cfg=norm_cfg,
     ),
     decode_head=dict(

@@ -26,7 +26,8 @@ ALL = sorted(
     for path in CONFIGS.rglob('*.py')
     if not any(part.startswith('_base_') for part in path.parts)
 )
-CIRKD = [name for name in ALL if name.startswith('cirkd/')]
+#: with the reference's recipe
+PUBLISHED = [name for name in ALL if name.startswith('cirkd/') or 'cityscapes' in name]
 #: our config -> the zoo's config of the same student
 TWINS = {
     'deeplab_r101_r18_cityscapes': 'deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024',
@@ -118,7 +119,7 @@ def drop_recipe(node: Any) -> None:
         node.pop(key, None)
 
 
-@pytest.mark.parametrize('name', CIRKD)
+@pytest.mark.parametrize('name', PUBLISHED)
 def test_recipe_is_the_references(name: str) -> None:
     cfg = read(name)
     transforms = train_transforms(cfg)
@@ -158,14 +159,20 @@ def train_transforms(cfg: Config) -> list[Any]:
     return (dataset.datasets[0] if 'datasets' in dataset else dataset).pipeline
 
 
-def test_metafile_lists_every_config() -> None:
-    index = yaml.safe_load((CONFIGS.parent / 'model-index.yml').read_text())
-    metafile = yaml.safe_load((CONFIGS / 'cirkd' / 'metafile.yml').read_text())
-    assert 'configs/cirkd/metafile.yml' in index['Import']
+@pytest.mark.parametrize('folder', ['cirkd', 'seg_kd'])
+def test_metafile_lists_every_config(folder: str) -> None:
+    index = yaml.safe_load((CONFIGS.parent / 'model-index.yml').read_text())['Import']
+    assert f'configs/{folder}/metafile.yml' in index
+    metafiles = [yaml.safe_load((CONFIGS.parent / path).read_text()) for path in index]
+    metafile = metafiles[index.index(f'configs/{folder}/metafile.yml')]
     listed = [model['Config'] for model in metafile['Models']]
-    assert sorted(listed) == [f'configs/{name}' for name in CIRKD]
-    collections = {collection['Name'] for collection in metafile['Collections']}
-    assert {model['In Collection'] for model in metafile['Models']} <= collections
+    assert sorted(listed) == [f'configs/{name}' for name in ALL if name.startswith(f'{folder}/')]
+    for model in metafile['Models']:
+        batch = read(model['Config'].removeprefix('configs/')).train_dataloader.batch_size
+        assert model['Metadata']['Batch Size'] % batch == 0
+    collections = [known['Name'] for each in metafiles for known in each['Collections']]
+    assert len(set(collections)) == len(collections)
+    assert {model['In Collection'] for model in metafile['Models']} <= set(collections)
 
 
 TWO_LINES = """

@@ -19,7 +19,12 @@ CROP_SIZE = (64, 64)
 IMAGES_PER_SPLIT = 4
 IGNORE = 255
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-QUEUES = dict(pixel_size=64, region_size=16)
+#: Loss to what makes it small; a discriminator cannot read the 8x8 logits of a tiny crop.
+SMALLER = dict(
+    CIRKDMemoryLoss=dict(pixel_size=64, region_size=16),
+    CIRKDChannelLoss=dict(queue_size=64, per_step=16, keys=32),
+    AdversarialLoss=dict(width=8, connector=dict(type='Resize', to=(64, 64))),
+)
 
 
 def dataset_nodes(node: Any) -> Iterator[ConfigDict]:
@@ -77,8 +82,7 @@ def shrink(cfg: Config, work_dir: Path, max_iters: int = 2) -> None:
     if 'kd' in cfg:
         cfg.kd.teacher.update(checkpoint=None, random=True)
         for loss in cfg.kd.losses.values():
-            if loss.type.endswith('CIRKDMemoryLoss'):
-                loss.update(QUEUES)
+            loss.update(SMALLER.get(loss.type.removeprefix('kdmm.'), {}))
 
 
 def walk(node: Any, visit: Callable[[Any], None]) -> None:

@@ -1,0 +1,6 @@
+# Logit distillation (arXiv 1503.02531): KL per pixel, mean over pixels: every method's control.
+# A config that inherits this, or any file of this folder, names `kd.teacher` itself.
+kd = dict(
+    taps=dict(logits='decode_head.conv_seg.out'),
+    losses=dict(kd=dict(type='KDLoss', on='logits', tau=1.0, weight=1.0)),
+)
