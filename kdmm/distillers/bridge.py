@@ -66,14 +66,19 @@ def check_classes(where: str, connector: nn.Module | None, loss: nn.Module) -> N
     """Refuse a loss that would compare pixels of classes that the teacher does not know.
 
     Raises:
-        ConfigError: If it has ``valid_only``, and that is False.
+        ConfigError: If it reads no labels, or has ``valid_only`` and that is False.
     """
     absent = any(link.absent for link in class_maps(connector))
-    if absent and getattr(loss, 'valid_only', True) is False:
-        raise ConfigError(
-            f'{where}: its ClassMap leaves out classes that the teacher does not know, whose '
-            'pixels must not be compared: set valid_only=True'
-        )
+    if not absent:
+        return
+    reason = (
+        f'{where}: its ClassMap leaves out classes that the teacher does not know, whose pixels '
+        'must not be compared'
+    )
+    if getattr(loss, 'valid_only', True) is False:
+        raise ConfigError(f'{reason}: set valid_only=True')
+    if 'labels' not in getattr(loss, 'needs', ()):
+        raise ConfigError(f'{reason}, but {type(loss).__name__} reads no labels and compares all')
 
 
 def describe(connector: nn.Module | None) -> str:

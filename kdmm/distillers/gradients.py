@@ -55,7 +55,7 @@ def gradient_norms(
 
     Raises:
         UnmeasurableError: If a module between a tap and a loss is activation-checkpointed in the
-            reentrant form.
+            reentrant form, or compiled so that its graph can be walked only once.
     """
     every = {id(x): x for group in activations for x in group}
     with full_precision(task):
@@ -83,7 +83,8 @@ def _squares(loss: Tensor, activations: Sequence[Tensor]) -> list[Tensor | None]
     try:
         grads = torch.autograd.grad(loss, activations, start, retain_graph=True, allow_unused=True)
     except RuntimeError as error:
-        if 'heckpoint' in str(error) and '.grad()' in str(error):  # its reentrant form
+        # reentrant checkpoints; graphs of torch.compile that give their buffers away
+        if ('heckpoint' in str(error) and '.grad()' in str(error)) or 'donated' in str(error):
             raise UnmeasurableError(str(error)) from error
         raise
     return [None if grad is None else (_norm(grad) / scale).square() for grad in grads]

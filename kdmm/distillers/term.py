@@ -64,7 +64,9 @@ class Term(nn.Module):
         check_classes(self.where, self.connector, self.loss)
         student, teacher = (self._one_or_all(side) for side in zip(*bridged, strict=True))
         check_shapes(f'{self.where} on {self.called}', self.loss, student, teacher, note)
-        self._parts: tuple[str, ...] | None = None  # known once the loss was computed
+        # what the loss declares, or else what it gives when it was computed
+        self._parts: tuple[str, ...] | None = getattr(self.loss, 'parts', None)
+        self.weights.names(self._parts)
 
     def set_progress(self, progress: Progress) -> None:
         """Move every schedule to ``progress``."""
@@ -142,7 +144,8 @@ class Term(nn.Module):
         DDP waits for a gradient of every parameter, be it zero.
         """
         reached = [p for p in self.parameters() if p.requires_grad] + list(trained(student))
-        zero = sum((x.flatten()[:0].float().sum() for x in reached), torch.zeros(()))
+        empty = (x[:0] if x.ndim else x.reshape(1)[:0] for x in reached)  # views, whatever layout
+        zero = sum((x.float().sum() for x in empty), torch.zeros(()))
         return {f'kd.loss_{self.label(part)}': zero for part in self.parts}
 
     def diagnostics(self) -> dict[str, Any]:

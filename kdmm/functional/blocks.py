@@ -1,6 +1,7 @@
 """How much of a similarity map is held at once: what stays in the processor's cache."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor
 MIB = 2**20
 #: Buffers of one block's size that the streamed forms work with: two maps and a product of them.
 BUFFERS = 3
-_CUDA_BYTES = 256 * MIB
+_CUDA_BYTES = 256 * MIB  # each
 _UNKNOWN_CACHE = 16 * MIB
 _LARGEST_CACHE = 64 * MIB  # beyond that other cores own the rest
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30}
@@ -21,8 +22,9 @@ def cache_bytes() -> int:
     """Size of the largest data cache of the first core, 16 MiB where the system does not say."""
     sizes = [0]
     for entry in Path('/sys/devices/system/cpu/cpu0/cache').glob('index*/size'):
-        text = entry.read_text().strip()
-        sizes.append(int(text[:-1]) * _UNITS[text[-1]] if text[-1] in _UNITS else int(text))
+        with suppress(OSError, ValueError, IndexError):  # unreadable, empty or odd
+            text = entry.read_text().strip()
+            sizes.append(int(text[:-1]) * _UNITS[text[-1]] if text[-1] in _UNITS else int(text))
     return min(max(sizes) or _UNKNOWN_CACHE, _LARGEST_CACHE)
 
 

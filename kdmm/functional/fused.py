@@ -7,8 +7,8 @@ the torch form is used.
 """
 
 import warnings
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,6 +20,7 @@ from .streaming import KeyPlan, PairPlan, key_kl, pair_kl
 from .symmetric import self_kl
 
 _MOST_CHANNELS = 1024
+_LEAST_WEIGHT = 1e-30  # so that a batch of weight 0 is lifted by a finite number
 _LIFT = 2.0**13  # times the largest gradient of a logit, 2: below float16's largest number
 
 
@@ -36,9 +37,19 @@ def serves(student: Tensor, teacher: Tensor, half: bool) -> bool:
     """Whether the kernels take rows of this type, these channels and this device."""
     if not student.is_cuda or student.dtype != torch.float32:
         return False
-    if max(student.shape[1], teacher.shape[1]) > _MOST_CHANNELS:
+    channels = student.shape[1], teacher.shape[1]
+    if max(channels) > _MOST_CHANNELS or (not half and precision() == 'ieee'):
         return False
-    return _agrees(student.device, half, student.shape[1], teacher.shape[1])
+    return _agrees(student.device, half, *channels, precision())
+
+
+def precision() -> str:
+    """Of float32 products: ``'tf32'`` if PyTorch may round them, else ``'ieee'``.
+
+    In IEEE precision the kernels would run without tensor cores; the torch form's products are
+    likely faster then, and it is used.
+    """
+    return 'ieee' if torch.get_float32_matmul_precision() == 'highest' else 'tf32'
 
 
 def _wire(x: Tensor, half: bool) -> Tensor:
@@ -57,12 +68,12 @@ class _FusedPairKL(torch.autograd.Function):
         student = (rows, rows if keys is None else _wire(keys, plan.half))
         teacher = (targets, targets if own else _wire(plan.teacher_keys, plan.half))
         mask = None if plan.key_mask is None else plan.key_mask.to(torch.uint8)
-        *lse, kl = kernels.row_sums(student, teacher, mask, plan.segments, plan.tau)
+        *lse, kl = kernels.row_sums(student, teacher, mask, plan.segments, plan.tau, precision())
         loss = (kl.double().sum(1) * plan.weight).sum()
         ctx.own = own
         if plan.need_grad:
             # as large as float16 allows, so that small probabilities do not vanish
-            lift = _LIFT / plan.weight.max().clamp_min(torch.finfo(torch.float32).tiny)
+            lift = _LIFT / plan.weight.max().clamp_min(_LEAST_WEIGHT)
             sums = (lse[0], lse[1], (plan.weight * lift).float())
             ctx.save_for_backward(
                 *(grad / lift for grad in _pair_gradients(student, teacher, sums, mask, plan, own))
@@ -90,15 +101,17 @@ def _pair_gradients(
     images = (student[0].shape[0] // area, plan.segments)
     if own:
         masks = None if mask is None else (mask, mask)
-        return [kernels.gradient(student, teacher, sums, sums, masks, images, plan.tau)]
+        return [
+            kernels.gradient(student, teacher, sums, sums, masks, images, plan.tau, precision())
+        ]
     # anchors that do not count have no weight, so their own mask is all ones
     ones = None if mask is None else torch.ones_like(sums[2], dtype=torch.uint8)
     as_rows = None if mask is None or ones is None else (ones, mask)
     as_keys = None if mask is None or ones is None else (mask, ones)
     swapped = (student[::-1], teacher[::-1])
     return [
-        kernels.gradient(student, teacher, sums, None, as_rows, images, plan.tau),
-        kernels.gradient(*swapped, None, sums, as_keys, images[::-1], plan.tau),  # type: ignore[arg-type]
+        kernels.gradient(student, teacher, sums, None, as_rows, images, plan.tau, precision()),
+        kernels.gradient(*swapped, None, sums, as_keys, images[::-1], plan.tau, precision()),  # type: ignore[arg-type]
     ]
 
 
@@ -109,20 +122,21 @@ class _FusedKeyKL(torch.autograd.Function):
 
         losses, grads, start = [], [], 0
         rows, targets = _wire(student, plan.half), _wire(plan.teacher, plan.half)
-        lift = _LIFT / plan.weight.max().clamp_min(torch.finfo(torch.float32).tiny)
+        lift = _LIFT / plan.weight.max().clamp_min(_LEAST_WEIGHT)
         for size in plan.sections:
             part = slice(start, start + size)
             keys = _wire(plan.keys[part], plan.half)
             mask = None if plan.key_mask is None else plan.key_mask[part].to(torch.uint8)
             mine, theirs = (rows, keys), (targets, keys)
-            *lse, kl = kernels.row_sums(mine, theirs, mask, 1, plan.tau)
+            *lse, kl = kernels.row_sums(mine, theirs, mask, 1, plan.tau, precision())
             losses.append((kl[:, 0].double() * plan.weight).sum())
             if plan.need_grad:
                 sums = (lse[0], lse[1], (plan.weight * lift).float())
                 ones = torch.ones_like(sums[2], dtype=torch.uint8)
                 masks = None if mask is None else (ones, mask)
                 grads.append(
-                    kernels.gradient(mine, theirs, sums, None, masks, (1, 1), plan.tau) / lift
+                    kernels.gradient(mine, theirs, sums, None, masks, (1, 1), plan.tau, precision())
+                    / lift
                 )
             start += size
         ctx.save_for_backward(*grads)
@@ -137,16 +151,18 @@ class _FusedKeyKL(torch.autograd.Function):
 
 def fused_pair_kl(anchors: Tensor, keys: Tensor | None, plan: PairPlan) -> Tensor:
     """:func:`~.symmetric.self_kl` (no keys) or :func:`~.streaming.pair_kl`, by the kernels."""
-    return _FusedPairKL.apply(anchors, keys, plan)
+    with torch.cuda.device_of(anchors):  # Triton launches on the current device
+        return _FusedPairKL.apply(anchors, keys, plan)
 
 
 def fused_key_kl(student: Tensor, plan: KeyPlan) -> Tensor:
     """:func:`~.streaming.key_kl` by the kernels."""
-    return _FusedKeyKL.apply(student, plan)
+    with torch.cuda.device_of(student):
+        return _FusedKeyKL.apply(student, plan)
 
 
 @cache
-def _agrees(device: torch.device, half: bool, student: int, teacher: int) -> bool:
+def _agrees(device: torch.device, half: bool, student: int, teacher: int, products: str) -> bool:
     """Whether the kernels compile and repeat the torch forms on a small problem."""
     if find_spec('triton') is None:
         return False
@@ -165,40 +181,54 @@ def disagreement(device: torch.device, half: bool, student: int, teacher: int) -
 
     The oracle is the torch form in float64.
     """
+    bound = 2e-2 if half else 5e-3  # float16 and TF32 round
+    for name, ours, oracle, arguments in _problems(device, half, student, teacher):
+        results = [_differentiate(ours, arguments), _differentiate(oracle, arguments, exact=True)]
+        for mine, right in zip(*results, strict=True):
+            error, size = (mine.double() - right).norm(), right.norm()
+            if not error <= bound * size:  # also where it is no number
+                return f'{name}: error {float(error):.1e} of {float(size):.1e}'
+    return ''
+
+
+Problem = tuple[str, Callable[..., Tensor], Callable[..., Tensor], tuple[Any, ...]]
+
+
+def _problems(device: torch.device, half: bool, student: int, teacher: int) -> Iterator[Problem]:
+    """Masked and not, odd sizes and even ones, one image and several, no weight at all."""
     generator = torch.Generator().manual_seed(0)
 
     def rows(number: int, channels: int) -> Tensor:
         x = torch.randn(number, channels, generator=generator).relu_()
         return torch.nn.functional.normalize(x, eps=1e-6).to(device)
 
-    images, area = 2, 75
-    anchors, keys = rows(images * area, student), rows(3 * area, student)
-    mask = (torch.rand(3 * area, generator=generator) > 0.2).to(device)
-    weight = torch.rand(images * area, generator=generator).to(device) / area
-    own = weight * mask[: images * area]
-    targets, target_keys = rows(images * area, teacher), rows(3 * area, teacher)
-    wide = rows(images * area, student)
-    pair = PairPlan(targets, target_keys, weight, 3, mask, 0.1, None, True, half)
-    self_plan = PairPlan(targets, targets, own, images, mask[: len(own)], 0.1, None, True, half)
-    section = KeyPlan(wide, keys, weight, [area, 2 * area], mask, 0.1, len(anchors), True, half)
-    cases: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[Any, ...]]] = {
-        'self': (lambda a, p: fused_pair_kl(a, None, p), self_kl, (anchors, self_plan)),
-        'pair': (fused_pair_kl, pair_kl, (anchors, keys, pair)),
-        'keys': (fused_key_kl, key_kl, (anchors, section)),
-    }
-    for name, (ours, oracle, arguments) in cases.items():
-        results = [
-            _differentiate(form, arguments, exact) for form, exact in ((ours, 0), (oracle, 1))
-        ]
-        for mine, right in zip(*results, strict=True):
-            error = (mine.double() - right).norm() / right.norm()
-            if not error < (2e-2 if half else 5e-3):  # half and TF32 round
-                return f'{name}: relative error {float(error):.1e}'
-    return ''
+    for images, area, masked, scale in ((2, 75, True, 1), (1, 64, False, 1), (2, 16, True, 0)):
+        count = images * area
+        anchors, targets = rows(count, student), rows(count, teacher)
+        keys, target_keys = rows(3 * area, student), rows(3 * area, teacher)
+        mask = (torch.rand(3 * area, generator=generator) > 0.2).to(device) if masked else None
+        own = None if mask is None else mask[:count]
+        weight = torch.rand(count, generator=generator).to(device) * (scale / area)
+        pair = PairPlan(targets, target_keys, weight, 3, mask, 0.1, None, True, half)
+        alone = pair._replace(
+            teacher_keys=targets,
+            weight=weight if own is None else weight * own,
+            segments=images,
+            key_mask=own,
+        )
+        wide = rows(count, student)
+        section = KeyPlan(wide, keys, weight, [area, 2 * area], mask, 0.1, count, True, half)
+        yield 'self', partial(_alone, fused_pair_kl), self_kl, (anchors, alone)
+        yield 'pair', fused_pair_kl, pair_kl, (anchors, keys, pair)
+        yield 'keys', fused_key_kl, key_kl, (anchors, section)
+
+
+def _alone(form: Callable[..., Tensor], anchors: Tensor, plan: PairPlan) -> Tensor:
+    return form(anchors, None, plan)
 
 
 def _differentiate(
-    form: Callable[..., Tensor], arguments: tuple[Any, ...], exact: int
+    form: Callable[..., Tensor], arguments: tuple[Any, ...], exact: bool = False
 ) -> list[Tensor]:
     """Value and gradients of a form; exact: in float64, as the oracle is run."""
 

@@ -207,16 +207,13 @@ def _blocks(channels: int, itemsize: int) -> dict[str, int]:
     return dict(BLOCK_M=64, BLOCK_N=32 if narrow else 64, BLOCK_C=32 if narrow else 64)
 
 
-def _precision() -> str:
-    return 'tf32' if torch.backends.cuda.matmul.allow_tf32 else 'ieee'
-
-
 def row_sums(
     student: tuple[Tensor, Tensor],
     teacher: tuple[Tensor, Tensor],
     mask: Tensor | None,
     segments: int,
     tau: float,
+    precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-sum-exp of student and teacher and KL of each row and segment of keys, (M, segments).
 
@@ -226,6 +223,7 @@ def row_sums(
         mask: (N,), uint8, or None.
         segments: Equal parts of the keys.
         tau: Temperature.
+        precision: Of float32 products, ``'ieee'`` or ``'tf32'``.
     """
     rows, keys = student[0].shape[0], student[1].shape[0]
     out = [student[0].new_empty(rows, segments, dtype=torch.float32) for _ in range(3)]
@@ -242,7 +240,7 @@ def row_sums(
         C_S=student[0].shape[1],
         C_T=teacher[0].shape[1],
         MASKED=mask is not None,
-        PRECISION=_precision(),
+        PRECISION=precision,
         **sizes,
     )
     return out[0], out[1], out[2]
@@ -256,6 +254,7 @@ def gradient(
     masks: tuple[Tensor, Tensor] | None,
     segments: tuple[int, int],
     tau: float,
+    precision: str,
 ) -> Tensor:
     """Gradient (M, C_s), float32, of the weighted sum of divergences with respect to the rows.
 
@@ -269,6 +268,7 @@ def gradient(
         masks: Of rows (M,) and keys (N,), uint8, or None.
         segments: Equal parts of the rows and of the keys.
         tau: Temperature.
+        precision: Of float32 products, ``'ieee'`` or ``'tf32'``.
     """
     rows, channels = student[0].shape
     sizes = _blocks(max(channels, teacher[0].shape[1]), student[0].element_size())
@@ -296,7 +296,7 @@ def gradient(
         AS_ANCHORS=anchors is not None,
         AS_KEYS=keys is not None,
         BLOCK_D=width,
-        PRECISION=_precision(),
+        PRECISION=precision,
         **sizes,
     )
     return out

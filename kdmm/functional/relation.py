@@ -62,7 +62,7 @@ def pixel_to_pixel_kl(
         tau: Temperature of the similarities.
         pool: Average both maps over ``pool x pool`` windows first (changes the objective).
         chunk: Rows of similarity map held at once; by default what stays in the processor's
-            cache (CUDA: what 256 MiB hold).
+            cache (CUDA: in 256 MiB).
         scope: ``'local'``: pairs of this process's B images, as the authors' code does.
             ``'global'``: anchors of this process against the images of all ranks; the mean over
             ranks, and DDP's mean of the gradients, equal one process on the whole batch. All ranks
@@ -136,7 +136,7 @@ def memory_kl(
         key_mask: Boolean (M,), false for keys that do not count. A section with none gives 0.
         row_weight: Weights w (N,); by default 1 / N.
         chunk: Rows of similarity map held at once; by default what stays in the processor's
-            cache (CUDA: what 256 MiB hold).
+            cache (CUDA: in 256 MiB).
 
     Returns:
         One value a section (S,), at least float32.

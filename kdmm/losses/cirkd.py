@@ -114,6 +114,7 @@ class CIRKDMemoryLoss(LabelGuard, nn.Module):
     """
 
     needs: ClassVar[tuple[str, ...]] = ('labels',)
+    parts: ClassVar[tuple[str, ...]] = ('pixel', 'region')
     stateful: ClassVar[bool] = True
 
     def __init__(

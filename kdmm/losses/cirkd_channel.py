@@ -43,6 +43,7 @@ class CIRKDChannelLoss(nn.Module):
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[tuple[str, ...]] = ('batch', 'mse', 'memory')
     stateful: ClassVar[bool] = True
 
     def __init__(

@@ -14,7 +14,8 @@ from .checks import check_maps
 class PSDLoss(nn.Module):
     """How attention moves between layers, compared by squared difference (DSD, arXiv 2107.08591).
 
-    A term on several taps of one resolution, the deepest last: ``on=['aux', 'pixels', 'logits']``.
+    A term on several taps of one resolution, the deepest last:
+    ``on=['early', 'pixels', 'logits']``.
     Channels may differ. The usual weight is 1000 with ``'mean'`` at 64 x 128. The mean is at most
     4 / (h w), so that weight belongs to one resolution; with ``'image'`` it is 0.122 at any.
 

@@ -121,3 +121,10 @@ def test_the_loss_is_told_the_number_of_shared_classes():
     options['taps'] = dict(logits='decode_head.conv_seg.out')
     made = distill(segmentor(8, 3), **options).kd.terms['p'].loss
     assert made.num_classes == 2 and made.projector.weight.shape == (2, 2, 1, 1)
+
+
+@pytest.mark.parametrize('kind', ['CWDLoss', 'CSDLoss'])
+def test_a_loss_that_cannot_leave_pixels_out_is_refused(kind):
+    loss = dict(type=kind, on='logits', connector=dict(type='ClassMap', classes=CLASSES))
+    with pytest.raises(ConfigError, match=f'{kind} reads no labels'):
+        distill(tiny(num_classes=4), **{**kd(CLASSES, valid_only=True), 'losses': dict(a=loss)})

@@ -43,6 +43,10 @@ def labels() -> torch.Tensor:
         (dict(type='Distance', connector=dict(type='Resise')), r'kd\.losses\.x\.connector.*Resize'),
         (dict(type='Distance', connector=dict(type='Resize', a=1)), r"x\.connector: .*'a'"),
         (dict(type='CIRKDMemoryLoss'), r'kd\.losses\.x .*missing num_classes'),
+        (
+            dict(type='CIRKDMemoryLoss', num_classes=3, pixel_size=9, weight=dict(pixle=0.1)),
+            r"x\.weight: .*'pixle'; nearest: .*pixel",
+        ),
     ],
 )
 def test_what_cannot_be_right(config, message):

@@ -15,6 +15,7 @@ def test_the_cache_is_read_off_the_system_or_assumed():
         (dict(index0='48K', index1='2M'), 2 * 2**20),
         (dict(index3='1G'), 64 * 2**20),  # shared by more cores than are ours
         ({}, 16 * 2**20),
+        (dict(index0='', index1='much', index2='1M'), 2**20),
     ],
 )
 def test_the_largest_cache_counts(sizes, expected, tmp_path, monkeypatch):
