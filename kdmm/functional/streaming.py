@@ -39,7 +39,7 @@ def exponentials(
     """``E_s``, ``E_t`` and ``E_t (Z_t - Z_s)`` of one block, in the buffers' memory.
 
     Args:
-        student: Rows (n, C_s), already divided by the temperature, and keys (m, C_s).
+        student: Rows (n, C_s) and keys (m, C_s), one of them already divided by the temperature.
         teacher: The same of the teacher.
         buffers: Three flat buffers of at least n * m elements.
     """
@@ -146,20 +146,21 @@ class _KeyKL(torch.autograd.Function):
         totals = torch.zeros(len(sections), dtype=torch.float64, device=student.device)
         grads = [torch.empty_like(student) for _ in sections] if plan.need_grad else []
         for block in blocks(student.shape[0], plan.chunk):
-            pairs = [(x[block] / plan.tau, plan.keys) for x in (student, plan.teacher)]
-            parts = exponentials(pairs[0], pairs[1], buffers)
+            # maps are (keys, rows): aligned whatever the number of keys, sections contiguous
+            rows = [x[block] / plan.tau for x in (student, plan.teacher)]
+            parts = exponentials((plan.keys, rows[0]), (plan.keys, rows[1]), buffers)
             if plan.key_mask is not None:
                 for part in parts:
-                    part.mul_(plan.key_mask)
+                    part.mul_(plan.key_mask[:, None])
             weight = plan.weight[block]
-            pieces = zip(*(x.split(sections, 1) for x in parts), strict=True)
+            pieces = zip(*(x.split(sections) for x in parts), strict=True)
             for i, (es, et, cross) in enumerate(pieces):
-                sum_s, sum_t = es.sum(1), et.sum(1)
-                totals[i] += (divergence(sum_s, sum_t, cross.sum(1)) * weight).sum()
+                sum_s, sum_t = es.sum(0), et.sum(0)
+                totals[i] += (divergence(sum_s, sum_t, cross.sum(0)) * weight).sum()
                 if grads:
-                    es.mul_(inverse(weight / plan.tau, sum_s)[:, None])
-                    es.sub_(et.mul_(inverse(weight / plan.tau, sum_t)[:, None]))
-                    torch.mm(es, keys[i], out=grads[i][block])
+                    es.mul_(inverse(weight / plan.tau, sum_s))
+                    es.sub_(et.mul_(inverse(weight / plan.tau, sum_t)))
+                    torch.mm(es.T, keys[i], out=grads[i][block])
         ctx.save_for_backward(*grads)
         return totals.to(student.dtype)
 
