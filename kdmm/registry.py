@@ -6,6 +6,7 @@ A config names kdmm's classes as ``kdmm.Name`` from any default scope.
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
@@ -22,5 +23,6 @@ DATASETS = Registry(
 DATA_SAMPLERS = Registry(
     'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='kdmm', locations=['kdmm']
 )
+LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='kdmm', locations=['kdmm.engine.profiling'])
 TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='kdmm', locations=['kdmm'])
 SCHEDULES = Registry('schedule', scope='kdmm', locations=['kdmm'])

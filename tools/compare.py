@@ -1,74 +1,212 @@
 #!/usr/bin/env python3
-"""Run several configs with several seeds and print one table: mean, deviation, time, memory.
+r"""Run several configs with several seeds; print one table and draw one plot of the result.
 
-    python tools/compare.py configs/camvid_small/student*.py --seeds 0 1 2 --work-dir work_dirs/x
+    python tools/compare.py configs/camvid_small/student.py configs/seg_kd/camvid_small_*.py \
+        --seeds 0 1 2 --work-dir work_dirs/camvid_small
 
-A run that is finished is not repeated, one that was interrupted is resumed, and one that failed is
-in the table too.
+The first config is the baseline: `gain` is the mean over seeds of the difference to its run of the
+same seed. A run that is finished is not repeated, one that was interrupted is resumed, and one that
+failed is in the table too, with the end of its log. What is found must come from the same config
+and options, or nothing is run. The work dir gets `table.md`, `results.json` and `plot.png`.
 """
 
 import argparse
+import hashlib
 import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 TRAIN = Path(__file__).resolve().parent / 'train.py'
 SUMMARY = 'run_summary.json'  # written by kdmm.RunSummaryHook when training ends
+ORIGIN = 'origin.json'  # what a run was made from
+Runs = list[dict[str, Any] | None]  # one summary a seed, None where the run failed
 
 
-def run(config: str, seed: int, folder: Path, options: Sequence[str]) -> dict[str, Any] | None:
-    """The summary of one run, made now if it is not there yet; None if it failed."""
-    summary = folder / SUMMARY
-    if not summary.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, str(TRAIN), config, '--work-dir', str(folder)]
-        command += ['--resume'] if (folder / 'last_checkpoint').is_file() else []
-        command += ['--cfg-options', f'randomness.seed={seed}', *options]
-        print(' '.join(command), file=sys.stderr, flush=True)
-        with open(folder / 'output.log', 'a') as log:
-            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
-        if done.returncode:
-            print(f'failed, see {folder / "output.log"}', file=sys.stderr, flush=True)
-    return json.loads(summary.read_text()) if summary.is_file() else None
+@dataclass
+class Comparison:
+    """What is run, and where."""
+
+    configs: Sequence[str]
+    seeds: Sequence[int]
+    work_dir: Path
+    options: Sequence[str]
+    metric: str
+
+    def folder(self, config: str, seed: int) -> Path:
+        """The work dir of one run."""
+        return self.work_dir / f'{Path(config).stem}_seed{seed}'
+
+    def claim(self) -> list[str]:
+        """Mark each run's folder with its origin; those that have another one are returned."""
+        foreign = []
+        for config in self.configs:
+            origin = dict(config=config_digest(config), options=sorted(self.options))
+            for seed in self.seeds:
+                path = self.folder(config, seed) / ORIGIN
+                if path.is_file() and json.loads(path.read_text()) != origin:
+                    foreign.append(str(path.parent))
+                elif not path.is_file():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(json.dumps(origin) + '\n')
+        return foreign
+
+    def run(self, config: str, seed: int) -> dict[str, Any] | None:
+        """The summary of one run, made now if it is not there yet; None if it failed."""
+        folder = self.folder(config, seed)
+        summary = folder / SUMMARY
+        if not summary.is_file():
+            command = [sys.executable, str(TRAIN), config, '--work-dir', str(folder)]
+            command += ['--resume'] if (folder / 'last_checkpoint').is_file() else []
+            command += ['--cfg-options', f'randomness.seed={seed}', *self.options]
+            print(' '.join(command), file=sys.stderr, flush=True)
+            with open(folder / 'output.log', 'a') as log:
+                done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+            if done.returncode:
+                print(f'failed: {self.complaint(config, seed)}', file=sys.stderr, flush=True)
+        return json.loads(summary.read_text()) if summary.is_file() else None
+
+    def complaint(self, config: str, seed: int) -> str:
+        """Where the log of a failed run is, and its last line."""
+        log = self.folder(config, seed) / 'output.log'
+        lines = log.read_text(errors='replace').split('\n') if log.is_file() else []
+        last = next((line.strip() for line in reversed(lines) if line.strip()), 'empty log')
+        return f'{log}: {last[:300]}'
+
+    def everything(self, jobs: int) -> dict[str, Runs]:
+        """All runs; seeds outside, so that after the first round every arm has a figure."""
+        pairs = [(config, seed) for seed in self.seeds for config in self.configs]
+        with ThreadPoolExecutor(jobs) as pool:
+            found = dict(zip(pairs, pool.map(lambda pair: self.run(*pair), pairs), strict=True))
+        return {config: [found[config, seed] for seed in self.seeds] for config in self.configs}
 
 
-def row(name: str, runs: Sequence[dict[str, Any] | None], metric: str) -> str:
-    """One line of the table."""
-    values = [None if one is None else one['metrics'].get(metric) for one in runs]
-    cells = ['failed' if value is None else f'{value:.2f}' for value in values]
+def config_digest(config: str) -> str:
+    """SHA-256 of the config with all that it inherits."""
+    from kdmm.engine import load_config
+
+    text = json.dumps(load_config(config).to_dict(), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def score(run: dict[str, Any] | None, metric: str) -> float | None:
+    """The metric of a run, if it has one."""
+    return None if run is None else run['metrics'].get(metric)
+
+
+def mean_and_deviation(values: Sequence[float | None]) -> tuple[str, str]:
+    """Of the values that exist: mean and sample standard deviation."""
     good = [value for value in values if value is not None]
     mean = f'{statistics.mean(good):.2f}' if good else '-'
-    spread = f'{statistics.stdev(good):.2f}' if len(good) > 1 else '-'
+    return mean, f'{statistics.stdev(good):.2f}' if len(good) > 1 else '-'
+
+
+def difference(runs: Runs, baseline: Runs, metric: str) -> str:
+    """Mean and deviation of the differences to the baseline, seed by seed."""
+    pairs = [(score(a, metric), score(b, metric)) for a, b in zip(runs, baseline, strict=True)]
+    both = [a - b for a, b in pairs if a is not None and b is not None]
+    if not both:
+        return '-'
+    deviation = f' ± {statistics.stdev(both):.2f}' if len(both) > 1 else ''
+    return f'{statistics.mean(both):+.2f}{deviation}'
+
+
+def row(name: str, runs: Runs, baseline: Runs, metric: str) -> str:
+    """One line of the table."""
+    values = [score(one, metric) for one in runs]
+    cells = ['failed' if value is None else f'{value:.2f}' for value in values]
     done = [one for one in runs if one is not None]
-    step = f'{statistics.median(o["seconds_per_iteration"] for o in done):.3f}' if done else '-'
-    memory = f'{max(o["peak_memory_mib"] for o in done):.0f}' if done else '-'
-    return '| ' + ' | '.join([name, *cells, mean, spread, step, memory]) + ' |'
+    times = [one['seconds_per_iteration'] for one in done if one['seconds_per_iteration']]
+    step = f'{statistics.median(times):.3f}' if times else '-'
+    memory = f'{max(one["peak_memory_mib"] for one in done):.0f}' if done else '-'
+    gap = '' if runs is baseline else difference(runs, baseline, metric)
+    return '| ' + ' | '.join([name, *cells, *mean_and_deviation(values), gap, step, memory]) + ' |'
+
+
+def table(results: Mapping[str, Runs], comparison: Comparison) -> str:
+    """Markdown: one line an arm, then what failed and why."""
+    baseline = results[comparison.configs[0]]
+    seeds = [f'seed {seed}' for seed in comparison.seeds]
+    head = ['arm', *seeds, 'mean', 'std', 'gain', 's/it', 'MiB']
+    lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
+    lines += [
+        row(Path(config).stem, runs, baseline, comparison.metric)
+        for config, runs in results.items()
+    ]
+    for config, runs in results.items():
+        for seed, one in zip(comparison.seeds, runs, strict=True):
+            if one is None:
+                lines += ['', f'{Path(config).stem}, seed {seed}: failed']
+                print(comparison.complaint(config, seed), file=sys.stderr)
+    return '\n'.join(lines)
+
+
+def plot(results: Mapping[str, Runs], metric: str, path: Path) -> None:
+    """Every run a dot, every arm's mean a bar, the baseline's mean and deviation behind them."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    names = [Path(config).stem for config in results]
+    figure, axes = pyplot.subplots(figsize=(7, 0.42 * len(names) + 1.2), layout='constrained')
+    for place, (config, runs) in enumerate(results.items()):
+        values = [value for one in runs if (value := score(one, metric)) is not None]
+        if not values:
+            axes.text(0.5, place, 'failed', transform=axes.get_yaxis_transform(), va='center')
+            continue
+        mean = statistics.mean(values)
+        if config == next(iter(results)) and len(values) > 1:
+            spread = statistics.stdev(values)
+            axes.axvspan(mean - spread, mean + spread, color='0.9', zorder=0)
+        axes.plot([mean, mean], [place - 0.3, place + 0.3], color='C3', linewidth=2)
+        axes.scatter(values, [place] * len(values), color='C0', zorder=3)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(f'{metric} (dot: one seed; bar: mean; grey: baseline, one deviation each way)')
+    figure.savefig(path, dpi=120)
 
 
 def main() -> int:
-    """Run everything, print the table, return the number of failed runs."""
+    """Run everything, print the table, return the number of failed runs (at most 100)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('configs', nargs='+')
+    parser.add_argument('configs', nargs='+', help='the baseline first')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/compare'))
     parser.add_argument('--metric', default='mIoU')
+    parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='for every run')
     args = parser.parse_args()
-    head = ['arm', *(f'seed {seed}' for seed in args.seeds), 'mean', 'std', 's/it', 'MiB']
-    lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
-    results: dict[str, list[dict[str, Any] | None]] = {config: [] for config in args.configs}
-    for seed in args.seeds:  # seeds outside: after the first round every arm has a figure
-        for config, runs in results.items():
-            folder = args.work_dir / f'{Path(config).stem}_seed{seed}'
-            runs.append(run(config, seed, folder, args.cfg_options))
-    lines += [row(Path(config).stem, runs, args.metric) for config, runs in results.items()]
-    print('\n'.join(lines))
-    (args.work_dir / 'table.md').write_text('\n'.join(lines) + '\n')
-    return sum(one is None for runs in results.values() for one in runs)
+    names = [Path(config).stem for config in args.configs]  # they name folders and rows
+    for what, values in dict(configs=names, seeds=args.seeds).items():
+        if len(set(values)) < len(values):
+            parser.error(f'{what} are repeated: {values}')
+    missing = [
+        config for config in args.configs if '::' not in config and not Path(config).exists()
+    ]
+    if missing:
+        parser.error(f'no such config: {", ".join(missing)}')
+    if args.jobs < 1:
+        parser.error(f'--jobs must be at least 1, got {args.jobs}')
+    comparison = Comparison(args.configs, args.seeds, args.work_dir, args.cfg_options, args.metric)
+    if foreign := comparison.claim():
+        parser.error(
+            f'made from another config or other options: {", ".join(foreign)}. Give another '
+            '--work-dir, or delete these'
+        )
+    results = comparison.everything(args.jobs)
+    text = table(results, comparison)
+    print(text)
+    (args.work_dir / 'table.md').write_text(text + '\n')
+    named = {Path(config).stem: runs for config, runs in results.items()}
+    (args.work_dir / 'results.json').write_text(json.dumps(named, indent=2) + '\n')
+    plot(results, args.metric, args.work_dir / 'plot.png')
+    return min(sum(one is None for runs in results.values() for one in runs), 100)
 
 
 if __name__ == '__main__':

@@ -6,9 +6,10 @@ importing kdmm is quick.
 
 from typing import Any
 
+from .blank import BlankImages
 from .seeded import SeededDataset, SeededSampler
 
-__all__ = ['CamVidDataset', 'SeededDataset', 'SeededSampler']
+__all__ = ['BlankImages', 'CamVidDataset', 'SeededDataset', 'SeededSampler']
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from kdmm.hooks.nonfinite import NonFiniteError
 
 def train(argv: list[str] | None = None) -> None:
     """Train, and distil if the config has a ``kd`` section."""
-    parser = _parser('Train a model; distil it if the config has a kd section')
+    parser = command_line('Train a model; distil it if the config has a kd section')
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -48,12 +48,12 @@ def train(argv: list[str] | None = None) -> None:
         check_data(cfg, ('train', 'val'))
         build_runner(cfg).train()
 
-    _launch(args, run)
+    launch(args, run)
 
 
 def test(argv: list[str] | None = None) -> None:
     """Evaluate a checkpoint with the config's metrics."""
-    parser = _parser('Evaluate a checkpoint')
+    parser = command_line('Evaluate a checkpoint')
     parser.add_argument('checkpoint', help='a checkpoint of the plain model, ours or not')
     parser.add_argument('--out', help='folder for the predictions, as the metric writes them')
     args = parser.parse_args(argv)
@@ -66,10 +66,11 @@ def test(argv: list[str] | None = None) -> None:
         check_data(cfg, ('test',))
         build_runner(cfg).test()
 
-    _launch(args, run)
+    launch(args, run)
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
+def command_line(description: str) -> argparse.ArgumentParser:
+    """The flags that all commands have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help="config file, or 'kdmm::cirkd/...' of the installed package")
     parser.add_argument('--work-dir', help='where logs and checkpoints go')
@@ -85,7 +86,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
+def launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
     """Read the config, open the process group, run; a wrong input is one message, exit code 2."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     try:

@@ -1,0 +1,141 @@
+"""How much memory a training run will need, before its first step."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmengine.hooks import EMAHook
+from mmengine.model import is_model_wrapper
+from torch import nn
+
+from kdmm.distillers import CHILD
+from kdmm.engine.meter import MIB, Meter
+from kdmm.engine.saved import total_bytes
+from kdmm.engine.small_passes import student_pass, teacher_pass, term_passes
+from kdmm.engine.split_step import unwrapped
+
+#: What a process on CPU holds besides tensors.
+PROCESS = 'process and libraries'
+
+
+@dataclass
+class Estimate:
+    """Bytes by purpose.
+
+    Attributes:
+        held: What is there at the same time, when the backward pass begins.
+        passing: What comes and goes on top of that; only the largest of it counts.
+        notes: What could not be estimated.
+    """
+
+    held: dict[str, int] = field(default_factory=dict)
+    passing: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """Bytes at the highest point."""
+        return sum(self.held.values()) + max(self.passing.values(), default=0)
+
+    def __str__(self) -> str:
+        rows = [*self.held.items()]
+        rows += [(f'{name} (the largest of these)', size) for name, size in self.passing.items()]
+        rows.append(('estimate', self.total))
+        width = max(len(name) for name, _ in rows)
+        lines = [f'{name:<{width}}  {size / MIB:>9.1f} MiB' for name, size in rows]
+        return '\n'.join([*lines, *(f'not estimated: {note}' for note in self.notes)])
+
+
+def estimate_memory(runner: Any, batch: Any) -> Estimate:
+    """Estimate the peak of one rank.
+
+    The student is run forward on small crops, the teacher likewise, and copies of the terms on one
+    image of noise at full size; what they keep for the backward pass is scaled to the batch.
+
+    On CPU the figure is for the whole process, as `Meter` measures it.
+
+    Args:
+        runner: Whose model and optimizer are built; its hooks have had their ``before_run``.
+        batch: A batch of its data loader.
+    """
+    student = unwrapped(runner.model)
+    device = next(student.parameters()).device
+    there = {key: total_bytes(value) for key, value in _existing(runner, student).items()}
+    result = Estimate({**there, **_of_the_step(runner, student)})
+    devices = [device] if device.type == 'cuda' else []
+    with torch.random.fork_rng(devices):
+        _of_the_passes(runner, student, batch, result)
+    if device.type == 'cpu':  # the passes have loaded whatever steps need
+        meter = Meter(device)
+        meter.settle()
+        base = max(meter.used() - sum(there.values()), 0)
+        result.held = {PROCESS: base, **result.held}
+    result.held = {name: size for name, size in result.held.items() if size}
+    return result
+
+
+def _of_the_step(runner: Any, student: nn.Module) -> dict[str, int]:
+    """What the first backward pass and the first step of the optimizer bring."""
+    trained = total_bytes(p for p in student.parameters() if p.requires_grad)
+    buckets = is_model_wrapper(runner.model) and not runner.model.gradient_as_bucket_view
+    state = optimizer_bytes(runner.optim_wrapper.optimizer)
+    return {'gradients': trained * (2 if buckets else 1), 'optimizer state': state}
+
+
+def _of_the_passes(runner: Any, student: Any, batch: Any, result: Estimate) -> None:
+    """What a batch brings, added to ``result``."""
+    optim, objective = runner.optim_wrapper, getattr(student, CHILD, None)
+    data = student.data_preprocessor(batch, True)
+    inputs, samples = data['inputs'], data['data_samples']
+    result.held['batch'] = 2 * total_bytes([inputs])  # as loaded and as prepared, with labels
+    kept = student_pass(student, optim, inputs, samples)
+    result.held['activations of the student'] = kept.bytes
+    result.passing['its largest activation and its gradient'] = 2 * kept.largest
+    if objective is None:
+        return
+    for buffer in objective.buffers():  # a system gives no memory for pages never written to
+        if buffer.is_floating_point():
+            buffer.mul_(1)
+    taught = teacher_pass(objective, optim, inputs, samples)
+    result.held['taps of the teacher'] = taught.bytes
+    result.passing['forward pass of the teacher'] = taught.largest
+    work = term_passes(objective, optim, kept.taps, taught.taps, samples)
+    result.held['kept by the losses'] = work.bytes
+    result.held['filled by the losses'] = work.state
+    result.passing['blocks of the losses'] = work.largest
+    result.notes = work.notes
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Memory that an optimizer will hold for its parameters, from a step on a small tensor."""
+    total = 0
+    for group in optimizer.param_groups:
+        options = {key: value for key, value in group.items() if key != 'params'}
+        for dtype in {p.dtype for p in group['params']}:
+            trial = nn.Parameter(torch.zeros(8, 8, dtype=dtype))
+            trial.grad = torch.zeros_like(trial)
+            stand_in: Any = type(optimizer)([dict(options, params=[trial])], lr=0.0)  # type: ignore[call-arg]
+            stand_in.step()
+            state = [x for x in stand_in.state[trial].values() if isinstance(x, torch.Tensor)]
+            copies = sum(x.numel() * x.element_size() for x in state if x.ndim) / trial.numel()
+            total += sum(int(p.numel() * copies) for p in group['params'] if p.dtype == dtype)
+    return total
+
+
+def _existing(runner: Any, student: nn.Module) -> dict[str, list[Any]]:
+    """Tensors that are there before the first step."""
+    objective: Any = getattr(student, CHILD, None)
+    averages = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
+    found: dict[str, list[Any]] = dict(parameters=list(student.parameters()))
+    found['buffers'] = list(student.buffers())
+    if objective is not None:
+        own = set(map(id, objective.buffers()))
+        found['buffers'] = [x for x in found['buffers'] if id(x) not in own]
+        found['teacher'] = [
+            x
+            for teacher in objective.teachers
+            for x in (*teacher.module.parameters(), *teacher.module.buffers())
+        ]
+        found['queues'] = list(objective.buffers())
+    found['weight average'] = [x for a in averages for x in (*a.parameters(), *a.buffers())]
+    return found

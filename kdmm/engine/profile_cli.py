@@ -1,0 +1,118 @@
+"""Command line of ``tools/profile.py``."""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+
+from kdmm.distillers import ConfigError
+from kdmm.engine.checks import check_data
+from kdmm.engine.cli import command_line, launch
+from kdmm.engine.config import use_amp
+from kdmm.engine.memory_estimate import PROCESS
+from kdmm.engine.meter import MIB
+from kdmm.engine.profiling import ProfileLoop
+from kdmm.engine.runner import build_runner
+from kdmm.engine.trial import to_blank_data, to_trial
+
+DESCRIPTION = 'Where one training step of a config goes, and the memory that it needs'
+
+
+def profile(argv: list[str] | None = None) -> None:
+    """Estimate the memory of a run, measure its steps, print both."""
+    parser = command_line(DESCRIPTION)
+    parser.add_argument('--iters', type=int, default=10, help='iterations that count')
+    parser.add_argument('--warmup', type=int, default=3, help='iterations before them')
+    parser.add_argument(
+        '--synthetic', action='store_true', help='blank images of the crop size, not the data set'
+    )
+    parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help='of --synthetic')
+    parser.add_argument('--amp', choices=['float16', 'bfloat16'], help='mixed precision')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there, too')
+    args = parser.parse_args(argv)
+
+    def run(cfg: Config) -> None:
+        with tempfile.TemporaryDirectory(prefix='kdmm_profile_') as folder:
+            _profile(cfg, args, args.work_dir or folder)
+
+    launch(args, run)
+
+
+def _profile(cfg: Config, args: argparse.Namespace, work_dir: str) -> None:
+    if args.iters < 1 or args.warmup < 0:
+        raise ConfigError('--iters: at least 1; --warmup: at least 0')
+    if args.size and not args.synthetic:
+        raise ConfigError("--size: the data set's pipeline says the size; it is for --synthetic")
+    if args.amp:
+        use_amp(cfg, args.amp)
+    loop = dict(type='kdmm.ProfileLoop', warmup=args.warmup, iters=args.iters)
+    if args.synthetic:
+        to_blank_data(cfg, args.size)
+    else:
+        check_data(cfg, ('train',))
+    to_trial(cfg, loop, work_dir)
+    runner = build_runner(cfg)
+    runner.train()
+    if is_main_process():
+        found = figures(runner, cfg)
+        print(report(found, runner.train_loop), flush=True)
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=2))
+
+
+def figures(runner: Runner, cfg: Config) -> dict[str, Any]:
+    """Everything that was measured, in ms and MiB."""
+    loop: Any = runner.train_loop
+    estimate = loop.estimate
+    process = estimate.held.get(PROCESS, 0)
+    return dict(
+        config=cfg.filename,
+        device=str(loop.meter.device),
+        world_size=runner.world_size,
+        batch_size=cfg.train_dataloader.batch_size,
+        iters=loop.iters,
+        whole=loop.whole,
+        parts=loop.parts,
+        memory=dict(
+            estimate_mib=estimate.total / MIB,
+            peak_mib=loop.peak / MIB,
+            process_mib=process / MIB,
+            ratio=estimate.total / loop.peak,
+            ratio_without_process=(estimate.total - process) / max(loop.peak - process, 1),
+            held={name: size / MIB for name, size in estimate.held.items()},
+            passing={name: size / MIB for name, size in estimate.passing.items()},
+            not_estimated=estimate.notes,
+        ),
+    )
+
+
+def report(found: dict[str, Any], loop: ProfileLoop) -> str:
+    """The figures as text."""
+    parts = {name: row for name, row in found['parts'].items() if name != 'communication'}
+    total = sum(row['ms'] for row in parts.values())
+    width = max(map(len, (*found['parts'], 'step as it is trained')))
+    lines = [f'{"part":<{width}}  {"ms":>9}  {"share":>6}  {"added MiB":>9}']
+    for name, row in parts.items():
+        share = row['ms'] / total
+        lines.append(f'{name:<{width}}  {row["ms"]:>9.2f}  {share:>6.1%}  {row["mib"]:>9.1f}')
+    communication = found['parts']['communication']['ms']
+    lines.append(f'{"sum of the parts":<{width}}  {total:>9.2f}')
+    lines.append(f'{"communication":<{width}}  {communication:>9.2f}  within the parts above')
+    whole = sum(row['ms'] for row in found['whole'].values())
+    lines.append(f'{"step as it is trained":<{width}}  {whole:>9.2f}  data and hooks included')
+    memory = found['memory']
+    lines += [
+        '',
+        f'memory: estimated {memory["estimate_mib"]:.0f} MiB, measured peak of a step '
+        f'{memory["peak_mib"]:.0f} MiB, ratio {memory["ratio"]:.2f}',
+    ]
+    if memory['process_mib']:
+        lines.append(f'without the process itself: ratio {memory["ratio_without_process"]:.2f}')
+    if not loop.meter.exact:
+        lines.append('this system does not reset peaks: added MiB are lower bounds')
+    return '\n'.join(lines)

@@ -1,0 +1,57 @@
+"""What autograd keeps between the forward and the backward pass."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors of an activation, however nested."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_in(item)
+
+
+def total_bytes(tensors: Iterable[Tensor]) -> int:
+    """Memory of tensors, shared storage counted once."""
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+class Saved:
+    """Storages that autograd keeps for a backward pass.
+
+    Args:
+        without: Tensors that are there anyway.
+    """
+
+    def __init__(self, without: Iterable[Tensor]) -> None:
+        self._without = {x.untyped_storage()._cdata for x in without}
+        self._kept: dict[int, tuple[Any, int]] = {}
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Count what a block saves."""
+        with saved_tensors_hooks(self._keep, lambda x: x):
+            yield
+
+    def _keep(self, x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage._cdata not in self._without:  # the reference keeps the address from reuse
+            self._kept[storage._cdata] = (storage, storage.nbytes())
+        return x
+
+    @property
+    def total(self) -> int:
+        """Bytes."""
+        return sum(size for _, size in self._kept.values())
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest."""
+        return max((size for _, size in self._kept.values()), default=0)

@@ -1,0 +1,130 @@
+"""Forward passes that are small, and what they say about a whole step."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdmm.distillers.context import gather_context
+from kdmm.engine.crops import at_size, corners, grown
+from kdmm.engine.meter import Meter
+from kdmm.engine.saved import Saved, tensors_in, total_bytes
+from kdmm.engine.split_step import set_aside
+from kdmm.functional.blocks import BUFFERS, block_elements
+
+
+@dataclass
+class Pass:
+    """What a pass over the whole batch will need.
+
+    Attributes:
+        bytes: Kept until the backward pass.
+        largest: Of the largest tensor, or of what comes and goes.
+        taps: Tap name to activations of one image at full size, as blank as the input.
+        state: Memory that appears with the first step.
+        notes: What failed.
+    """
+
+    bytes: int = 0
+    largest: int = 0
+    taps: Any = None
+    state: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def student_pass(student: nn.Module, optim: Any, inputs: Tensor, samples: Sequence[Any]) -> Pass:
+    """What the student's own training loss keeps, from crops of at most two images.
+
+    Kept memory grows with the pixels (convolutions) and with their square (attention); two crops
+    tell the two apart.
+    """
+    known = [*student.parameters(), *student.buffers(), inputs]
+    batch, whole = inputs.shape[0], inputs.shape[-2] * inputs.shape[-1]
+    found: list[tuple[int, float]] = []
+    largest, taps = 0, None
+    before = {name: value.clone() for name, value in _own_buffers(student).items()}
+    for crop, labels in corners(inputs, samples):
+        saved = Saved([*known, crop])
+        with optim.optim_context(student), set_aside(student) as kd:
+            recorder = nullcontext({}) if kd is None else kd.student_taps.record()
+            with saved.watch(), recorder as found_taps:
+                losses = student(crop, labels, mode='loss')
+        pixels = crop.shape[-2] * crop.shape[-1]
+        found.append((pixels, saved.total / crop.shape[0]))
+        largest = int(saved.largest / crop.shape[0] * batch * whole / pixels)
+        taps = grown(found_taps, crop, inputs)
+        del losses, saved
+    for name, value in _own_buffers(student).items():
+        value.copy_(before[name])
+    return Pass(int(batch * at_size(found, whole)), largest, taps)
+
+
+def teacher_pass(objective: Any, optim: Any, inputs: Tensor, samples: Sequence[Any]) -> Pass:
+    """The teachers' taps, and three times the largest output of a layer; ``taps`` is a list."""
+    crop, labels = corners(inputs, samples)[-1]
+    scale = inputs.numel() / crop.numel()
+    taps, kept, largest = [], 0, 0
+    for teacher in objective.teachers:
+        sizes: list[int] = []
+
+        def note(module: Any, args: Any, output: Any, sizes: list[int] = sizes) -> None:
+            sizes.extend(_sizes(output))
+
+        leaves = [m for m in teacher.module.modules() if not any(True for _ in m.children())]
+        hooks = [leaf.register_forward_hook(note) for leaf in leaves]
+        with optim.optim_context(teacher.module):
+            found = teacher(crop, labels)
+        for hook in hooks:
+            hook.remove()
+        kept += sum(sum(_sizes(value)) for value in found.values())
+        largest = max([largest, *sizes])
+        taps.append(grown(found, crop, inputs))
+    return Pass(int(kept * scale), int(3 * largest * scale), taps)
+
+
+def term_passes(
+    objective: Any, optim: Any, student: Mapping[str, Any], teachers: Any, samples: Sequence[Any]
+) -> Pass:
+    """What copies of the terms keep for one image of noise at full size."""
+    result = Pass()
+    for name, term in objective.terms.items():
+        try:
+            trial = copy.deepcopy(term)
+            pair = trial.pick(student), trial.pick(teachers[term.teacher])
+            _try_term(trial, optim, pair, samples, result)
+        except Exception as error:  # an estimate must not stop what would run
+            result.notes.append(f'{name} ({type(error).__name__}: {error})')
+    return result
+
+
+def _try_term(trial: Any, optim: Any, pair: Any, samples: Sequence[Any], result: Pass) -> None:
+    """Add the memory of one term for the batch to ``result``."""
+    like, held = next(tensors_in(pair)), total_bytes(trial.buffers())
+    saved = Saved([*trial.parameters(), *tensors_in(pair)])
+    context = gather_context(trial.needs, samples[:1])
+    with optim.optim_context(trial), saved.watch(), Meter(like.device).stretch() as stretch:
+        losses = trial(*pair, **context)
+    result.bytes += saved.total * len(samples)
+    result.state += max(total_bytes(trial.buffers()) - held, 0)
+    passing = 0
+    if like.is_cuda:
+        passing = stretch.added - saved.total
+    elif hasattr(trial.loss, 'chunk'):
+        maps = (len(samples) * like[0, 0].numel()) ** 2
+        passing = BUFFERS * 4 * min(block_elements(like.new_empty((), dtype=torch.float32)), maps)
+    result.largest = max(result.largest, passing)
+    del losses
+
+
+def _own_buffers(student: nn.Module) -> dict[str, Tensor]:
+    """Running statistics and the like, without the objective's."""
+    with set_aside(student):
+        return dict(student.named_buffers())
+
+
+def _sizes(value: Any) -> list[int]:
+    return [x.numel() * x.element_size() for x in tensors_in(value)]

@@ -1,0 +1,126 @@
+"""One training step taken apart, so that its parts can be measured."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+from kdmm.distillers import CHILD
+from kdmm.distillers.context import gather_context
+
+
+class Parts(Protocol):
+    """Measures blocks by name."""
+
+    def part(self, name: str) -> AbstractContextManager:
+        """A context; what happens inside belongs to ``name``."""
+
+
+@contextmanager
+def set_aside(model: nn.Module) -> Iterator[Any]:
+    """Inside, a distilled student is just a student. Yields its objective, None without one."""
+    kept = getattr(model, CHILD, None)
+    if kept is None:
+        yield None
+        return
+    setattr(model, CHILD, None)
+    try:
+        yield kept
+    finally:
+        setattr(model, CHILD, kept)
+
+
+def unwrapped(model: nn.Module) -> Any:
+    """The model inside DDP."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def loosened(value: Any, pairs: list[tuple[Tensor, Tensor]]) -> Any:
+    """An activation, however nested, as leaves of a graph of their own.
+
+    ``pairs`` collects (tap, leaf) of the tensors that carry a gradient.
+    """
+    if isinstance(value, Mapping):
+        return {key: loosened(item, pairs) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(loosened(item, pairs) for item in value)
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        return value
+    leaf = value.detach().requires_grad_()
+    pairs.append((value, leaf))
+    return leaf
+
+
+def split_step(runner: Any, batch: Any, parts: Parts) -> None:
+    """The step that ``model.train_step`` makes, in parts.
+
+    The losses' gradients stop at the taps, and one backward pass through the student takes them
+    further together with the task's, so nothing is computed twice. Under DDP the gradients are
+    exchanged in that pass. The sum of the parts is a little more than the whole: a GPU is waited
+    for at every border.
+
+    Args:
+        runner: With model and optimizer wrapper.
+        batch: Of the data loader.
+        parts: Gets ``preprocessing``, ``student forward``, ``teacher forward``, ``<term> forward``,
+            ``<term> backward``, ``student backward`` and ``optimizer``.
+    """
+    model, optim = runner.model, runner.optim_wrapper
+    student = unwrapped(model)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    with optim.optim_context(model):
+        with parts.part('preprocessing'):
+            data = student.data_preprocessor(batch, True)
+        with set_aside(student) as objective, parts.part('student forward'):
+            record = objective.student_taps.record() if objective else nullcontext({})
+            with record as taps:
+                task, _ = student.parse_losses(model(**data, mode='loss'))
+        values = {}
+        if objective is not None:
+            leaves = loosened(taps, pairs)
+            values = _terms(objective, leaves, data['inputs'], data['data_samples'], parts)
+    for name, value in values.items():
+        with parts.part(f'{name} backward'):
+            value.backward()
+    total = task
+    for tap, leaf in pairs:
+        if leaf.grad is not None:
+            total = total + (tap * leaf.grad).sum().to(total.dtype)
+    with parts.part('student backward'):
+        optim.backward(total)
+    with parts.part('optimizer'):
+        optim.step()
+        optim.zero_grad()
+
+
+def _terms(
+    objective: Any, taps: Mapping[str, Any], inputs: Any, samples: Sequence[Any], parts: Parts
+) -> dict[str, Tensor]:
+    """The sum of each term's weighted losses."""
+    with parts.part('teacher forward'):
+        seen = [teacher(inputs, samples) for teacher in objective.teachers]
+    result = {}
+    for name, term in objective.terms.items():
+        context = gather_context(term.needs, samples)
+        with parts.part(f'{name} forward'):
+            if term.idle:
+                losses = term.silence(term.pick(taps))
+            else:
+                losses = term(term.pick(taps), term.pick(seen[term.teacher]), **context)
+            result[name] = torch.stack([loss.float() for loss in losses.values()]).sum()
+    return result
+
+
+def teacher_step(runner: Any, batch: Any) -> None:
+    """A plain training step of the student, and the teachers' forward pass."""
+    model, optim = runner.model, runner.optim_wrapper
+    student = unwrapped(model)
+    with optim.optim_context(model), set_aside(student) as objective:
+        data = student.data_preprocessor(batch, True)
+        task, _ = student.parse_losses(model(**data, mode='loss'))
+        seen = [teacher(data['inputs'], data['data_samples']) for teacher in objective.teachers]
+    optim.update_params(task)
+    del seen

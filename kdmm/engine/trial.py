@@ -1,0 +1,133 @@
+"""A config as it is measured: the same step, without what surrounds it in a run."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+from kdmm.distillers import ConfigError
+from kdmm.distillers.errors import nearest
+from kdmm.engine.config import SECTION
+
+_STAGES = ('val', 'test')
+#: MMEngine's own, which None leaves out.
+_DEFAULT_HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+)
+
+
+def to_trial(cfg: Config, loop: Mapping[str, Any], work_dir: str) -> None:
+    """Let ``cfg`` run ``loop`` for training, and nothing else.
+
+    No weights are read, no checkpoint, log or validation is made. The config's own hooks (EMA and
+    the like) stay. Terms whose weight is a schedule or measured get weight 1, so that they are
+    there from the first step.
+
+    Args:
+        cfg: Changed in place.
+        loop: Config of the training loop.
+        work_dir: Where the Runner may write.
+    """
+    cfg.work_dir, cfg.resume, cfg.load_from = work_dir, False, None
+    cfg.train_cfg, cfg.param_scheduler, cfg.log_level = dict(loop), None, 'ERROR'
+    for stage in _STAGES:
+        for key in ('dataloader', 'cfg', 'evaluator'):
+            cfg[f'{stage}_{key}'] = None
+    cfg.default_hooks = dict.fromkeys(_DEFAULT_HOOKS)
+    _walk(cfg.model, _forget)
+    section = cfg.get(SECTION)
+    if section:
+        teachers = section.get('teacher')
+        for teacher in teachers if isinstance(teachers, list) else [teachers]:
+            if isinstance(teacher, dict):
+                teacher.update(checkpoint=None, random=True)
+        for term in (section.get('losses') or {}).values():
+            term['weight'] = _constant(term.get('weight', 1.0))
+
+
+def only_term(cfg: Config, name: str) -> None:
+    """Switch all terms of the objective off but one.
+
+    Raises:
+        ConfigError: If there is no such term.
+    """
+    terms = cfg[SECTION].losses
+    if name not in terms:
+        raise ConfigError(f'kd.losses: no term {name!r}; {nearest(name, terms)}')
+    for other, term in terms.items():
+        if other != name:
+            term['weight'] = 0.0
+
+
+def to_blank_data(cfg: Config, size: tuple[int, int] | None = None) -> None:
+    """Replace the training data by `kdmm.BlankImages` of the crop's size.
+
+    Args:
+        cfg: Changed in place. Batch size, sampler and workers stay.
+        size: (height, width) in place of the config's.
+
+    Raises:
+        ConfigError: If the config does not say the size or is not for segmentation.
+    """
+    head = cfg.model.get('decode_head')
+    head = head[-1] if isinstance(head, list) else head
+    if not isinstance(head, dict) or 'num_classes' not in head:
+        raise ConfigError(
+            'blank data: only segmentation models (with decode_head.num_classes) are served'
+        )
+    size = (size[0], size[1]) if size else crop_size(cfg)
+    if 'size' in (cfg.model.get('data_preprocessor') or {}):
+        cfg.model.data_preprocessor.size = size
+    dataset = dict(type='kdmm.BlankImages', size=size, num_classes=head['num_classes'])
+    cfg.train_dataloader.dataset = dataset
+
+
+def crop_size(cfg: Config) -> tuple[int, int]:
+    """(height, width) that the training pipeline or the preprocessor makes of every image.
+
+    Raises:
+        ConfigError: If neither says one.
+    """
+    found: list[Any] = []
+    _walk(cfg.get('train_dataloader'), lambda node: found.append(node.get('crop_size')))
+    found += [(cfg.model.get('data_preprocessor') or {}).get('size'), cfg.get('crop_size')]
+    for value in found:
+        if isinstance(value, int):
+            return value, value
+        if isinstance(value, list | tuple) and len(value) == 2:
+            return int(value[0]), int(value[1])
+    raise ConfigError(
+        'blank data: the config names no crop size (RandomCrop, data_preprocessor.size); '
+        'give one: --size HEIGHT WIDTH'
+    )
+
+
+def _constant(weight: Any) -> Any:
+    """1 for what changes during a run, else the weight itself; by part where it has parts."""
+    if isinstance(weight, Mapping) and 'type' not in weight:
+        return {part: _constant(value) for part, value in weight.items()}
+    return weight if isinstance(weight, int | float) else 1.0
+
+
+def _forget(node: Any) -> None:
+    """Drop what would read pretrained weights."""
+    if node.get('pretrained'):
+        node['pretrained'] = None
+    init = node.get('init_cfg')
+    if isinstance(init, dict) and init.get('type') == 'Pretrained':
+        node['init_cfg'] = None
+
+
+def _walk(node: Any, visit: Callable[[Any], None]) -> None:
+    """Call ``visit`` on every dict below ``node``, itself included."""
+    if isinstance(node, dict):
+        visit(node)
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for child in node:
+            _walk(child, visit)

@@ -1,0 +1,159 @@
+"""``tools/benchmark.py`` as a user runs it, with shapes of a few pixels."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bench import losses, run, steps, table
+from bench.cases import CASES
+from bench.child import ROOT
+
+TOOL = ROOT / 'tools/benchmark.py'
+
+
+def benchmark(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(TOOL), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_losses_end_to_end(tmp_path):
+    file = tmp_path / 'out.json'
+    done = benchmark('p2p', 'enqueue', '--quick', '--threads', '1', '--json', str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = json.loads(file.read_text())
+    assert written['settings']['threads'] == 1 and written['settings']['device'] == 'cpu'
+    pair, enqueue = written['results']
+    assert set(pair['forms']) == {'naive', 'ours', 'products'}
+    assert set(enqueue['forms']) == {'naive', 'ours'}
+    assert pair['shape'] == CASES['p2p'].quick and pair['flop'] > 0
+    for figures in pair['forms'].values():
+        assert figures['min_s'] <= figures['median_s'] and figures['added_mib'] >= 0
+        # the process is torch and little else, not the stack of base libraries
+        assert figures['peak_mib'] > figures['added_mib']
+    assert pair['compared']['ours']['agrees'] and enqueue['compared']['ours']['agrees']
+    assert pair['compared']['ours']['over_products'] > 0
+    loss = [pair['forms'][form]['values']['loss'][0] for form in ('naive', 'ours')]
+    assert loss[0] == pytest.approx(loss[1], rel=1e-4)
+    header = next(line for line in done.stdout.splitlines() if line.startswith('form'))
+    assert [cell.strip() for cell in header.split('  ') if cell.strip()] == losses.HEAD
+
+
+def test_the_child_imports_no_base_library():
+    code = (
+        'import sys; from bench.child import bare_packages; bare_packages("kdmm", "kdmm.engine");'
+        'import kdmm.functional, kdmm.memory, kdmm.engine.meter;'
+        'print([m for m in sys.modules if m.startswith(("mm", "cv2"))])'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT / 'tools', capture_output=True, text=True
+    )
+    found = set(eval(done.stdout)) - {'mmap'}
+    assert not found, done.stderr
+
+
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (('p3p',), ("no 'p3p'", 'nearest: p2p')),
+        (('kd', '--dtype', 'float23'), ("'float23'", 'float32')),
+        (('--threads', '0'), ('--threads', 'at least 1')),
+        (('--device', 'tpu'), ("'tpu'", 'cpu or cuda')),
+        (('kd', '--steps', 'x.py'), ('--steps', 'leave out kd')),
+        (('--json', '/no/where/x.json'), ('--json', '/no/where')),
+        (('--steps', 'x.py', '--dtype', 'bfloat16'), ('--dtype bfloat16', '--device cuda')),
+        (('--steps', 'gone.py'), ('config', "'gone.py'")),
+    ],
+)
+def test_refuses(arguments, words):
+    done = benchmark(*arguments)
+    assert done.returncode == 2 and 'Traceback' not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith('kdmm: error: ') and all(word in last for word in words), last
+
+
+def test_list():
+    done = benchmark('--list')
+    assert done.returncode == 0 and [x.split()[0] for x in done.stdout.splitlines()] == list(CASES)
+
+
+def figures(times, peak=10.0, added=4.0, loss=1.0):
+    return dict(times=times, peak_mib=peak, added_mib=added, values=dict(loss=[loss, loss]))
+
+
+def test_figures_of_several_processes():
+    found = run.combine([figures([3.0, 1.0], peak=7), figures([2.0, 9.0, 4.0], added=5)])
+    assert found['median_s'] == 3.0 and found['min_s'] == 1.0
+    assert found['peak_mib'] == 10 and found['added_mib'] == 5
+    assert run.combine([figures([1.0]), dict(failed='why')]) == dict(failed='why')
+
+
+def test_ratios_are_naive_over_ours_and_ours_over_products():
+    forms = dict(naive=figures([8.0], peak=100, added=60), ours=figures([2.0], peak=20, added=3))
+    forms['products'] = figures([1.0])
+    found = {name: run.combine([value]) for name, value in forms.items()}
+    result = losses.compare(found, 'ours', 'float32')
+    assert (result['time'], result['peak'], result['added']) == (4, 5, 20)
+    assert result['over_products'] == 2 and result['agrees']
+
+
+def test_a_failure_is_shown_and_counts():
+    found = dict(naive=dict(failed='killed by signal 9 (out of memory?)'))
+    found['ours'] = run.combine([figures([1.0])])
+    entry = dict(case='kd', shape=dict(batch=1), forms=found)
+    entry['compared'] = dict(ours=losses.compare(found, 'ours', 'float32'))
+    assert 'naive failed: killed by signal 9' in losses.render(entry)
+    assert losses.sound(entry), 'the textbook form may run out of memory'
+    entry['forms'] = dict(naive=found['ours'], ours=found['naive'])
+    assert not losses.sound(entry)
+    other = dict(naive=found['ours'], ours=run.combine([figures([1.0], loss=1.1)]))
+    entry = dict(case='kd', shape={}, forms=other)
+    entry['compared'] = dict(ours=losses.compare(other, 'ours', 'float32'))
+    assert 'DIFFERS' in losses.render(entry) and not losses.sound(entry)
+
+
+def test_a_child_that_dies_says_why():
+    common = dict(case='kd', shape={}, warm=CASES['kd'].quick, device='cpu', dtype='float32')
+    result = run.start(dict(common, form='nonsense', threads=1, tf32=False))
+    assert result == dict(failed="KeyError: 'nonsense'")
+
+
+def test_a_table_is_aligned():
+    lines = table.table(['form', 'ms'], [['naive', '10.00'], ['x', '-']]).splitlines()
+    assert lines == ['form      ms', '-----  -----', 'naive  10.00', 'x          -']
+
+
+@pytest.mark.slow
+def test_steps_end_to_end(job, tmp_path):
+    file = tmp_path / 'steps.json'
+    arguments = ['--quick', '--threads', '1', '--json', str(file)]
+    arguments += ['--cfg-options', 'kd.losses.kd.weight=0']
+    done = job.run([sys.executable, str(TOOL), '--steps', 'kd.py', *arguments])
+    (result,) = json.loads(file.read_text())['results']
+    assert list(result['steps']) == ['student', '+ teacher forward', 'p2p', 'memory', '+ all']
+    assert not any('failed' in x for x in result['steps'].values()), done.stdout
+    assert result['to_student_and_teacher']['+ teacher forward'] == 1
+    assert result['steps']['+ all']['median_s'] > 0
+    header = next(line for line in done.stdout.splitlines() if line.startswith('step'))
+    assert [cell.strip() for cell in header.split('  ') if cell.strip()] == steps.HEAD
+
+
+def test_steps_leave_terms_without_weight_out(job, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'tests/e2e'))
+    path = str(job.root / 'kd.py')
+    assert steps.terms_of(path, {}) == ['kd', 'p2p', 'memory']
+    options = steps.options_of(['kd.losses.p2p.weight=0'])
+    assert steps.terms_of(path, options) == ['kd', 'memory']
+    assert steps.terms_of(str(job.root / 'plain.py'), {}) == []
+
+
+def test_the_profile_tool_does_not_hide_the_standard_module():
+    code = 'import cProfile, profile; print(profile.Profile, profile.__file__)'
+    done = subprocess.run(
+        [sys.executable, '-c', f'import sys; sys.path.insert(0, {str(TOOL.parent)!r}); {code}'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and str(ROOT) not in done.stdout, done.stdout + done.stderr

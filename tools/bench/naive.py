@@ -1,0 +1,116 @@
+"""Every loss as the papers write it down: autograd, loops, and maps that stay until the backward.
+
+Measured beside kdmm's forms and compared with them. Features are (B, C, h, w), logits (B, K, h, w),
+labels (B, h, w); rows and keys have unit length.
+"""
+
+from itertools import combinations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def kd(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
+    """Logit KD: KL of the softened class distributions, mean over pixels."""
+    p_s, p_t = (x / tau for x in (student, teacher))
+    p_s, p_t = p_s.softmax(1), p_t.softmax(1)
+    return (p_t * (p_t.log() - p_s.log())).sum(1).mean() * tau**2
+
+
+def cwd(student: Tensor, teacher: Tensor, tau: float = 4.0) -> Tensor:
+    """CWD: KL of each channel's distribution over space, mean over channels."""
+    p_s, p_t = ((x.flatten(2) / tau).softmax(2) for x in (student, teacher))
+    return (p_t * (p_t.log() - p_s.log())).sum(2).mean() * tau**2
+
+
+def attention(x: Tensor) -> Tensor:
+    """Unit map of energy over space, (B, h * w)."""
+    return F.normalize((x**2).mean(1).flatten(1))
+
+
+def at(student: Tensor, teacher: Tensor) -> Tensor:
+    """AT: squared difference of the attention maps."""
+    return ((attention(student) - attention(teacher)) ** 2).mean()
+
+
+def psd(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
+    """DSD's PSD: differences of the attention maps of two layers, pair by pair."""
+    losses = []
+    for i, j in combinations(range(len(student)), 2):
+        paths = (
+            F.normalize(attention(maps[j]) - attention(maps[i])) for maps in (student, teacher)
+        )
+        losses.append(((next(paths) - next(paths)) ** 2).mean())
+    return torch.stack(losses).mean()
+
+
+def csd(student: Tensor, teacher: Tensor, tau: float = 4.0) -> Tensor:
+    """DSD's CSD: every class with every class, image by image."""
+    losses = []
+    for images in zip(student, teacher, strict=True):
+        maps = [F.avg_pool2d(x[None], 2, 2, ceil_mode=True)[0].flatten(1) / tau for x in images]
+        rows = [x.softmax(1) for x in maps]  # (K, n)
+        classes = range(len(rows[0]))
+        grams = [torch.stack([(x[a] * x).sum(1) for a in classes]) for x in rows]
+        losses.append(((grams[0] - grams[1]) ** 2).mean())
+    return torch.stack(losses).mean()
+
+
+def p2p(student: Tensor, teacher: Tensor, tau: float = 0.1) -> Tensor:
+    """CIRKD's pixel-to-pixel term: two maps for each ordered pair of images."""
+    batch = student.shape[0]
+    rows = [F.normalize(x, dim=1).flatten(2).transpose(1, 2) for x in (student, teacher)]
+    total = student.new_zeros(())
+    for i in range(batch):
+        for j in range(batch):
+            logits = [x[i] @ x[j].T / tau for x in rows]
+            log_s, p_t = F.log_softmax(logits[0], dim=1), F.softmax(logits[1], dim=1)
+            total = total + F.kl_div(log_s, p_t, reduction='batchmean')
+    return total / batch**2
+
+
+def memory(
+    student: Tensor, teacher: Tensor, keys: Tensor, sections: list[int], tau: float = 0.1
+) -> Tensor:
+    """CIRKD's memory terms: rows (N, C) against keys (M, C), a softmax for each section of keys."""
+    total = student.new_zeros(())
+    for part in keys.split(sections):
+        logits = [x @ part.T / tau for x in (student, teacher)]
+        log_s, p_t = F.log_softmax(logits[0], dim=1), F.softmax(logits[1], dim=1)
+        total = total + F.kl_div(log_s, p_t, reduction='batchmean')
+    return total
+
+
+def channel(student: Tensor, teacher: Tensor, tau: float = 0.1) -> Tensor:
+    """CIRKDv2's channel relations: maps of channels by channels for each ordered pair of images."""
+    batch = student.shape[0]
+    rows = [F.normalize(x.flatten(2), dim=2) for x in (student, teacher)]
+    total = student.new_zeros(())
+    for i in range(batch):
+        for j in range(batch):
+            logits = [x[i] @ x[j].T / tau for x in rows]
+            log_s, p_t = F.log_softmax(logits[0], dim=1), F.softmax(logits[1], dim=1)
+            total = total + F.kl_div(log_s, p_t, reduction='batchmean')
+    return total / batch**2
+
+
+def skd(student: Tensor, teacher: Tensor, patch: int = 2) -> Tensor:
+    """SKD's pair-wise term: n x n cosines within each image, after max-pooling."""
+    pooled = (F.max_pool2d(x, patch, patch, ceil_mode=True) for x in (student, teacher))
+    nodes = [F.normalize(x, dim=1).flatten(2) for x in pooled]  # (B, C, n)
+    maps = [x.transpose(1, 2) @ x for x in nodes]
+    return ((maps[0] - maps[1]) ** 2).mean()
+
+
+def ifvd(student: Tensor, teacher: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """IFVD: the classes one after the other, with masks of the features' size."""
+    cosines = []
+    for x in (student, teacher):
+        centre = x  # a pixel of no class is its own
+        for label in range(num_classes):
+            mask = (labels == label)[:, None].expand_as(x).to(x.dtype)
+            mean = (mask * x).sum((2, 3), keepdim=True) / (mask.sum((2, 3), keepdim=True) + 1e-6)
+            centre = (1 - mask) * centre + mask * mean
+        cosines.append(F.cosine_similarity(x, centre, dim=1))
+    return ((cosines[0] - cosines[1]) ** 2).mean()

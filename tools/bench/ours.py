@@ -1,0 +1,71 @@
+"""kdmm's forms, looked up when they run, and what they need to look like the textbook's."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor
+
+from . import naive
+from .inputs import Inputs, Shape
+from .naive_queues import Queues
+
+#: What a form gives: a loss, or named tensors that all forms must agree in.
+Result = Tensor | dict[str, Tensor] | None
+Form = Callable[..., Result]
+
+
+def form(name: str, **fixed: Any) -> Form:
+    """A function of kdmm.functional, looked up when it is called."""
+
+    def call(**given: Any) -> Result:
+        function = getattr(import_module('kdmm.functional'), name)
+        return function(given.pop('student'), given.pop('teacher'), **given, **fixed)
+
+    return call
+
+
+def channel(student: Tensor, teacher: Tensor) -> Tensor:
+    """CIRKDv2's channel relations of maps."""
+    relation = import_module('kdmm.functional').channel_relation_kl
+    return relation(student.flatten(2), teacher.flatten(2))
+
+
+def memory(student: Tensor, teacher: Tensor, keys: Tensor, sections: list[int]) -> Tensor:
+    """CIRKD's memory terms, both sections in one call."""
+    memory_kl = import_module('kdmm.functional').memory_kl
+    return memory_kl(student, teacher, keys, sections=sections).sum()
+
+
+def naive_psd(student: Tensor, others: list[Tensor], teacher: list[Tensor]) -> Tensor:
+    """The textbook's; only the middle map is differentiated."""
+    return naive.psd([others[0], student, others[1]], teacher)
+
+
+def psd(student: Tensor, others: list[Tensor], teacher: list[Tensor]) -> Tensor:
+    """DSD's PSD; only the middle map is differentiated."""
+    path_differences = import_module('kdmm.functional').path_differences
+    return path_differences([others[0], student, others[1]], teacher)
+
+
+_QUEUES = dict(pixel_size=2000, region_size=200, per_image=16)
+
+
+def queues(shape: Shape) -> Inputs:
+    """Empty queues of kdmm."""
+    made = import_module('kdmm.memory').ClassQueues
+    return dict(queues=made(shape['classes'], shape['channels'], **_QUEUES))
+
+
+def naive_queues(shape: Shape) -> Inputs:
+    """Empty queues of the textbook."""
+    return dict(queues=Queues(shape['classes'], shape['channels'], **_QUEUES))
+
+
+def enqueue(queues: Any, rows: Tensor, labels: Tensor) -> Result:
+    """A batch enters; which pixels is random, how many and which regions is not."""
+    queues.enqueue(rows, labels)
+    if isinstance(queues, Queues):
+        return dict(region=queues.region[:, 0].sum(0), written=queues.pixel_ptr)
+    region = queues.region.rows[:-1].unflatten(0, (queues.num_classes, -1))
+    return dict(region=region[:, 0].sum(0), written=queues.pixel.ptr)

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Time and peak memory of the losses, beside their textbook forms, and of whole training steps.
+
+    python tools/benchmark.py                            every loss
+    python tools/benchmark.py p2p memory --device cuda   two of them, on a GPU
+    python tools/benchmark.py --steps configs/seg_kd/camvid_small_cirkd.py
+    python tools/benchmark.py --list
+
+Every figure comes from a fresh process. ``added`` is the memory over imports and inputs, ``peak``
+the whole process on CPU (Python, torch, inputs) and all tensors on CUDA. docs/benchmark.md says how
+to read the tables.
+"""
+
+import argparse
+import difflib
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench import losses, steps
+from bench.cases import CASES
+from bench.errors import stop
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line; wrong names end with exit code 2."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('cases', nargs='*', help='losses by name, default all')
+    parser.add_argument('--list', action='store_true', help='name the losses and stop')
+    parser.add_argument('--steps', nargs='+', metavar='CONFIG', help='training steps instead')
+    parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help='of --steps')
+    parser.add_argument('--batch', type=int, help='of --steps, default as in the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='of --steps'
+    )
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--dtype', default='float32', help='float32, bfloat16 or float16')
+    parser.add_argument(
+        '--tf32', action='store_true', help='CUDA may round float32 products, of all forms alike'
+    )
+    parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument('--rounds', type=int, default=2, help='fresh processes for each figure')
+    parser.add_argument('--iters', type=int, default=3, help='of --steps, in each process')
+    parser.add_argument('--seconds', type=float, default=0.5, help='repeat fast forms for so long')
+    parser.add_argument('--quick', action='store_true', help='small shapes, one call: does it run?')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write all figures there')
+    args = parser.parse_args()
+    refuse(args)
+    args.rounds = 1 if args.quick else args.rounds
+    return args
+
+
+def refuse(args: argparse.Namespace) -> None:
+    """End for what cannot work, in one line."""
+    for name, value, known in (
+        *(('loss', name, CASES) for name in args.cases),
+        ('--dtype', args.dtype, ('float32', 'bfloat16', 'float16')),
+    ):
+        if value not in known:
+            close = difflib.get_close_matches(value, known, 3, cutoff=0.3)
+            hint = f'nearest: {", ".join(close)}' if close else f'known: {", ".join(known)}'
+            stop(f'{name}: there is no {value!r}; {hint}')
+    for option in ('threads', 'rounds', 'iters', 'batch'):
+        if getattr(args, option) is not None and getattr(args, option) < 1:
+            stop(f'--{option}: at least 1, not {getattr(args, option)}')
+    if args.steps and args.cases:
+        stop(f'--steps measures configs; leave out {" ".join(args.cases)}')
+    if args.steps and args.device == 'cpu' and args.dtype != 'float32':
+        stop(f'--dtype {args.dtype}: mixed precision training needs --device cuda')
+    if args.device.split(':')[0] not in ('cpu', 'cuda'):
+        stop(f'--device: cpu or cuda, not {args.device!r}')
+    if args.device.startswith('cuda') and not torch.cuda.is_available():
+        stop('--device cuda: torch sees no CUDA device')
+    if args.json and not args.json.resolve().parent.is_dir():
+        stop(f'--json: there is no folder {str(args.json.resolve().parent)!r}')
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What the figures depend on."""
+    cuda = args.device.startswith('cuda')
+    name = torch.cuda.get_device_name(args.device) if cuda else platform.processor()
+    given = {key: value for key, value in vars(args).items() if key not in ('json', 'list')}
+    return dict(given, torch=torch.__version__, python=platform.python_version(), hardware=name)
+
+
+def main() -> int:
+    """Print tables as the figures come; 1 if a form of kdmm's failed or disagrees."""
+    args = parse_args()
+    if args.list:
+        print('\n'.join(f'{name:<10} {case.what}' for name, case in CASES.items()))
+        return 0
+    kind = steps if args.steps else losses
+    print(f'{args.device}, {args.threads} threads, {args.dtype}, torch {torch.__version__}\n')
+    results: list[dict[str, Any]] = []
+    for result in kind.measure(args.steps or args.cases or list(CASES), args):
+        results.append(result)
+        print(kind.render(result), flush=True)
+        if args.json:  # what is there so far survives an interrupt
+            args.json.write_text(json.dumps(dict(settings=settings(args), results=results)))
+    return int(not all(map(kind.sound, results)))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
