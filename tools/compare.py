@@ -168,7 +168,8 @@ def plot(results: Mapping[str, Runs], metric: str, path: Path) -> None:
         axes.scatter(values, [place] * len(values), color='C0', zorder=3)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel(f'{metric} (dot: one seed; bar: mean; grey: baseline, one deviation each way)')
+    axes.set_xlabel(metric)
+    axes.set_title('dot: one seed; bar: mean; grey: baseline ± one deviation', fontsize='medium')
     figure.savefig(path, dpi=120)
 
 

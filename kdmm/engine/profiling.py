@@ -21,7 +21,10 @@ COLLECTIVES = ('gloo:', 'nccl:', 'mpi:')
 
 @LOOPS.register_module()
 class ProfileLoop(IterBasedTrainLoop):
-    """Estimates the memory, then takes whole steps, then steps in parts. No weight changes.
+    """Estimates the memory, then takes whole steps, then steps in parts.
+
+    Optimized weights stay as they are; BatchNorm statistics move, and a loss with an optimizer of
+    its own trains.
 
     Attributes:
         estimate: Of the memory, made before the first step; None if not asked for.

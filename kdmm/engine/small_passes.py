@@ -15,6 +15,7 @@ from kdmm.engine.meter import Meter
 from kdmm.engine.saved import Saved, tensors_in, total_bytes
 from kdmm.engine.split_step import set_aside
 from kdmm.functional.blocks import BUFFERS, block_elements
+from kdmm.functional.collective import distributed
 
 
 @dataclass
@@ -97,6 +98,8 @@ def term_passes(
             pair = trial.pick(student), trial.pick(teachers[term.teacher])
             _try_term(trial, optim, pair, samples, result)
         except Exception as error:  # an estimate must not stop what would run
+            if distributed():
+                raise  # the other ranks are waiting in this term's collectives
             result.notes.append(f'{name} ({type(error).__name__}: {error})')
     return result
 
