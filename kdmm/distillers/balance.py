@@ -8,7 +8,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from kdmm.distillers.errors import ConfigError, refuse_unknown
+from kdmm.errors import ConfigError, refuse_unknown
 
 FORM = "'auto:0.1' or dict(type='Auto', share=0.1, iterations=20)"
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from kdmm.distillers.building import build_part
 from kdmm.distillers.class_map import ClassMap
-from kdmm.distillers.errors import ConfigError
+from kdmm.errors import ConfigError
 
 Pair = tuple[Any, Any]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from kdmm.distillers.errors import ConfigError, nearest, refuse_unknown
 from kdmm.distillers.schedules import Progress, Schedule, build_schedule, is_schedule
+from kdmm.errors import ConfigError, nearest, refuse_unknown
 from kdmm.registry import MODELS
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdmm.distillers.errors import ConfigError, refuse_unknown
+from kdmm.errors import ConfigError, refuse_unknown
 
 
 def labels(samples: Sequence[Any]) -> Tensor:

@@ -7,9 +7,9 @@ import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
-from kdmm.distillers.errors import ConfigError, refuse_unknown
 from kdmm.distillers.objective import Distillation
 from kdmm.distillers.section import KEYS
+from kdmm.errors import ConfigError, refuse_unknown
 from kdmm.registry import MODELS
 
 #: The one child that a distilled student has besides its own; all state of kdmm lies under it.

@@ -10,7 +10,6 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from kdmm.distillers.context import gather_context, task_facts
-from kdmm.distillers.errors import ConfigError
 from kdmm.distillers.gradients import UnmeasurableError
 from kdmm.distillers.probe import probe
 from kdmm.distillers.schedules import Progress
@@ -21,6 +20,7 @@ from kdmm.distillers.taps import require_gradient, taps_of_student
 from kdmm.distillers.teacher import Teacher
 from kdmm.distillers.term import Term
 from kdmm.distillers.weighting import switched_on
+from kdmm.errors import ConfigError
 
 
 class Distillation(nn.Module):

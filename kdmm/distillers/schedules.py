@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from kdmm.distillers.errors import ConfigError, nearest
+from kdmm.errors import ConfigError, nearest
 from kdmm.registry import SCHEDULES
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdmm.distillers.errors import ConfigError, nearest, refuse_unknown
+from kdmm.errors import ConfigError, nearest, refuse_unknown
 
 #: What the section may hold.
 KEYS = ('teacher', 'taps', 'losses', 'probe_size', 'measure')

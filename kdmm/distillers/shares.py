@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdmm.distillers.errors import ConfigError
 from kdmm.distillers.gradients import Norms, gradient_norms, task_loss
 from kdmm.distillers.taps import trained
 from kdmm.distillers.term import Term
+from kdmm.errors import ConfigError
 
 #: Term and part.
 Key = tuple[str, str]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdmm.distillers.errors import ConfigError, nearest
+from kdmm.errors import ConfigError, nearest
 
 _PATH = re.compile(r'^(?P<module>[^\[\]]+)\.(?P<side>in|out)(\[(?P<item>-?\d+)\])?$')
 

@@ -11,11 +11,11 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from kdmm.distillers.errors import ConfigError
 from kdmm.distillers.preprocess import InputAdapter
 from kdmm.distillers.taps import Taps
 from kdmm.distillers.weights import fingerprint, load_strictly, read_checkpoint, state_dict_of
 from kdmm.distillers.zoo import zoo_checkpoint, zoo_config
+from kdmm.errors import ConfigError
 
 
 def load_model_config(config: str) -> tuple[dict[str, Any], str]:

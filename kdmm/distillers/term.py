@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from kdmm.distillers.bridge import build_connectors, channels_of, check_classes, class_maps
 from kdmm.distillers.building import build_loss, check_shapes
-from kdmm.distillers.errors import ConfigError
 from kdmm.distillers.schedules import Progress
 from kdmm.distillers.section import tap_names
 from kdmm.distillers.taps import trained
 from kdmm.distillers.weighting import WHOLE, Weighting
+from kdmm.errors import ConfigError
 
 
 class Term(nn.Module):

@@ -16,7 +16,7 @@ from mmengine.dist import barrier
 from torch import Tensor, nn
 
 from kdmm.compat.unpickling import load_weights
-from kdmm.distillers.errors import ConfigError
+from kdmm.errors import ConfigError
 
 _BROKEN = (RuntimeError, EOFError, LookupError, zipfile.BadZipFile, ValueError)
 

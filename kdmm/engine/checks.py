@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from kdmm.distillers import ConfigError
+from kdmm.errors import ConfigError
 
 
 def check_data(cfg: Config, stages: tuple[str, ...] = ('train', 'val')) -> None:

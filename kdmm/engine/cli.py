@@ -11,11 +11,11 @@ from typing import Any
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
 
-from kdmm.distillers import ConfigError
 from kdmm.engine.checks import check_data
 from kdmm.engine.config import load_config, use_amp
 from kdmm.engine.launch import start_process_group, stop_process_group
 from kdmm.engine.runner import CheckpointError, build_runner
+from kdmm.errors import ConfigError
 from kdmm.hooks.interrupt import Interrupted
 from kdmm.hooks.nonfinite import NonFiniteError
 

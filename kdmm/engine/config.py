@@ -6,10 +6,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from kdmm.distillers import ConfigError
-from kdmm.distillers.errors import refuse_unknown
 from kdmm.distillers.section import KEYS
 from kdmm.distillers.zoo import zoo_config
+from kdmm.errors import ConfigError, refuse_unknown
 
 SECTION = 'kd'
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from kdmm.distillers import ConfigError
+from kdmm.errors import ConfigError
 
 
 def start_process_group(launcher: str, dist_cfg: dict[str, Any] | None = None) -> None:

@@ -10,7 +10,6 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from kdmm.distillers import ConfigError
 from kdmm.engine.checks import check_data
 from kdmm.engine.cli import command_line, launch
 from kdmm.engine.config import use_amp
@@ -19,6 +18,7 @@ from kdmm.engine.meter import MIB
 from kdmm.engine.profiling import ProfileLoop
 from kdmm.engine.runner import build_runner
 from kdmm.engine.trial import to_blank_data, to_trial
+from kdmm.errors import ConfigError
 
 DESCRIPTION = 'Where one training step of a config goes, and the memory that it needs'
 

@@ -5,9 +5,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from kdmm.distillers import ConfigError
-from kdmm.distillers.errors import nearest
 from kdmm.engine.config import SECTION
+from kdmm.errors import ConfigError, nearest
 
 _STAGES = ('val', 'test')
 #: MMEngine's own, which None leaves out.

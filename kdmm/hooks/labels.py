@@ -5,8 +5,8 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
-from kdmm.distillers import ConfigError
 from kdmm.distillers.context import task_facts
+from kdmm.errors import ConfigError
 from kdmm.hooks.nonfinite import image_names
 from kdmm.registry import HOOKS
 

@@ -5,8 +5,8 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
-from kdmm.distillers import ConfigError
 from kdmm.distillers.context import gather_context, task_facts
+from kdmm.errors import ConfigError
 from tests.distillers.tiny_models import seg_samples, segmentor
 
 

@@ -8,8 +8,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
-from kdmm.distillers import ConfigError
 from kdmm.distillers.weights import fingerprint, load_strictly, read_checkpoint, state_dict_of
+from kdmm.errors import ConfigError
 
 
 class Arbitrary:

@@ -1,8 +1,8 @@
 import pytest
 from mmengine.config import Config
 
-from kdmm.distillers import ConfigError
 from kdmm.engine import check_data
+from kdmm.errors import ConfigError
 
 
 @pytest.fixture

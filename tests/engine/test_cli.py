@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from kdmm.distillers import ConfigError
 from kdmm.engine import cli
+from kdmm.errors import ConfigError
 from kdmm.hooks.nonfinite import NonFiniteError
 from tests.engine.tiny_run import config
 

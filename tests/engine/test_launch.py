@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from kdmm.distillers import ConfigError
 from kdmm.engine import start_process_group, stop_process_group
+from kdmm.errors import ConfigError
 
 NAMES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
 

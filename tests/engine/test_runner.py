@@ -7,8 +7,8 @@ from mmengine.runner import Runner as BaseRunner
 
 import kdmm.hooks as hooks
 from kdmm.datasets import SeededDataset, SeededSampler
-from kdmm.distillers import ConfigError
 from kdmm.engine import Runner, build_runner
+from kdmm.errors import ConfigError
 from tests.distillers.tiny_models import TinyNet, build, tiny
 from tests.engine.tiny_run import KD, by_epoch, config, files, runner
 

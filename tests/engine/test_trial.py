@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from kdmm.distillers import ConfigError
 from kdmm.engine.trial import crop_size, only_term, to_blank_data, to_trial
+from kdmm.errors import ConfigError
 
 
 @pytest.fixture

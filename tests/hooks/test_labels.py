@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from kdmm.distillers import ConfigError
 from kdmm.engine import Runner
+from kdmm.errors import ConfigError
 from kdmm.hooks import LabelRangeHook
 from tests.engine.tiny_run import config
 

@@ -1,6 +1,6 @@
 import pytest
 
-from kdmm.distillers.errors import ConfigError, nearest, refuse_unknown
+from kdmm.errors import ConfigError, nearest, refuse_unknown
 
 
 def test_the_nearest_come_first_and_duplicates_once():
