@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Time and peak memory of the losses, beside their textbook forms, and of whole training steps.
+"""Time and memory of losses beside their textbook forms, of training steps, of data pipelines.
 
     python tools/benchmark.py                            every loss
     python tools/benchmark.py p2p memory --device cuda   two of them, on a GPU
     python tools/benchmark.py --steps configs/seg_kd/camvid_small_cirkd.py
+    python tools/benchmark.py --pipeline configs/seg_kd/camvid_small_cirkd.py
     python tools/benchmark.py --list
 
 Every figure comes from a fresh process. ``added`` is the memory over imports and inputs, ``peak``
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import losses, steps
+from bench import losses, pipeline, steps
 from bench.cases import CASES
 from bench.errors import stop
 
@@ -34,17 +35,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('cases', nargs='*', help='losses by name, default all')
     parser.add_argument('--list', action='store_true', help='name the losses and stop')
     parser.add_argument('--steps', nargs='+', metavar='CONFIG', help='training steps instead')
+    parser.add_argument('--pipeline', nargs='+', metavar='CONFIG', help='data pipelines instead')
+    parser.add_argument('--samples', type=int, default=200, help='of --pipeline')
     parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help='of --steps')
     parser.add_argument('--batch', type=int, help='of --steps, default as in the config')
     parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='of --steps'
+        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='of --steps, --pipeline'
     )
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--dtype', default='float32', help='float32, bfloat16 or float16')
     parser.add_argument(
         '--tf32', action='store_true', help='CUDA may round float32 products, of all forms alike'
     )
-    parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        '--threads', type=int, help="default all cores; of --pipeline 1, as a loader's worker has"
+    )
     parser.add_argument('--rounds', type=int, default=2, help='fresh processes for each figure')
     parser.add_argument('--iters', type=int, default=3, help='of --steps, in each process')
     parser.add_argument('--seconds', type=float, default=0.5, help='repeat fast forms for so long')
@@ -53,6 +58,7 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     refuse(args)
     args.rounds = 1 if args.quick else args.rounds
+    args.threads = args.threads or (1 if args.pipeline else len(os.sched_getaffinity(0)))
     return args
 
 
@@ -66,11 +72,16 @@ def refuse(args: argparse.Namespace) -> None:
             close = difflib.get_close_matches(value, known, 3, cutoff=0.3)
             hint = f'nearest: {", ".join(close)}' if close else f'known: {", ".join(known)}'
             stop(f'{name}: there is no {value!r}; {hint}')
-    for option in ('threads', 'rounds', 'iters', 'batch'):
+    for option in ('threads', 'rounds', 'iters', 'batch', 'samples'):
         if getattr(args, option) is not None and getattr(args, option) < 1:
             stop(f'--{option}: at least 1, not {getattr(args, option)}')
-    if args.steps and args.cases:
-        stop(f'--steps measures configs; leave out {" ".join(args.cases)}')
+    for option in ('steps', 'pipeline'):
+        if getattr(args, option) and args.cases:
+            stop(f'--{option} measures configs; leave out {" ".join(args.cases)}')
+    if args.steps and args.pipeline:
+        stop('--steps and --pipeline: one of them at a time')
+    if args.pipeline and args.device != 'cpu':
+        stop(f'--device {args.device}: a data pipeline runs on the CPU')
     if args.steps and args.device == 'cpu' and args.dtype != 'float32':
         stop(f'--dtype {args.dtype}: mixed precision training needs --device cuda')
     if args.device.split(':')[0] not in ('cpu', 'cuda'):
@@ -95,10 +106,10 @@ def main() -> int:
     if args.list:
         print('\n'.join(f'{name:<10} {case.what}' for name, case in CASES.items()))
         return 0
-    kind = steps if args.steps else losses
+    kind = steps if args.steps else pipeline if args.pipeline else losses
     print(f'{args.device}, {args.threads} threads, {args.dtype}, torch {torch.__version__}\n')
     results: list[dict[str, Any]] = []
-    for result in kind.measure(args.steps or args.cases or list(CASES), args):
+    for result in kind.measure(args.steps or args.pipeline or args.cases or list(CASES), args):
         results.append(result)
         print(kind.render(result), flush=True)
         if args.json:  # what is there so far survives an interrupt

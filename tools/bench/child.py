@@ -1,4 +1,4 @@
-"""One form of one case, or one kind of training step, in a process of its own.
+"""One form of one case, one kind of training step or one data pipeline, in a process of its own.
 
 The parent writes a JSON object as the only argument and reads one from the last line.
 """
@@ -106,9 +106,13 @@ def main() -> None:
     """Run the job of the command line."""
     job = json.loads(sys.argv[1])
     torch.set_num_threads(job['threads'])
-    if job['tf32']:
+    if job.get('tf32'):
         torch.set_float32_matmul_precision('high')
-    if 'config' in job:
+    if job.get('kind') == 'pipeline':
+        from .pipeline_child import measure_pipeline
+
+        result = measure_pipeline(job)
+    elif 'config' in job:
         from .steps_child import measure_steps
 
         result = measure_steps(job)

@@ -4,7 +4,8 @@ from .classes import CLASSES, IGNORE, JOINTS, KINDS, PALETTE, THINGS
 from .description import Scene
 from .render import Rendering, Thing, render
 from .sampling import sample_scene
-from .write import SceneSettings, write_scenes
+from .settings import SceneSettings
+from .write import write_scenes
 
 __all__ = [
     'CLASSES',

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kdmm.datasets.scenes import CLASSES, IGNORE, write, write_scenes
+from kdmm.datasets.scenes import CLASSES, IGNORE, render, sample_scene, write, write_scenes
 
 ROOT = Path(__file__).parents[3]
 SMALL = dict(n_train=3, n_val=2, size=(32, 64), seed=4)
@@ -30,6 +30,17 @@ def test_layout_and_contents(tmp_path):
         assert cv2.imread(str(images[0])).shape == (32, 64, 3)
         values = np.unique(cv2.imread(str(labels[0]), cv2.IMREAD_UNCHANGED))
         assert set(values) <= {*range(len(CLASSES)), IGNORE}
+
+
+def test_a_picture_depends_on_seed_split_and_number_only(tmp_path):
+    write_scenes(tmp_path, **SMALL)
+    for split, name in enumerate(('train', 'val')):
+        painted = render(sample_scene((4, split, 1), aspect=2.0), (32, 64))
+        flags = [cv2.IMWRITE_JPEG_QUALITY, 92]
+        jpeg = cv2.imencode('.jpg', painted.image[..., ::-1], flags)[1].tobytes()
+        assert (tmp_path / f'img_dir/{name}/00001.jpg').read_bytes() == jpeg
+        labels = cv2.imread(str(tmp_path / f'ann_dir/{name}/00001.png'), cv2.IMREAD_UNCHANGED)
+        assert (labels == painted.labels).all()
 
 
 def test_same_seed_same_bytes(tmp_path):
@@ -54,7 +65,8 @@ def test_a_larger_split_begins_with_the_smaller_one(tmp_path):
     write_scenes(tmp_path / 'a', **SMALL)
     write_scenes(tmp_path / 'b', **{**SMALL, 'n_train': 5})
     few, many = digest(tmp_path / 'a'), digest(tmp_path / 'b')
-    assert all(many[name] == value for name, value in few.items() if name != write.SETTINGS_FILE)
+    grown = {write.SETTINGS_FILE, 'annotations/person_keypoints_train.json'}
+    assert all(many[name] == value for name, value in few.items() if name not in grown)
 
 
 def test_the_same_settings_are_kept_others_refused(tmp_path):
@@ -65,6 +77,32 @@ def test_the_same_settings_are_kept_others_refused(tmp_path):
     with pytest.raises(FileExistsError, match=r'n_train is 3 and not 4.*another folder'):
         write_scenes(root, **{**SMALL, 'n_train': 4})
     assert digest(root) == before
+
+
+@pytest.mark.parametrize('gone', [('train', 'val'), ('val',)])
+def test_a_folder_without_keypoints_gets_them(tmp_path, gone):
+    write_scenes(tmp_path / 'new', **SMALL)
+    root = tmp_path / 'old'
+    write_scenes(root, **SMALL)
+    for split in gone:
+        (root / f'annotations/person_keypoints_{split}.json').unlink()
+    if len(gone) == 2:
+        (root / 'annotations').rmdir()
+    kept = {file: file.stat().st_mtime_ns for file in root.rglob('*.*')}
+    assert write_scenes(root, **SMALL)
+    assert digest(root) == digest(tmp_path / 'new')
+    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
+    assert not write_scenes(root, **SMALL)
+
+
+def test_keypoints_that_are_interrupted_leave_nothing(tmp_path, monkeypatch):
+    write_scenes(tmp_path, **SMALL)
+    file = tmp_path / 'annotations/person_keypoints_val.json'
+    file.unlink()
+    monkeypatch.setattr(Path, 'replace', lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_scenes(tmp_path, **SMALL)
+    assert [x.name for x in file.parent.iterdir()] == ['person_keypoints_train.json']
 
 
 def test_something_else_is_not_overwritten(tmp_path):
