@@ -49,3 +49,11 @@ def test_image_blocks_cover_all_rows_once_and_cut_no_two_images(images, area, ch
             assert (span.start, span.stop) == (owners.start * area, owners.stop * area)
         else:
             assert owners.start * area <= span.start < span.stop <= owners.stop * area
+
+
+def test_small_images_share_a_block():
+    """As many whole images as the tile holds; 6 x 10 rows in tiles of 30 x 30 are two blocks."""
+    like = torch.empty(0)
+    shared = blocks.image_blocks(6, 10, like, chunk=15)
+    assert [(rows.start, rows.stop) for rows, _ in shared] == [(0, 30), (30, 60)]
+    assert [(part.start, part.stop) for _, part in shared] == [(0, 3), (3, 6)]
