@@ -7,8 +7,17 @@ from kdmm import compat
 
 compat.setup()
 
-from kdmm import datasets, distillers, hooks, losses  # noqa: E402
+from kdmm import datasets, distillers, evaluation, hooks, losses, models  # noqa: E402
 
 __version__ = '0.1.0'
 
-__all__ = ['__version__', 'compat', 'datasets', 'distillers', 'hooks', 'losses']
+__all__ = [
+    '__version__',
+    'compat',
+    'datasets',
+    'distillers',
+    'evaluation',
+    'hooks',
+    'losses',
+    'models',
+]

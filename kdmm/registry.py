@@ -7,6 +7,7 @@ from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
@@ -24,5 +25,12 @@ DATA_SAMPLERS = Registry(
     'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='kdmm', locations=['kdmm']
 )
 LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='kdmm', locations=['kdmm.engine.profiling'])
-TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='kdmm', locations=['kdmm'])
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='kdmm', locations=['kdmm.evaluation'])
+# derives from mmcv, which takes its time to import
+TRANSFORMS = Registry(
+    'transform',
+    parent=MMENGINE_TRANSFORMS,
+    scope='kdmm',
+    locations=['kdmm', 'kdmm.datasets.shuffle_patches'],
+)
 SCHEDULES = Registry('schedule', scope='kdmm', locations=['kdmm'])

@@ -16,7 +16,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +42,19 @@ class Comparison:
         """The work dir of one run."""
         return self.work_dir / f'{Path(config).stem}_seed{seed}'
 
+    def file(self, config: str) -> str:
+        """The config file of an arm; here arms are configs."""
+        return config
+
+    def overrides(self, config: str, seed: int) -> list[str]:
+        """What ``--cfg-options`` of one run are."""
+        return [f'randomness.seed={seed}', *self.options]
+
     def claim(self) -> list[str]:
         """Mark each run's folder with its origin; those that have another one are returned."""
         foreign = []
         for config in self.configs:
-            origin = dict(config=config_digest(config), options=sorted(self.options))
+            origin = dict(config=config_digest(self.file(config)), options=sorted(self.options))
             for seed in self.seeds:
                 path = self.folder(config, seed) / ORIGIN
                 if path.is_file() and json.loads(path.read_text()) != origin:
@@ -61,9 +69,9 @@ class Comparison:
         folder = self.folder(config, seed)
         summary = folder / SUMMARY
         if not summary.is_file():
-            command = [sys.executable, str(TRAIN), config, '--work-dir', str(folder)]
+            command = [sys.executable, str(TRAIN), self.file(config), '--work-dir', str(folder)]
             command += ['--resume'] if (folder / 'last_checkpoint').is_file() else []
-            command += ['--cfg-options', f'randomness.seed={seed}', *self.options]
+            command += ['--cfg-options', *self.overrides(config, seed)]
             print(' '.join(command), file=sys.stderr, flush=True)
             with open(folder / 'output.log', 'a') as log:
                 done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
@@ -99,33 +107,42 @@ def score(run: dict[str, Any] | None, metric: str) -> float | None:
     return None if run is None else run['metrics'].get(metric)
 
 
-def mean_and_deviation(values: Sequence[float | None]) -> tuple[str, str]:
+def digits_of(values: Iterable[float | None]) -> int:
+    """Decimals to print: 2 for percent, 4 for shares of one."""
+    return 4 if all(abs(value) <= 1 for value in values if value is not None) else 2
+
+
+def mean_and_deviation(values: Sequence[float | None], digits: int) -> tuple[str, str]:
     """Of the values that exist: mean and sample standard deviation."""
     good = [value for value in values if value is not None]
-    mean = f'{statistics.mean(good):.2f}' if good else '-'
-    return mean, f'{statistics.stdev(good):.2f}' if len(good) > 1 else '-'
+    mean = f'{statistics.mean(good):.{digits}f}' if good else '-'
+    return mean, f'{statistics.stdev(good):.{digits}f}' if len(good) > 1 else '-'
 
 
-def difference(runs: Runs, baseline: Runs, metric: str) -> str:
+def difference(runs: Runs, baseline: Runs, metric: str, digits: int) -> str:
     """Mean and deviation of the differences to the baseline, seed by seed."""
     pairs = [(score(a, metric), score(b, metric)) for a, b in zip(runs, baseline, strict=True)]
     both = [a - b for a, b in pairs if a is not None and b is not None]
     if not both:
         return '-'
-    deviation = f' ± {statistics.stdev(both):.2f}' if len(both) > 1 else ''
-    return f'{statistics.mean(both):+.2f}{deviation}'
+    deviation = f' ± {statistics.stdev(both):.{digits}f}' if len(both) > 1 else ''
+    return f'{statistics.mean(both):+.{digits}f}{deviation}'
 
 
-def row(name: str, runs: Runs, baseline: Runs, metric: str) -> str:
+def row(name: str, runs: Runs, baseline: Runs, metric: str, digits: int) -> str:
     """One line of the table."""
     values = [score(one, metric) for one in runs]
-    cells = ['failed' if value is None else f'{value:.2f}' for value in values]
+    cells = ['failed' if value is None else f'{value:.{digits}f}' for value in values]
     done = [one for one in runs if one is not None]
     times = [one['seconds_per_iteration'] for one in done if one['seconds_per_iteration']]
     step = f'{statistics.median(times):.3f}' if times else '-'
     memory = f'{max(one["peak_memory_mib"] for one in done):.0f}' if done else '-'
-    gap = '' if runs is baseline else difference(runs, baseline, metric)
-    return '| ' + ' | '.join([name, *cells, *mean_and_deviation(values), gap, step, memory]) + ' |'
+    gap = '' if runs is baseline else difference(runs, baseline, metric, digits)
+    return (
+        '| '
+        + ' | '.join([name, *cells, *mean_and_deviation(values, digits), gap, step, memory])
+        + ' |'
+    )
 
 
 def table(results: Mapping[str, Runs], comparison: Comparison) -> str:
@@ -134,8 +151,9 @@ def table(results: Mapping[str, Runs], comparison: Comparison) -> str:
     seeds = [f'seed {seed}' for seed in comparison.seeds]
     head = ['arm', *seeds, 'mean', 'std', 'gain', 's/it', 'MiB']
     lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
+    digits = digits_of(score(one, comparison.metric) for runs in results.values() for one in runs)
     lines += [
-        row(Path(config).stem, runs, baseline, comparison.metric)
+        row(Path(config).stem, runs, baseline, comparison.metric, digits)
         for config, runs in results.items()
     ]
     for config, runs in results.items():
@@ -173,6 +191,41 @@ def plot(results: Mapping[str, Runs], metric: str, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def report(comparison: Comparison, results: Mapping[str, Runs]) -> int:
+    """Print and write the table, write the figures and the plot; how many runs failed."""
+    text, folder = table(results, comparison), comparison.work_dir
+    print(text)
+    (folder / 'table.md').write_text(text + '\n')
+    named = {Path(config).stem: runs for config, runs in results.items()}
+    (folder / 'results.json').write_text(json.dumps(named, indent=2) + '\n')
+    plot(results, comparison.metric, folder / 'plot.png')
+    return min(sum(one is None for runs in results.values() for one in runs), 100)
+
+
+def refuse(
+    parser: argparse.ArgumentParser, configs: Sequence[str], seeds: Sequence[int], jobs: int
+) -> None:
+    """End for what cannot be compared, with exit code 2."""
+    names = [Path(config).stem for config in configs]  # they name folders and rows
+    for what, values in dict(configs=names, seeds=seeds).items():
+        if len(set(values)) < len(values):
+            parser.error(f'{what} are repeated: {values}')
+    missing = [config for config in configs if '::' not in config and not Path(config).exists()]
+    if missing:
+        parser.error(f'no such config: {", ".join(missing)}')
+    if jobs < 1:
+        parser.error(f'--jobs must be at least 1, got {jobs}')
+
+
+def refuse_foreign(parser: argparse.ArgumentParser, comparison: Comparison) -> None:
+    """End where folders hold runs of another config or other options."""
+    if foreign := comparison.claim():
+        parser.error(
+            f'made from another config or other options: {", ".join(foreign)}. Give another '
+            '--work-dir, or delete these'
+        )
+
+
 def main() -> int:
     """Run everything, print the table, return the number of failed runs (at most 100)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -183,31 +236,10 @@ def main() -> int:
     parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='for every run')
     args = parser.parse_args()
-    names = [Path(config).stem for config in args.configs]  # they name folders and rows
-    for what, values in dict(configs=names, seeds=args.seeds).items():
-        if len(set(values)) < len(values):
-            parser.error(f'{what} are repeated: {values}')
-    missing = [
-        config for config in args.configs if '::' not in config and not Path(config).exists()
-    ]
-    if missing:
-        parser.error(f'no such config: {", ".join(missing)}')
-    if args.jobs < 1:
-        parser.error(f'--jobs must be at least 1, got {args.jobs}')
+    refuse(parser, args.configs, args.seeds, args.jobs)
     comparison = Comparison(args.configs, args.seeds, args.work_dir, args.cfg_options, args.metric)
-    if foreign := comparison.claim():
-        parser.error(
-            f'made from another config or other options: {", ".join(foreign)}. Give another '
-            '--work-dir, or delete these'
-        )
-    results = comparison.everything(args.jobs)
-    text = table(results, comparison)
-    print(text)
-    (args.work_dir / 'table.md').write_text(text + '\n')
-    named = {Path(config).stem: runs for config, runs in results.items()}
-    (args.work_dir / 'results.json').write_text(json.dumps(named, indent=2) + '\n')
-    plot(results, args.metric, args.work_dir / 'plot.png')
-    return min(sum(one is None for runs in results.values() for one in runs), 100)
+    refuse_foreign(parser, comparison)
+    return report(comparison, comparison.everything(args.jobs))
 
 
 if __name__ == '__main__':

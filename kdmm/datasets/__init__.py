@@ -1,20 +1,31 @@
-"""Data sets: CamVid and the generated scenes of the quick start.
+"""Data sets and transforms: CamVid, person crops, jigsaw puzzles, the generated scenes.
 
-``CamVidDataset`` derives from a class of MMSegmentation and is imported on first use, so that
-importing kdmm is quick.
+What derives from mmcv or a task library is imported on first use, so that importing kdmm is quick.
 """
 
+from importlib import import_module
 from typing import Any
 
 from .blank import BlankImages
+from .puzzle import PatchGrid
 from .seeded import SeededDataset, SeededSampler
 
-__all__ = ['BlankImages', 'CamVidDataset', 'SeededDataset', 'SeededSampler']
+_LATE = dict(
+    CamVidDataset='camvid', PersonCropDataset='person_crops', ShufflePatches='shuffle_patches'
+)
+
+__all__ = [
+    'BlankImages',
+    'CamVidDataset',
+    'PatchGrid',
+    'PersonCropDataset',
+    'SeededDataset',
+    'SeededSampler',
+    'ShufflePatches',
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name == 'CamVidDataset':
-        from .camvid import CamVidDataset
-
-        return CamVidDataset
+    if name in _LATE:
+        return getattr(import_module(f'{__name__}.{_LATE[name]}'), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 if find_spec('mmseg') is not None:
-    from . import camvid
+    from . import camvid  # noqa: F401
 
-    __all__ = ['camvid']
+if find_spec('mmpose') is not None:
+    from . import person_crops  # noqa: F401

@@ -94,12 +94,12 @@ def launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
         cfg.launcher = args.launcher
         start_process_group(cfg.launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
         run(cfg)
-    except (ConfigError, NonFiniteError, CheckpointError) as error:
+    except (ConfigError, NonFiniteError, CheckpointError, FileNotFoundError) as error:
         if os.environ.get('KDMM_TRACEBACK'):
             raise
         rank = os.environ.get('RANK', '0')
-        print(f'kdmm: error (rank {rank}): {error}', file=sys.stderr, flush=True)
-        code = 2 if isinstance(error, ConfigError) else 1
+        print(f'kdmm: error (rank {rank}): {_told(error)}', file=sys.stderr, flush=True)
+        code = 1 if isinstance(error, (NonFiniteError, CheckpointError)) else 2
         if dist.is_initialized():  # closing the group would wait for ranks that are not leaving
             _leave(code)
         raise SystemExit(code) from None
@@ -108,6 +108,14 @@ def launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
         raise
     else:
         _finish(0)
+
+
+def _told(error: Exception) -> str:
+    """The message; of what a data loader's worker raised, the part below its traceback."""
+    text = str(error)
+    if 'Original Traceback' not in text:
+        return text
+    return text.strip().splitlines()[-1].partition(': ')[2]
 
 
 def _finish(code: int) -> None:

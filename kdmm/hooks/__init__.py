@@ -3,6 +3,8 @@
 from kdmm.hooks.checkpoint import CheckpointHook
 from kdmm.hooks.distill import DistillHook
 from kdmm.hooks.interrupt import Interrupted, InterruptHook
+from kdmm.hooks.jigsaw import JigsawHook
+from kdmm.hooks.jigsaw_sheet import JigsawSheetHook
 from kdmm.hooks.labels import LabelRangeHook
 from kdmm.hooks.nonfinite import NonFiniteError, NonFiniteLossHook
 from kdmm.hooks.reproducible import StepSeedHook
@@ -14,6 +16,8 @@ __all__ = [
     'DistillHook',
     'InterruptHook',
     'Interrupted',
+    'JigsawHook',
+    'JigsawSheetHook',
     'LabelRangeHook',
     'NonFiniteError',
     'NonFiniteLossHook',

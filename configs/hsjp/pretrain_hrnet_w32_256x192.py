@@ -1,0 +1,1 @@
+_base_ = './_base_/hrnet_256x192.py'

@@ -1,0 +1,1 @@
+_base_ = './_base_/hrnet_384x288.py'

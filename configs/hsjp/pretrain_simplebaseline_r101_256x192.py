@@ -1,0 +1,2 @@
+_base_ = './_base_/simplebaseline_256x192.py'
+model = dict(backbone=dict(depth=101))

@@ -1,0 +1,1 @@
+_base_ = './_base_/simplebaseline_256x192.py'

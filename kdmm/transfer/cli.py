@@ -1,0 +1,75 @@
+"""Command lines of ``tools/convert.py`` and ``tools/init_checkpoint.py``."""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+from mmengine.config import DictAction
+
+from kdmm.engine.config import load_config
+from kdmm.errors import ConfigError
+from kdmm.transfer.convert import convert
+from kdmm.transfer.fresh import write_fresh
+from kdmm.transfer.proof import ProofError
+from kdmm.transfer.registered import MM, ZOO
+from kdmm.transfer.request import Request
+
+
+def convert_command(argv: list[str] | None = None) -> None:
+    """Convert, prove, print what was done and how to use the file."""
+    parser = argparse.ArgumentParser(
+        description='Write the backbone of a checkpoint for another library, and prove the file'
+    )
+    add = parser.add_argument
+    add('checkpoint', help='path or URL: of MMEngine, torchvision, timm, or a bare state dict')
+    add('--to', required=True, choices=MM + ZOO, help='library that is to load the file')
+    add('--out', required=True, help='file to write')
+    add('--config', help='config of the target, file or package::path; default the same network')
+    add('--source-config', help='config of the checkpoint; default the one that it brings')
+    add('--arch', help='model name in torchvision or timm, such as resnet50')
+    add('--prefix', help="what stands before the backbone's keys; default 'backbone.' if it does")
+    add('--container', help="the file's entry with the weights; default 'state_dict'")
+    add('--into', metavar='FULL', help='complete checkpoint that gets the backbone; OUT is a copy')
+    add('--also', nargs='+', default=[], help='with --into: further prefixes to carry over')
+    add('--accept', nargs='+', default=[], help='differences that may be, although features change')
+    add('--force', action='store_true', help='overwrite OUT')
+    add('--unsafe', action='store_true', help='read files that can run code; for files you trust')
+    add('--size', nargs=2, type=int, default=[64, 64], metavar=('H', 'W'), help="the proof's input")
+    values = vars(parser.parse_args(argv))
+    values |= {key: tuple(values[key]) for key in ('also', 'accept', 'size')}
+    run(lambda: print(convert(Request(**values))))
+
+
+def fresh_command(argv: list[str] | None = None) -> None:
+    """Write the initial weights of a config's model."""
+    parser = argparse.ArgumentParser(
+        description="Write the initial weights of a config's model, without anything pretrained"
+    )
+    parser.add_argument('config', help='config file, or package::path')
+    parser.add_argument('--seed', type=int, required=True, help='the same seed, the same file')
+    parser.add_argument('--out', required=True, help='file to write')
+    parser.add_argument('--force', action='store_true', help='overwrite OUT')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='overrides')
+    args = parser.parse_args(argv)
+
+    def write() -> None:
+        cfg = load_config(args.config, args.cfg_options)
+        entries = write_fresh(cfg, args.seed, args.out, args.force)
+        print(f'{args.out}: {entries} entries, seed {args.seed}, nothing pretrained')
+
+    run(write)
+
+
+def run(action: Callable[[], None]) -> None:
+    """Wrong input is one line and exit code 2; a proof that fails, exit code 1."""
+    warnings.simplefilter('ignore')  # of the libraries, about themselves
+    try:
+        action()
+    except (ConfigError, ProofError) as error:
+        if os.environ.get('KDMM_TRACEBACK'):
+            raise
+        text, wrong = ' '.join(str(error).split()), isinstance(error, ConfigError)
+        print(f'kdmm: error: {text}{"" if wrong else "; nothing was written"}', file=sys.stderr)
+        raise SystemExit(2 if wrong else 1) from None

@@ -1,0 +1,99 @@
+"""A complete checkpoint with another backbone."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kdmm.distillers.weights import fingerprint
+from kdmm.errors import ConfigError
+from kdmm.transfer.checkpoint import starts
+from kdmm.transfer.mapping import listed
+from kdmm.transfer.proof import ProofError
+from kdmm.transfer.writing import tidy
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A complete state dict made from another one.
+
+    Attributes:
+        full: The one that it was made from.
+        state: Key to weight, in the same order.
+        replaced: Keys of the backbone.
+        also: Other keys that were carried over.
+    """
+
+    full: Mapping[str, Tensor]
+    state: 'OrderedDict[str, Tensor]'
+    replaced: list[str]
+    also: list[str]
+
+    def check(self, written: Mapping[str, Tensor]) -> None:
+        """Compare what a file holds, bit by bit.
+
+        Raises:
+            ProofError: If it lacks something, or what was to stay has changed.
+        """
+        new = {*self.replaced, *self.also}
+        for key, value in self.full.items():
+            wanted = self.state[key] if key in new else value
+            if key not in written or fingerprint([written[key]]) != fingerprint([wanted]):
+                raise ProofError(f'{key} is not what it was to be')
+        if len(written) != len(self.full):
+            raise ProofError('the file has more entries than the checkpoint that it was made from')
+
+
+def compose(
+    full: Mapping[str, Tensor],
+    backbone: Mapping[str, Tensor],
+    prefix: str,
+    source: Mapping[str, Tensor],
+    also: Sequence[str] = (),
+) -> Composition:
+    """``full`` with ``backbone`` under ``prefix``, and the source's weights under ``also``.
+
+    Raises:
+        ConfigError: If that would leave a weight of these parts as it was, add one, or change a
+            shape.
+    """
+    parts = {prefix: {f'{prefix}{key}': value for key, value in backbone.items()}}
+    for start in (f'{name.rstrip(".")}.' for name in also):
+        if start.startswith(prefix) or prefix.startswith(start):
+            raise ConfigError(f'--also: {start} overlaps {prefix}, which is converted')
+        parts[start] = {key: source[key] for key in source if key.startswith(start)}
+        if not parts[start]:
+            raise ConfigError(
+                f'--also: the checkpoint has no key under {start!r}; its keys start with '
+                f'{starts(source)}'
+            )
+    for start, new in parts.items():
+        _check(full, new, start)
+    taken = {key: value for part in parts.values() for key, value in part.items()}
+    state = {key: taken.get(key, value).to(value.dtype) for key, value in full.items()}
+    return Composition(
+        full,
+        tidy(state),
+        list(parts.pop(prefix)),
+        [key for part in parts.values() for key in part],
+    )
+
+
+def _check(full: Mapping[str, Tensor], new: Mapping[str, Tensor], prefix: str) -> None:
+    held = {key: value for key, value in full.items() if key.startswith(prefix)}
+    problems = {
+        'not replaced': [key for key in held if key not in new],
+        'not in it': [key for key in new if key not in held],
+        'of another shape': [
+            f'{key} {tuple(new[key].shape)} for {tuple(held[key].shape)}'
+            for key in held
+            if key in new and new[key].shape != held[key].shape
+        ],
+    }
+    if any(problems.values()):
+        lists = [f'{len(keys)} {kind}: {listed(keys)}' for kind, keys in problems.items() if keys]
+        raise ConfigError(
+            f'--into: its {len(held)} entries {prefix}* are not those to be put in: '
+            f'{"; ".join(lists)}'
+        )

@@ -1,0 +1,85 @@
+"""Which weight of one network becomes which of another: all of them, or none."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kdmm.errors import ConfigError
+from kdmm.transfer.families import Family
+
+TRACKED = 'num_batches_tracked'
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """The result of `map_keys`.
+
+    Attributes:
+        pairs: Key of the target to key of the source.
+        filled: Keys of the target that the source lacks: batch counters of old files.
+        heads: Keys of the source's classifier.
+        surplus: Keys of outputs that the target does not have.
+    """
+
+    pairs: dict[str, str]
+    filled: list[str]
+    heads: list[str]
+    surplus: list[str]
+
+    def apply(self, source: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The source's tensors under the target's keys, without the filled ones."""
+        return {key: source[name] for key, name in self.pairs.items()}
+
+    def complete(self, source: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same with the filled ones, which are 0."""
+        return self.apply(source) | {key: torch.zeros((), dtype=torch.long) for key in self.filled}
+
+
+def map_keys(
+    source: Mapping[str, Tensor], target: Mapping[str, Tensor], family: Family, what: str
+) -> KeyMap:
+    """Every key of ``target`` with the key of ``source`` that becomes it.
+
+    Raises:
+        ConfigError: If a weight is missing, left over or misshapen; starts with ``what``, lists
+            up to eight of a kind.
+    """
+    theirs = {name: key for key, name in family.names(source).items()}
+    ours = family.names(target)
+    pairs = {key: theirs[name] for key, name in ours.items() if name in theirs}
+    lacking = [key for key in target if key not in pairs]
+    over = [key for name, key in theirs.items() if name not in set(ours.values())]
+    found = KeyMap(
+        pairs,
+        filled=[key for key in lacking if _only_counter(key, pairs)],
+        heads=[key for key in over if family.is_head(key)],
+        surplus=[key for key in over if family.is_surplus(key)],
+    )
+    problems = {
+        'missing': [key for key in lacking if key not in found.filled],
+        'left over': [key for key in over if key not in (*found.heads, *found.surplus)],
+        'of another shape': [
+            f'{key} {tuple(source[name].shape)} for {tuple(target[key].shape)}'
+            for key, name in pairs.items()
+            if source[name].shape != target[key].shape
+        ],
+    }
+    if any(problems.values()):
+        lists = [f'{len(keys)} {kind}: {listed(keys)}' for kind, keys in problems.items() if keys]
+        if problems['missing'] and all(map(family.is_surplus, problems['missing'])):
+            lists.append('they belong to outputs that the source does not have')
+        raise ConfigError(f'{what}: {"; ".join(lists)}')
+    return found
+
+
+def _only_counter(key: str, pairs: Mapping[str, str]) -> bool:
+    """Whether a lacking key is the batch counter of a norm that is there otherwise."""
+    return key.endswith(TRACKED) and f'{key.removesuffix(TRACKED)}running_mean' in pairs
+
+
+def listed(keys: list[str], most: int = 8) -> str:
+    """Up to ``most`` keys."""
+    rest = f' and {len(keys) - most} more' if len(keys) > most else ''
+    return ', '.join(keys[:most]) + rest

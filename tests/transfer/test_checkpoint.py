@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdmm.errors import ConfigError
+from kdmm.transfer.checkpoint import read_weights, starts, unwrapped
+
+X, Y = torch.zeros(2), torch.ones(3)
+
+
+def write(tmp_path, content):
+    torch.save(content, tmp_path / 'a.pth')
+    return str(tmp_path / 'a.pth')
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        dict(state_dict={'backbone.x': X, 'head.y': Y}, meta=dict(epoch=1), optimizer={}),
+        {'backbone.x': X, 'head.y': Y},
+        dict(state_dict={'module.backbone.x': X, 'module.head.y': Y}),
+        {'module.module.backbone.x': X, 'module.module.head.y': Y, 'n_averaged': torch.tensor(3)},
+        {'module.backbone.x': X, 'module.head.y': Y, 'steps': torch.tensor(3)},
+    ],
+)
+def test_finds_the_backbone(tmp_path, content):
+    weights = read_weights(write(tmp_path, content))
+    assert list(weights.tensors) == ['x'] and weights.prefix == 'backbone.'
+    assert weights.left_behind == ['head.y']
+
+
+def test_without_a_backbone_everything_is_one(tmp_path):
+    weights = read_weights(write(tmp_path, {'conv1.weight': X, 'fc.weight': Y, 'epoch': 3}))
+    assert list(weights.tensors) == ['conv1.weight', 'fc.weight'] and weights.prefix == ''
+    assert weights.left_behind == [] and weights.meta == {}
+
+
+@pytest.mark.parametrize('prefix', ['student.backbone', 'student.backbone.'])
+def test_a_prefix_may_be_named(tmp_path, prefix):
+    path = write(tmp_path, {'student.backbone.x': X, 'teacher.backbone.x': Y, 'head.y': Y})
+    weights = read_weights(path, prefix)
+    assert weights.tensors['x'].shape == (2,)
+    assert weights.left_behind == ['teacher.backbone.x', 'head.y']
+    with pytest.raises(ConfigError) as info:
+        read_weights(path, 'foo')
+    assert str(info.value).endswith(
+        "no key under 'foo.': its keys start with head. (1), student. (1), teacher. (1); "
+        'try --prefix student.backbone. or --prefix teacher.backbone.'
+    )
+
+
+def test_a_container_may_be_named_and_is_not_guessed(tmp_path):
+    path = write(tmp_path, dict(net={'a.x': X}, ema={'a.x': Y}, epoch=3, opt=dict(lr=1)))
+    assert read_weights(path, container='ema').tensors['a.x'].shape == (3,)
+    with pytest.raises(ConfigError, match='no state_dict; its weights are in net, ema: name one'):
+        read_weights(path)
+    with pytest.raises(ConfigError, match="no weights in 'epoch'; there are some in net, ema"):
+        read_weights(path, container='epoch')
+
+
+def test_a_file_without_weights(tmp_path):
+    with pytest.raises(ConfigError, match='no state_dict, only epoch'):
+        read_weights(write(tmp_path, dict(epoch=3)))
+
+
+def test_a_missing_and_a_truncated_file(tmp_path):
+    with pytest.raises(ConfigError, match='no file'):
+        read_weights(str(tmp_path / 'b.pth'))
+    whole = Path(write(tmp_path, {'x': torch.zeros(1000)}))
+    cut = tmp_path / 'cut.pth'
+    cut.write_bytes(whole.read_bytes()[:2000])
+    with pytest.raises(ConfigError, match='truncated'):
+        read_weights(str(cut))
+    for junk in (b'', b'junk', b'hello, there', b'PK'):
+        cut.write_bytes(junk)
+        with pytest.raises(ConfigError, match='truncated or no checkpoint|damaged'):
+            read_weights(str(cut))
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ('harm',)
+
+
+def test_code_is_run_only_on_demand(tmp_path, capsys):
+    path = write(tmp_path, dict(state_dict={'x': X}, extra=Harmful()))
+    with pytest.raises(ConfigError, match='more than weights.*--unsafe'):
+        read_weights(path)
+    assert capsys.readouterr().out == ''
+    assert list(read_weights(path, unsafe=True).tensors) == ['x']
+
+
+def test_half_wrapped_is_not_wrapped():
+    state = {'module.x': X, 'y': Y}
+    assert unwrapped(state) == state
+
+
+def test_starts():
+    assert (
+        starts(['a.b.c', 'a.b.d', 'e', 'f.g'], 'a.b.') == 'a.b.c. (1), a.b.d. (1), e. (1), f. (1)'
+    )

@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from kdmm.errors import ConfigError
+from kdmm.transfer.families import Family, own_names
+from kdmm.transfer.mapping import listed, map_keys
+
+ROW = Family(surplus=r'extra\.')
+A, B = torch.zeros(2), torch.zeros(3, 1)
+NORM = {f'bn.{name}': torch.ones(4) for name in ('weight', 'running_mean')}
+COUNTER = {'bn.num_batches_tracked': torch.tensor(5)}
+
+
+def test_all_fit():
+    found = map_keys({'y': B, 'x': A}, {'x': A, 'y': B}, ROW, 'it')
+    assert list(found.pairs.items()) == [('x', 'x'), ('y', 'y')]  # in the target's order
+    assert found.filled == found.heads == found.surplus == []
+
+
+def test_names_are_translated_both_ways():
+    table = {'old': 'shared', 'new': 'shared'}
+    family = Family(names=lambda keys: {key: table.get(key, key) for key in keys})
+    found = map_keys({'old': A, 'y': B}, {'new': A, 'y': B}, family, 'it')
+    assert found.pairs == {'new': 'old', 'y': 'y'}
+    assert found.complete({'old': A + 1, 'y': B})['new'].sum() == 2
+
+
+def test_counters_heads_and_surplus_may_differ():
+    source = NORM | {'fc.weight': A, 'extra.x': B}
+    found = map_keys(source, NORM | COUNTER, ROW, 'it')
+    assert found.filled == ['bn.num_batches_tracked'] and found.heads == ['fc.weight']
+    assert found.surplus == ['extra.x'] and set(found.pairs) == set(NORM)
+    filled = found.complete(source)['bn.num_batches_tracked']
+    assert filled == 0 and filled.dtype == torch.long and filled.shape == ()
+
+
+def test_a_counter_without_its_norm_is_missing():
+    with pytest.raises(ConfigError, match='it: 3 missing: bn.weight, bn.running_mean, bn.num_b'):
+        map_keys({'x': A}, {'x': A} | NORM | COUNTER, ROW, 'it')
+
+
+def test_everything_else_is_listed():
+    source = {'x': A, 'z': A, 'body.fc.weight': A}
+    with pytest.raises(ConfigError) as info:
+        map_keys(source, {'x': B, 'y': B}, ROW, 'it')
+    assert str(info.value) == (
+        'it: 1 missing: y; 2 left over: z, body.fc.weight; 1 of another shape: x (2,) for (3, 1)'
+    )
+
+
+def test_missing_outputs_are_called_so():
+    with pytest.raises(ConfigError, match='they belong to outputs that the source does not have'):
+        map_keys({'x': A}, {'x': A, 'extra.x': A}, ROW, 'it')
+    with pytest.raises(ConfigError) as info:
+        map_keys({'x': A}, {'x': A, 'extra.x': A, 'y': A}, ROW, 'it')
+    assert 'outputs' not in str(info.value)
+
+
+def test_lists_end_at_eight():
+    assert listed(list('abcdefgh')) == 'a, b, c, d, e, f, g, h'
+    assert listed(list('abcdefghij')).endswith('g, h and 2 more')
+    assert own_names(['a']) == {'a': 'a'}

@@ -1,0 +1,53 @@
+import pytest
+from mmdet.models.backbones import ResNet
+from mmengine.config import Config
+from torch import nn
+
+from kdmm.transfer.architecture import Architecture
+from kdmm.transfer.report import snippet
+
+
+def target(path='backbone.', **model) -> Architecture:
+    return Architecture('mmdet', ResNet, 'x', dict(depth=18), None, model, path)
+
+
+INIT = dict(type='Pretrained', checkpoint='old', prefix='backbone')
+
+
+@pytest.mark.parametrize(
+    'base, other',
+    [
+        (dict(depth=18), {}),
+        (dict(init_cfg=dict(type='Pretrained', checkpoint='old')), {}),
+        (dict(init_cfg=INIT), {}),
+        (dict(init_cfg=[dict(type='Kaiming', layer='Conv2d')]), {}),
+        (dict(init_cfg=dict(type='Kaiming', layer='Conv2d')), {}),
+        (dict(depth=18), dict(pretrained='open-mmlab://resnet50_v1c')),
+    ],
+)
+@pytest.mark.parametrize('path', ['backbone.', 'detector.backbone.'])
+def test_merged_into_the_config_it_loads_the_file_and_nothing_else(tmp_path, base, other, path):
+    model = dict(backbone=base)
+    if path.startswith('detector'):
+        model = dict(detector=model)
+    Config(dict(model=model | other)).dump(tmp_path / 'base.py')
+    text = snippet(target(path, **model, **other), "it's.pth", complete=False)
+    (tmp_path / 'mine.py').write_text(f"_base_ = './base.py'\n{text}\n")
+    cfg = Config.fromfile(tmp_path / 'mine.py').model
+    node = cfg
+    for name in path.rstrip('.').split('.'):
+        node = node[name]
+    assert node.init_cfg == dict(type='Pretrained', checkpoint="it's.pth")
+    assert cfg.get('pretrained') is None
+    assert node.get('depth') == base.get('depth')
+
+
+def test_a_complete_checkpoint_is_loaded_as_such():
+    assert snippet(target(), 'a.pth', complete=True) == "load_from = 'a.pth'"
+
+
+def test_what_mmengine_cannot_load():
+    plain = Architecture('mmdet', nn.Identity, 'x')
+    assert snippet(plain, 'a.pth', False) == (
+        "model.backbone.load_state_dict(torch.load('a.pth', weights_only=True))"
+    )
