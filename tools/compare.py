@@ -189,6 +189,7 @@ def plot(results: Mapping[str, Runs], metric: str, path: Path) -> None:
     axes.set_xlabel(metric)
     axes.set_title('dot: one seed; bar: mean; grey: baseline ± one deviation', fontsize='medium')
     figure.savefig(path, dpi=120)
+    pyplot.close(figure)
 
 
 def report(comparison: Comparison, results: Mapping[str, Runs]) -> int:

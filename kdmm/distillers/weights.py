@@ -5,6 +5,7 @@ import hashlib
 import os
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from kdmm.compat.unpickling import load_weights
 from kdmm.errors import ConfigError
 
-_BROKEN = (RuntimeError, EOFError, LookupError, zipfile.BadZipFile, ValueError)
+_BROKEN = (RuntimeError, EOFError, LookupError, zipfile.BadZipFile, ValueError, struct.error)
 
 
 def read_checkpoint(

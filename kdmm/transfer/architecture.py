@@ -105,10 +105,9 @@ def below(content: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
 
 @contextmanager
 def own_randomness() -> Iterator[None]:
-    """Initial weights come from a fixed seed, and nobody else's random numbers are consumed."""
+    """Nobody else's random numbers are consumed."""
     python = random.getstate()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
         try:
             yield
         finally:

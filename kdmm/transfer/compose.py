@@ -8,9 +8,11 @@ from torch import Tensor
 
 from kdmm.distillers.weights import fingerprint
 from kdmm.errors import ConfigError
+from kdmm.transfer.architecture import below
 from kdmm.transfer.checkpoint import starts
 from kdmm.transfer.mapping import listed
 from kdmm.transfer.proof import ProofError
+from kdmm.transfer.recognise import recognise
 from kdmm.transfer.writing import tidy
 
 
@@ -58,6 +60,7 @@ def compose(
         ConfigError: If that would leave a weight of these parts as it was, add one, or change a
             shape.
     """
+    _check_network(full, backbone, prefix)
     parts = {prefix: {f'{prefix}{key}': value for key, value in backbone.items()}}
     for start in (f'{name.rstrip(".")}.' for name in also):
         if start.startswith(prefix) or prefix.startswith(start):
@@ -78,6 +81,15 @@ def compose(
         list(parts.pop(prefix)),
         [key for part in parts.values() for key in part],
     )
+
+
+def _check_network(full: Mapping[str, Tensor], backbone: Mapping[str, Tensor], prefix: str) -> None:
+    """Refuse another depth or width in a few words, before any list of keys."""
+    has, gets = recognise(below(full, prefix)), recognise(backbone)
+    if has and gets and has.phrase != gets.phrase:
+        raise ConfigError(
+            f'--into: its backbone is {has.phrase}, the checkpoint holds {gets.phrase}'
+        )
 
 
 def _check(full: Mapping[str, Tensor], new: Mapping[str, Tensor], prefix: str) -> None:

@@ -22,7 +22,7 @@ class Normalisation:
     @classmethod
     def of(cls, preprocessor: Mapping[str, Any] | None) -> 'Normalisation | None':
         """Read it off the config of a data preprocessor; None if that does not say."""
-        if preprocessor is None:
+        if not isinstance(preprocessor, Mapping):
             return None
         found = preprocessor
         if 'mean' not in found and isinstance(found.get('data_preprocessor'), Mapping):

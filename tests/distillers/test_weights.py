@@ -54,7 +54,7 @@ def test_a_truncated_file(tmp_path, net, keep, zipped):
         read_checkpoint(str(path))
 
 
-@pytest.mark.parametrize('content', [b'<html>404</html>', bytes(200), b'\x80\x02}q\x00.'])
+@pytest.mark.parametrize('content', [b'<html>404</html>', b'junk', bytes(200), b'\x80\x02}q\x00.'])
 def test_a_file_that_is_no_checkpoint(tmp_path, content):
     (tmp_path / 'a.pth').write_bytes(content)
     with pytest.raises(ConfigError, match='a.pth'):

@@ -47,6 +47,7 @@ def write_people(root: Path) -> None:
 def shrink_pose(cfg: Config, root: Path, work_dir: Path) -> None:
     """Let ``cfg`` run one epoch of two iterations, and a validation, on the files of ``root``."""
     cfg.work_dir = str(work_dir)
+    cfg.visualizer.name = str(work_dir)  # there is one of a name in a process
     for key in [key for key in cfg if key.endswith('_pipeline')]:
         cfg.pop(key)
     walk(cfg.model, forget_weights)

@@ -6,7 +6,8 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 
 from kdmm.errors import ConfigError
-from kdmm.transfer import Request, convert, write_fresh
+from kdmm.transfer import ProofError, Request, convert, write_fresh
+from kdmm.transfer.writing import Draft
 from tests.transfer.nets import build, hrnet, shake
 from tests.transfer.test_fresh import estimator
 
@@ -119,10 +120,29 @@ def test_the_pretext_starts_from_the_backbone_of_the_same_file(files):
         assert torch.equal(value, full[f'backbone.{key}'])
 
 
+def test_what_is_damaged_on_disk_is_noticed(files, monkeypatch):
+    folder = files(dict(type='ResNet', depth=18, **SMALL), 64)
+    write = Draft.write
+
+    def spoil(self, content):
+        content['state_dict']['head.final_layer.bias'][0] += 1
+        write(self, content)
+
+    monkeypatch.setattr(Draft, 'write', spoil)
+    with pytest.raises(ProofError, match='head.final_layer.bias is not what it was to be'):
+        go(folder)
+    assert not (folder / 'arm.pth').exists()
+
+
 def test_what_is_no_complete_checkpoint(files):
     folder = files(dict(type='ResNet', depth=18, **SMALL), 64)
     torch.save({'x': torch.ones(1)}, folder / 'full.pth')
     with pytest.raises(ConfigError, match='--into: its 0 entries backbone'):
+        go(folder)
+    other = dict(type='ResNet', depth=34, **SMALL)
+    write_fresh(estimator(other, 64), 0, str(folder / 'full.pth'), force=True)
+    with pytest.raises(ConfigError, match='--into: its backbone is a ResNet of depth 34 and width'
+                       ' 8, the checkpoint holds a ResNet of depth 18 and width 8'):  # fmt: skip
         go(folder)
     (folder / 'full.pth').write_bytes(b'junk')
     with pytest.raises(ConfigError, match='--into: .*truncated or no checkpoint'):

@@ -1,9 +1,6 @@
 import pytest
-import torch
 from mmdet.models.backbones import ResNet
-from torch import nn
 
-from kdmm.errors import ConfigError
 from kdmm.transfer.architecture import Architecture
 from kdmm.transfer.families import OTHER, family_of
 from kdmm.transfer.mapping import map_keys
@@ -11,11 +8,8 @@ from kdmm.transfer.proof import (
     Proof,
     ProofError,
     Side,
-    difference,
-    features,
     plain,
     prove,
-    same_number,
 )
 from tests.transfer.nets import shake
 
@@ -52,25 +46,6 @@ def test_what_the_arguments_say_is_named():
         run(side(), side(avg_down=True))
 
 
-@pytest.mark.parametrize('size', [(64, 64), (96, 32)])
-def test_all_stages_are_compared(size):
-    found = features(side().net, family_of(side().net), size)
-    assert [x.shape[1] for x in found] == [8, 16, 32, 64]
-    assert found[0].shape[2:] == (size[0] // 4, size[1] // 4)
-
-
-def test_features_are_copies_and_of_eval_mode():
-    net = nn.Sequential(nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2), nn.ReLU(inplace=True), nn.Dropout())
-    first, second = features(net, OTHER, (8, 8)), features(net, OTHER, (8, 8))
-    assert torch.equal(first[0], second[0]) and first[0].shape == (2, 2, 8, 8)
-    assert not net.training and not net._forward_hooks
-
-
-def test_an_input_that_does_not_fit():
-    with pytest.raises(ConfigError, match='--size: Sequential does not take 8 x 8'):
-        features(nn.Sequential(nn.Conv2d(3, 2, 9)), OTHER, (8, 8))
-
-
 def test_geometry_is_made_plain_where_it_is_given():
     family = family_of(side().net)
     args = dict(depth=18, num_stages=3, strides=(1, 1, 1), multi_grid=(1, 2), style='caffe')
@@ -78,25 +53,6 @@ def test_geometry_is_made_plain_where_it_is_given():
         depth=18, num_stages=3, strides=(1, 2, 2), multi_grid=None, style='caffe'
     )
     assert plain(Architecture('mmseg', ResNet, 'x', args), OTHER).args == args
-
-
-def test_the_maps_that_both_have():
-    a, b, c = (torch.zeros(1, n) for n in (1, 2, 3))
-    assert same_number([a, b], [a, b]) == ([a, b], [a, b])
-    assert same_number([a, b, c], [c]) == ([c], [c])  # the last stage alone
-    assert same_number([a, b, c], [a]) == ([a], [a])  # the first output alone
-    for source, target in (([a], [b]), ([], []), ([a, b], [a, c])):
-        with pytest.raises(ProofError, match='cannot be compared'):
-            same_number(source, target)
-
-
-def test_difference_is_relative_and_does_not_hide_nan():
-    x = torch.tensor([1.0, -4.0])
-    assert difference(x, x) == 0
-    assert difference(x, x + torch.tensor([0.0, 0.4])) == pytest.approx(0.1)
-    assert difference(x, x * torch.nan) == torch.inf
-    with pytest.raises(ProofError, match='not finite'):
-        difference(x * torch.nan, x * torch.nan)
 
 
 def test_what_is_said():
