@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class PersonCropDataset(CocoDataset):
     def parse_data_info(self, raw_data_info: dict[str, Any]) -> dict[str, Any] | None:
         """A person's box, with joints at zero; None for anything else."""
         annotation = raw_data_info['raw_ann_info']
-        if 'bbox' not in annotation or annotation.get('category_id') not in self._categories():
+        if 'bbox' not in annotation or annotation.get('category_id') not in self._category_ids:
             return None
         bare = {key: value for key, value in annotation.items() if key != 'segmentation'}
         bare.update(keypoints=[0] * 51, num_keypoints=0)
@@ -72,7 +73,8 @@ class PersonCropDataset(CocoDataset):
         low, high = data_info['bbox'][0, :2], data_info['bbox'][0, 2:]
         return not data_info['iscrowd'] and bool((high - low >= self.min_size).all())
 
-    def _categories(self) -> set[int]:
+    @cached_property  # asked for once an annotation
+    def _category_ids(self) -> set[int]:
         listed = self.coco.dataset.get('categories') or []
         found = {entry['id'] for entry in listed if entry['name'] == self.category}
         if not found:
