@@ -1,11 +1,14 @@
-"""The tiny job as fixtures."""
+"""The tiny job as fixtures, and refusals without a process for each."""
 
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.job import HERE, Job, save_teacher, write_job
+from tests.e2e.job import HERE, ROOT, Job, save_teacher, write_job
+from tests.engine.conftest import quick_runner  # noqa: F401
 
 if str(HERE) not in sys.path:  # the configs import e2e_hooks
     sys.path.insert(0, str(HERE))
@@ -25,3 +28,23 @@ def fresh_job(tmp_path: Path) -> Job:
     made = write_job(tmp_path / 'job')
     save_teacher(made)
     return made
+
+
+@pytest.fixture
+def refused_by(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """What a script of tools/ says when it refuses: run in this process, as its main program."""
+    monkeypatch.setenv('LOCAL_RANK', '0')  # the command lines set it; taken back afterwards
+
+    def run(script: str, *arguments: str, cwd: Path = ROOT) -> str:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, 'argv', [str(ROOT / 'tools' / script), *arguments])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(sys.argv[0], run_name='__main__')
+        said = capsys.readouterr()
+        assert stop.value.code == 2, said.out[-2000:] + said.err[-2000:]
+        assert 'Traceback' not in said.err
+        return said.err
+
+    return run

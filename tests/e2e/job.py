@@ -94,7 +94,8 @@ class Job:
     def environment(self, **extra: str) -> dict[str, str]:
         """Of a user in a checkout: the sources and the test hooks on the path."""
         path = os.pathsep.join([str(ROOT), str(HERE)])
-        return {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1', **extra}
+        own = dict(PYTHONPATH=path, OMP_NUM_THREADS='1', E2E_BRIEF='1')
+        return {**os.environ, **own, **extra}
 
     def train(
         self, config: str, name: str, *args: str, processes: int = 0, check: bool = True, **env: str

@@ -8,4 +8,4 @@ for _path in (str(_ROOT / 'tools'), str(_ROOT / 'tests/parity')):
     if _path not in sys.path:
         sys.path.append(_path)  # behind the standard library, where profile.py has a namesake
 
-from tests.e2e.conftest import job  # noqa: E402, F401
+from tests.e2e.conftest import job, refused_by  # noqa: E402, F401

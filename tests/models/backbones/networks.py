@@ -78,6 +78,7 @@ STAGE_SHAPES = {
     'shufflenetv2_1x1': [(116, 16), (232, 8), (464, 4)],
 }
 FAMILIES = list(STAGE_SHAPES)
+_DRAWN: dict[int, Tensor] = {}
 
 
 def backbone(name: str, **options) -> StagedBackbone:
@@ -104,9 +105,17 @@ def classifier(name: str) -> Classifier:
 
 
 def fix(shape: Sequence[int], s: int) -> Tensor:
-    k = torch.arange(torch.Size(shape).numel(), dtype=torch.int64) + 100003 * s
+    """The specification's numbers: the first of one sequence for each ``s``, drawn once."""
+    count = torch.Size(shape).numel()
+    if s not in _DRAWN or len(_DRAWN[s]) < count:
+        _DRAWN[s] = _sequence(count, s)
+    return _DRAWN[s][:count].reshape(tuple(shape)).clone()
+
+
+def _sequence(count: int, s: int) -> Tensor:
+    k = torch.arange(count, dtype=torch.int64) + 100003 * s
     u = (7919 * k * k + 104729 * k + 12345) % 65537
-    return (12**0.5 * (u.double() / 65537 - 0.5)).reshape(tuple(shape))
+    return 12**0.5 * (u.double() / 65537 - 0.5)
 
 
 def fill(network: nn.Module) -> nn.Module:

@@ -14,7 +14,9 @@ def test_every_preset_has_figures():
 
 
 @pytest.mark.parametrize('name', COUNTS)
-def test_counts(name):
+def test_counts(name, monkeypatch):
+    # no multiply-adds are counted for it, and without values it takes most of the time
+    monkeypatch.setattr(torch.nn.functional, 'batch_norm', lambda x, *_args, **_kwargs: x)
     network = classifier(name).to('meta')
     with FlopCounterMode(display=False) as flops:
         network(torch.empty(1, 3, 32, 32, device='meta'))

@@ -1,0 +1,31 @@
+"""What all tests share: collections that leave the libraries out, configs read and written once."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+from mmengine.config import utils
+from yapf.yapflib import yapf_api
+
+from tests.e2e.brief import forget_imports, format_configs_once, read_metafiles_once
+
+_modules = 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Between two tests, and only where the last one imported something."""
+    global _modules
+    if len(sys.modules) > _modules:
+        forget_imports()
+        _modules = len(sys.modules)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def configs_cost_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yapf_api, 'FormatCode', yapf_api.FormatCode)  # both are restored
+        patch.setattr(utils, 'load', utils.load)
+        format_configs_once()
+        read_metafiles_once()
+        yield
