@@ -1,8 +1,10 @@
 """Networks in company: the teacher, its taps, and the student that learns from it."""
 
+from kdmm.distillers.attach import CHILD, Objective, attach
 from kdmm.distillers.class_map import ClassMap
 from kdmm.distillers.connectors import Projection, Resize
-from kdmm.distillers.distiller import CHILD, distill
+from kdmm.distillers.distiller import distill
+from kdmm.distillers.hssakd import hssakd, hssakd_online, hssakd_teacher
 from kdmm.distillers.objective import Distillation
 from kdmm.distillers.schedules import Progress, Schedule, build_schedule
 from kdmm.distillers.taps import TapPath, Taps
@@ -14,6 +16,7 @@ __all__ = [
     'ClassMap',
     'ConfigError',
     'Distillation',
+    'Objective',
     'Progress',
     'Projection',
     'Resize',
@@ -21,6 +24,10 @@ __all__ = [
     'TapPath',
     'Taps',
     'Teacher',
+    'attach',
     'build_schedule',
     'distill',
+    'hssakd',
+    'hssakd_online',
+    'hssakd_teacher',
 ]

@@ -3,17 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
+from kdmm.distillers.attach import attach
 from kdmm.distillers.objective import Distillation
 from kdmm.distillers.section import KEYS
 from kdmm.errors import ConfigError, refuse_unknown
 from kdmm.registry import MODELS
-
-#: The one child that a distilled student has besides its own; all state of kdmm lies under it.
-CHILD = 'kd'
 
 
 class Distilled:
@@ -63,13 +59,8 @@ def distill(
     for key, value in dict(teacher=teacher, taps=taps, losses=losses).items():
         if value is None:
             raise ConfigError(f'kd.{key}: missing')
-    model = student if isinstance(student, nn.Module) else ROOT_MODELS.build(student)
-    if CHILD in dict(model.named_children()):
-        raise ConfigError(f'the student already has a child called {CHILD!r}')
-    # the student's initialisation must not depend on what is attached to it
-    with torch.random.fork_rng(devices=[]):  # everything is built on the CPU
-        objective = Distillation(model, teacher, taps, losses, probe_size, measure)  # type: ignore[arg-type]
-    kind = type(model)
-    model.__class__ = type(kind.__name__, (Distilled, kind), {'__module__': kind.__module__})
-    model.add_module(CHILD, objective)
-    return model
+
+    def build(model: nn.Module) -> Distillation:
+        return Distillation(model, teacher, taps, losses, probe_size, measure)  # type: ignore[arg-type]
+
+    return attach(student, Distilled, build)

@@ -9,12 +9,13 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from kdmm.distillers.attach import Objective
 from kdmm.distillers.context import gather_context, task_facts
 from kdmm.distillers.gradients import UnmeasurableError
 from kdmm.distillers.probe import probe
 from kdmm.distillers.schedules import Progress
 from kdmm.distillers.section import both_sides, check_section, list_of_teachers, taps_read
-from kdmm.distillers.shares import Share, measure
+from kdmm.distillers.shares import measure
 from kdmm.distillers.table import start_table
 from kdmm.distillers.taps import require_gradient, taps_of_student
 from kdmm.distillers.teacher import Teacher
@@ -23,11 +24,10 @@ from kdmm.distillers.weighting import switched_on
 from kdmm.errors import ConfigError
 
 
-class Distillation(nn.Module):
+class Distillation(Objective):
     """Everything a run has besides its student: teachers, taps and the terms of the objective.
 
-    Projectors and queues are parameters and buffers of the terms. The teachers are no children. A
-    deep copy of it is None: a copy of a distilled student (EMA) is just a student.
+    Projectors and queues are parameters and buffers of the terms. The teachers are no children.
 
     A term whose weight is the number 0 is not built, nor is a teacher that only such terms read.
 
@@ -53,10 +53,6 @@ class Distillation(nn.Module):
         teachers = list_of_teachers(teacher, list(inspect.signature(Teacher).parameters))
         check_section(taps, losses, len(teachers), measure)
         self.measure = measure
-        #: Set before a step whose gradient shares are to be measured.
-        self.measure_next = False
-        #: What was measured in the last step.
-        self.shares: list[Share] = []
         for name in [name for name in losses if name not in switched_on(losses)]:
             print_log(f'kd.losses.{name}: not built, its weight is 0', 'current')
         losses = switched_on(losses)
@@ -147,6 +143,10 @@ class Distillation(nn.Module):
         for term in self.each():
             getattr(term.loss, 'after_step', _nothing)()
 
+    def diagnostics(self) -> dict[str, Any]:
+        """``kd.<term>_<key>`` of what losses keep in ``logged``."""
+        return {key: value for term in self.each() for key, value in term.diagnostics().items()}
+
     def each(self) -> list[Term]:
         """The terms in the order of the config."""
         return cast(list[Term], list(self.terms.values()))
@@ -157,14 +157,6 @@ class Distillation(nn.Module):
             teacher(inputs, samples) if index in wanted or not self._announced else None
             for index, teacher in enumerate(self.teachers)
         ]
-
-    def _apply(self, fn: Any, recurse: bool = True) -> 'Distillation':
-        for teacher in self.teachers:
-            teacher.apply(fn)
-        return super()._apply(fn, recurse)
-
-    def __deepcopy__(self, memo: Any) -> None:
-        return None
 
 
 def _nothing() -> None:

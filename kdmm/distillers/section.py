@@ -5,7 +5,9 @@ from typing import Any
 
 from kdmm.errors import ConfigError, nearest, refuse_unknown
 
-#: What the section may hold.
+#: What ``kd.type`` may be, as registered under ``kdmm``; the first where it is left out.
+KINDS = ('Distiller', 'HSSAKD', 'HSSAKDTeacher', 'HSSAKDOnline')
+#: What the section of a ``Distiller`` may hold.
 KEYS = ('teacher', 'taps', 'losses', 'probe_size', 'measure')
 
 

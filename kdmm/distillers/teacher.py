@@ -81,16 +81,17 @@ class Teacher:
         if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise ConfigError(f'kd.teacher.dtype: {dtype!r} is no torch dtype, try bfloat16')
         self.module = self._build(config, model)
-        self.source = 'random weights'
+        self.source, content = 'random weights', None
         if checkpoint is not None:
-            self.source = self._load(config, checkpoint, unsafe)
-        self.module.eval().requires_grad_(False)
+            self.source, content = self._load(config, checkpoint, unsafe)
+        #: Everything with weights.
+        self.parts = [self.module, *self._further_parts(content)]
         self.dtype = getattr(torch, dtype) if dtype else None
-        if self.dtype:
-            self.module.to(self.dtype)
         self.channels_last = channels_last
-        if channels_last:
-            self.module.to(memory_format=torch.channels_last)
+        for part in self.parts:
+            part.eval().requires_grad_(False).to(self.dtype)
+            if channels_last:
+                part.to(memory_format=torch.channels_last)
         self.compile = compile
         self._taps: Taps | None = None
         self._forward = torch.compile(self.module) if compile else self.module
@@ -127,13 +128,12 @@ class Teacher:
 
     def apply(self, function: Any) -> None:
         """Follow ``student.to(...)``, ``.cuda()`` and the like."""
-        self.module._apply(function)
-        if self.dtype:
-            self.module.to(self.dtype)
+        for part in self.parts:
+            part._apply(function).to(self.dtype)
 
     def fingerprint(self) -> str:
         """SHA-256 of all weights and buffers."""
-        return fingerprint(self.module.state_dict().values())
+        return fingerprint(value for part in self.parts for value in part.state_dict().values())
 
     def _prepare(self, inputs: Any) -> Any:
         if isinstance(inputs, Tensor):
@@ -155,7 +155,13 @@ class Teacher:
             spec['_scope_'] = scope
         return ROOT_MODELS.build(spec)
 
-    def _load(self, config: str | None, checkpoint: str, unsafe: bool) -> str:
+    def _further_parts(self, content: Mapping[str, Any] | None) -> Sequence[nn.Module]:
+        """Of a teacher that is more than its module; ``content`` is its file's, if it has one."""
+        return ()
+
+    def _load(
+        self, config: str | None, checkpoint: str, unsafe: bool
+    ) -> tuple[str, dict[str, Any]]:
         if checkpoint == 'zoo':
             if config is None:
                 raise ConfigError("kd.teacher: checkpoint='zoo' needs a config of a base library")
@@ -164,6 +170,6 @@ class Teacher:
             except (ValueError, OSError, ImportError) as error:
                 raise ConfigError(f'kd.teacher.checkpoint: {error}') from error
         what = 'kd.teacher.checkpoint'
-        state = state_dict_of(read_checkpoint(checkpoint, unsafe=unsafe, what=what))
-        load_strictly(self.module, state, f'{what}: {checkpoint!r}')
-        return checkpoint
+        content = read_checkpoint(checkpoint, unsafe=unsafe, what=what)
+        load_strictly(self.module, state_dict_of(content), f'{what}: {checkpoint!r}')
+        return checkpoint, content

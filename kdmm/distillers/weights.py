@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from kdmm.compat.unpickling import load_weights
 from kdmm.errors import ConfigError
 
+#: The entry of a checkpoint file that holds what a run has besides its student.
+ENTRY = 'kdmm'
+
 _BROKEN = (RuntimeError, EOFError, LookupError, zipfile.BadZipFile, ValueError, struct.error)
 
 

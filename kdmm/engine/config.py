@@ -6,9 +6,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from kdmm.distillers.section import KEYS
+from kdmm.distillers.section import KEYS, KINDS
 from kdmm.distillers.zoo import zoo_config
-from kdmm.errors import ConfigError, refuse_unknown
+from kdmm.errors import ConfigError, nearest, refuse_unknown
 
 SECTION = 'kd'
 
@@ -39,8 +39,11 @@ def load_config(
 
 def _to_section(cfg: Config) -> None:
     """Turn ``model=dict(type='kdmm.Distiller', student=..., **kd)`` into student and section."""
-    if cfg.get('model', {}).get('type') == 'kdmm.Distiller':
+    scope, _, kind = str(cfg.get('model', {}).get('type')).rpartition('.')
+    if scope == 'kdmm' and kind in KINDS:
         section = {key: value for key, value in cfg.model.items() if key not in ('type', 'student')}
+        if kind != KINDS[0]:
+            section['type'] = kind
         cfg.model, cfg[SECTION] = cfg.model.student, section
 
 
@@ -62,8 +65,17 @@ def use_amp(cfg: Config, dtype: str | None) -> None:
 
 
 def model_config(model: Mapping[str, Any], kd: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The model dict that the Runner builds: the student itself, or a ``kdmm.Distiller`` of it."""
+    """The model dict that the Runner builds: the student itself, or one with an objective.
+
+    Raises:
+        ConfigError: If ``kd.type`` is none of `KINDS`.
+    """
     if not kd:
         return dict(model)
-    refuse_unknown(SECTION, kd, KEYS)
-    return dict(type='kdmm.Distiller', student=dict(model), **kd)
+    section = dict(kd)
+    kind = str(section.pop('type', KINDS[0])).removeprefix('kdmm.')
+    if kind not in KINDS:
+        raise ConfigError(f'kd.type: {kind!r} is not known; {nearest(kind, KINDS)}')
+    if kind == KINDS[0]:
+        refuse_unknown(SECTION, section, KEYS)
+    return dict(type=f'kdmm.{kind}', student=dict(model), **section)

@@ -18,6 +18,7 @@ from kdmm.distillers.weights import load_strictly, read_checkpoint, state_dict_o
 from kdmm.engine.config import SECTION, model_config
 from kdmm.engine.launch import start_process_group
 from kdmm.hooks.checkpoint import ATOMIC
+from kdmm.hooks.distill import objective_of
 from kdmm.hooks.nonfinite import NonFiniteError
 
 
@@ -77,8 +78,9 @@ class Runner(BaseRunner):
         names = ['NonFiniteLossHook', 'LabelRangeHook', 'RunSummaryHook', 'InterruptHook']
         names += ['StepSeedHook'] * self._reproducible
         names += ['DistillHook', 'RunningLineHook'] * (self._kd is not None)
-        for name in names:
-            self.register_hook(dict(type=f'kdmm.{name}'))
+        hooks = [dict(type=f'kdmm.{name}') for name in names]
+        for hook in [*hooks, *(objective_of(self.model).hooks if self._kd is not None else ())]:
+            self.register_hook(hook)
 
     def resume(self, *args: Any, **kwargs: Any) -> None:
         """As the base; the data stream takes the file's seed too."""

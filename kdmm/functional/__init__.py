@@ -21,9 +21,11 @@ from .gram import pairwise_similarity_mse
 from .labels import check_labels, resize_labels, valid_labels
 from .precision import full_precision, promote
 from .relation import memory_kl, pixel_to_pixel_kl
+from .rotation import ROTATIONS, class_marginals, joint_labels, rotations, unrotated
 from .rows import map_to_rows, normalize_rows
 
 __all__ = [
+    'ROTATIONS',
     'all_gather_cat',
     'attention_map',
     'attention_transfer',
@@ -34,6 +36,7 @@ __all__ = [
     'channel_rows',
     'check_labels',
     'class_correlation_mse',
+    'class_marginals',
     'distributed',
     'full_precision',
     'gather_images',
@@ -41,6 +44,7 @@ __all__ = [
     'global_image_index',
     'hinge_discriminator',
     'hinge_generator',
+    'joint_labels',
     'kl_divergence',
     'map_to_rows',
     'mean_squared_difference',
@@ -53,7 +57,9 @@ __all__ = [
     'promote',
     'rank',
     'resize_labels',
+    'rotations',
     'sum_over_ranks',
+    'unrotated',
     'valid_labels',
     'wasserstein_discriminator',
     'world_size',

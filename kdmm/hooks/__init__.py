@@ -1,5 +1,6 @@
 """Hooks: checkpoint ownership, seeds, and what stops a run before it does harm."""
 
+from kdmm.hooks.branch_accuracy import BranchAccuracyHook
 from kdmm.hooks.checkpoint import CheckpointHook
 from kdmm.hooks.distill import DistillHook
 from kdmm.hooks.interrupt import Interrupted, InterruptHook
@@ -7,11 +8,14 @@ from kdmm.hooks.jigsaw import JigsawHook
 from kdmm.hooks.jigsaw_sheet import JigsawSheetHook
 from kdmm.hooks.labels import LabelRangeHook
 from kdmm.hooks.nonfinite import NonFiniteError, NonFiniteLossHook
+from kdmm.hooks.peers import PeersHook
+from kdmm.hooks.recalibrate import RecalibrateBNHook
 from kdmm.hooks.reproducible import StepSeedHook
 from kdmm.hooks.running_line import RunningLineHook
 from kdmm.hooks.summary import RunSummaryHook
 
 __all__ = [
+    'BranchAccuracyHook',
     'CheckpointHook',
     'DistillHook',
     'InterruptHook',
@@ -21,6 +25,8 @@ __all__ = [
     'LabelRangeHook',
     'NonFiniteError',
     'NonFiniteLossHook',
+    'PeersHook',
+    'RecalibrateBNHook',
     'RunSummaryHook',
     'RunningLineHook',
     'StepSeedHook',

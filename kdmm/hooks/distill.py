@@ -8,16 +8,13 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import nn
 
-from kdmm.distillers import CHILD, ConfigError, Distillation, Progress
-from kdmm.distillers.weights import load_strictly
+from kdmm.distillers import CHILD, ConfigError, Objective, Progress
+from kdmm.distillers.weights import ENTRY, load_strictly
 from kdmm.registry import HOOKS
 
-#: The entry of a checkpoint file that holds what a run needs besides its student.
-ENTRY = 'kdmm'
 
-
-def objective_of(model: nn.Module) -> Distillation:
-    """The distillation objective attached to a (possibly wrapped) student."""
+def objective_of(model: nn.Module) -> Objective:
+    """The objective attached to a (possibly wrapped) student."""
     inner = model.module if is_model_wrapper(model) else model
     return getattr(inner, CHILD)
 
@@ -44,13 +41,15 @@ class DistillHook(Hook):
     ``state_dict`` (and an EMA copy) holds the student's keys under their own names, so that the
     base library loads it strictly; projectors, queues, measured weights and losses' extra state
     are in the entry ``kdmm``. Files that cannot be resumed (no optimizer, as ``save_best`` writes
-    them) get no such entry. After each iteration losses that train something of their own do so.
+    them) get no such entry, unless it is a result of the run. After each iteration losses that
+    train something of their own do so.
     """
 
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Any) -> None:
         """Remember the teachers' weights."""
+        objective_of(runner.model).check_start(runner._has_loaded)
         teachers = objective_of(runner.model).teachers
         self._fingerprints = [teacher.fingerprint() for teacher in teachers]
         for teacher in teachers:
@@ -81,9 +80,10 @@ class DistillHook(Hook):
         metadata = getattr(state, '_metadata', {})
         for key in [key for key in metadata if key == CHILD or key.startswith(prefix)]:
             del metadata[key]
-        if 'optimizer' in checkpoint:
+        objective = objective_of(runner.model) if runner is not None else None
+        if 'optimizer' in checkpoint or (objective is not None and objective.is_result):
             entry = {key.removeprefix(prefix): kept[key] for key in kept}
-            extra = extra_states(objective_of(runner.model)) if runner is not None else {}
+            extra = extra_states(objective) if objective is not None else {}
             checkpoint.setdefault(ENTRY, {**extra, **entry})
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:

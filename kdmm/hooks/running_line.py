@@ -57,9 +57,8 @@ class RunningLineHook(Hook):
             _log(runner, f'kd.weight_{share.label}', share.weight)
             _log(runner, f'kd.share_{share.label}', share.share)
             self._judge(runner, share)
-        for term in objective.each():
-            for key, value in term.diagnostics().items():
-                _log(runner, key, value)
+        for key, value in objective.diagnostics().items():
+            _log(runner, key, value)
 
     def _judge(self, runner: Any, share: Share) -> None:
         value = float(share.share)

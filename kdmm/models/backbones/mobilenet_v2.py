@@ -82,6 +82,10 @@ class CIFARMobileNetV2(StagedBackbone):
 
     default_init: ClassVar[InitCfg] = KAIMING_FAN_OUT
     head_init: ClassVar[dict[str, Any] | None] = dict(type='Normal', layer='Linear', std=0.01)
+    branch_init: ClassVar[InitCfg] = [
+        KAIMING_FAN_OUT,
+        dict(type='Normal', layer='Linear', std=0.01),
+    ]
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ...registry import MODELS
 from .checks import choose, positive_ints, units_of_depth
 from .layers import conv_norm, conv_norm_relu, run_of_units
-from .staged import KAIMING_FAN_OUT, InitCfg, Stage, StagedBackbone
+from .staged import KAIMING_FAN_OUT, LINEAR_WITHOUT_BIAS, InitCfg, Stage, StagedBackbone
 
 
 def basic_branch(in_channels: int, width: int, stride: int) -> nn.Sequential:
@@ -86,6 +86,7 @@ class CIFARResNet(StagedBackbone):
     """
 
     default_init: ClassVar[InitCfg] = KAIMING_FAN_OUT
+    branch_init: ClassVar[InitCfg] = [KAIMING_FAN_OUT, LINEAR_WITHOUT_BIAS]
 
     def __init__(
         self,

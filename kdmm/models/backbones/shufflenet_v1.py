@@ -1,7 +1,7 @@
 """ShuffleNetV1 for small images."""
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ...errors import ConfigError
 from ...registry import MODELS
 from .layers import ChannelShuffle, conv_norm, conv_norm_relu, run_of_units
-from .staged import Stage, StagedBackbone
+from .staged import KAIMING_FAN_OUT, LINEAR_WITHOUT_BIAS, InitCfg, Stage, StagedBackbone
 
 GROUPS = 3
 STEM_CHANNELS = 24
@@ -62,6 +62,8 @@ class CIFARShuffleNetV1(StagedBackbone):
         in_channels: Of the image.
         kwargs: See `StagedBackbone`.
     """
+
+    branch_init: ClassVar[InitCfg] = [KAIMING_FAN_OUT, LINEAR_WITHOUT_BIAS]
 
     def __init__(self, in_channels: int = 3, **kwargs: Any) -> None:
         stages = [

@@ -8,12 +8,22 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..recompute import recomputed
 from .checks import checked_frozen, checked_outputs
 
 InitCfg = dict[str, Any] | list[dict[str, Any]] | None
 
 #: N(0, sqrt(2 / (k * k * C_out))), grouped or not; biases 0.
 KAIMING_FAN_OUT = dict(type='Kaiming', layer='Conv2d')
+#: Torch's own weights of a linear layer, but no bias.
+LINEAR_WITHOUT_BIAS: dict[str, Any] = dict(
+    type='Kaiming',
+    layer='Linear',
+    a=5**0.5,
+    mode='fan_in',
+    nonlinearity='leaky_relu',
+    distribution='uniform',
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,7 @@ class StagedBackbone(BaseModule):
         frozen_stages: Parts without gradient and in eval mode: -1 none, 0 the stem, k the stem
             and the first k stages, L + 1 all with the tail.
         norm_eval: Keep the running statistics of all BN.
+        with_cp: Do not keep the stages' activations for the backward pass, compute them again.
         init_cfg: MMEngine's; None: the family's own initialisation.
 
     Raises:
@@ -57,6 +68,8 @@ class StagedBackbone(BaseModule):
     default_init: ClassVar[InitCfg] = None
     #: ``init_cfg`` of a ``LinearClsHead`` that starts as in the papers; None: torch's own.
     head_init: ClassVar[dict[str, Any] | None] = None
+    #: ``init_cfg`` of the branches of HSSAKD, which start otherwise than the network itself.
+    branch_init: ClassVar[InitCfg] = None
 
     def __init__(
         self,
@@ -68,6 +81,7 @@ class StagedBackbone(BaseModule):
         out_indices: Sequence[int] = (-1,),
         frozen_stages: int = -1,
         norm_eval: bool = False,
+        with_cp: bool = False,
         init_cfg: InitCfg = None,
     ) -> None:
         super().__init__(self.default_init if init_cfg is None else init_cfg)
@@ -78,7 +92,7 @@ class StagedBackbone(BaseModule):
         name, count = type(self).__name__, len(self.plans)
         self.out_indices = checked_outputs(name, out_indices, count)
         self.frozen_stages = checked_frozen(name, frozen_stages, count)
-        self.norm_eval = norm_eval
+        self.norm_eval, self.with_cp = norm_eval, with_cp
         self.stem = stem
         self.stages = nn.ModuleList(self.new_stage(index) for index in range(len(stages)))
         self.tail = build_tail()
@@ -102,12 +116,17 @@ class StagedBackbone(BaseModule):
             usual if in_channels is None else in_channels, plan.stride if stride is None else stride
         )
 
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Path of each stage."""
+        return tuple(f'stages.{index}' for index in range(len(self.stages)))
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_channels, H, W) -> the outputs of ``out_indices``, in their order."""
         x = self.stem(x)
         outputs = []
         for index, part in enumerate((*self.stages, self.tail)[: self.out_indices[-1] + 1]):
-            x = part(x)
+            x = recomputed(part, x) if self.with_cp and self.training else part(x)
             if index in self.out_indices:
                 outputs.append(x)
         return tuple(outputs)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ...registry import MODELS
 from .checks import positive_ints, units_of_depth
 from .layers import conv, conv_norm_relu, run_of_units
-from .staged import KAIMING_FAN_OUT, InitCfg, Stage, StagedBackbone
+from .staged import KAIMING_FAN_OUT, LINEAR_WITHOUT_BIAS, InitCfg, Stage, StagedBackbone
 
 
 class PreActivationUnit(nn.Module):
@@ -60,15 +60,8 @@ class CIFARWideResNet(StagedBackbone):
     """
 
     default_init: ClassVar[InitCfg] = KAIMING_FAN_OUT
-    # torch's own weights, but no bias
-    head_init: ClassVar[dict[str, Any] | None] = dict(
-        type='Kaiming',
-        layer='Linear',
-        a=5**0.5,
-        mode='fan_in',
-        nonlinearity='leaky_relu',
-        distribution='uniform',
-    )
+    head_init: ClassVar[dict[str, Any] | None] = LINEAR_WITHOUT_BIAS
+    branch_init: ClassVar[InitCfg] = [KAIMING_FAN_OUT, LINEAR_WITHOUT_BIAS]
 
     def __init__(self, depth: int, widen_factor: int, in_channels: int = 3, **kwargs: Any) -> None:
         units = units_of_depth('CIFARWideResNet', depth, 6, 4)

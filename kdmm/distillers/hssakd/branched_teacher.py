@@ -1,0 +1,72 @@
+"""A teacher with trained auxiliary branches."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdmm.distillers.hssakd.viewer import make_branches, stage_taps
+from kdmm.distillers.teacher import Teacher
+from kdmm.distillers.weights import ENTRY, load_strictly
+from kdmm.errors import ConfigError
+from kdmm.models import AuxiliaryBranches
+
+_PREFIX = 'branches.'
+
+
+class BranchedTeacher(Teacher):
+    """What `HSSAKDTeacher` or `HSSAKDOnline` trained: a classifier with its branches.
+
+    Args:
+        stages: Of the branches, if the weights are random; a checkpoint says them by itself.
+        options: See `Teacher`. The checkpoint is one of such a run.
+
+    Raises:
+        ConfigError: As `Teacher`; if the checkpoint has no branches, or they do not fit.
+    """
+
+    branches: AuxiliaryBranches
+
+    def __init__(self, stages: Sequence[int] | None = None, **options: Any) -> None:
+        self._stages = stages
+        super().__init__(**options)
+
+    def watch(self, student: nn.Module) -> None:
+        """Prepare for the inputs of ``student``."""
+        self.connect(student, {**stage_taps(self.branches), 'logits': 'head.out'})
+
+    @torch.no_grad()
+    def look(self, views: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Views (4B, 3, S, S) -> logits (4B, C) and, by branch, (4B, 4C)."""
+        found = self(views)
+        with self._precision(views):
+            joint = self.branches([found[name] for name in self.branches])
+        return found['logits'], dict(zip(self.branches, joint, strict=True))
+
+    def _further_parts(self, content: Mapping[str, Any] | None) -> Sequence[nn.Module]:
+        state = {} if content is None else _branch_state(content)
+        stages = self._stages if content is None else _stages_in(state)
+        self.branches = make_branches(self.module, stages, owner='the teacher')
+        if content is not None:
+            load_strictly(self.branches, state, 'kd.teacher.checkpoint: the branches in it')
+        return [self.branches]
+
+
+def _branch_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    entry = content.get(ENTRY) or {}
+    state = {
+        key.removeprefix(_PREFIX): value for key, value in entry.items() if key.startswith(_PREFIX)
+    }
+    if not state:
+        raise ConfigError(
+            'kd.teacher.checkpoint: a classifier without trained auxiliary branches, which '
+            "cannot teach HSSAKD. Train them first: kd=dict(type='HSSAKDTeacher') with "
+            'load_from=<this file>, and name the checkpoint of that run'
+        )
+    return state
+
+
+def _stages_in(state: Mapping[str, Any]) -> list[int]:
+    """Indices of the stages that have a branch: ``stage1.fc.weight`` is of stage 0."""
+    return sorted({int(key.split('.')[0].removeprefix('stage')) - 1 for key in state})

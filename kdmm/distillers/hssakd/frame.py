@@ -1,0 +1,141 @@
+"""What the three roles of HSSAKD have in common."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from kdmm.distillers.attach import Objective
+from kdmm.distillers.hssakd.viewer import Viewer, hard_labels, make_branches, views_of
+from kdmm.distillers.schedules import Progress
+from kdmm.distillers.weighting import Weighting
+from kdmm.errors import ConfigError, refuse_unknown
+from kdmm.functional import joint_labels
+from kdmm.models import AuxiliaryBranches
+
+
+class SelfSupervised(Objective):
+    """Branches behind the stages of a classifier, trained on the rotated batch.
+
+    Args:
+        student: The classifier.
+        stages: See `AuxiliaryBranches`.
+        weight: A number or a schedule for all parts, or a dict of those by part.
+        checkpointing: Compute the branches' activations again in the backward pass.
+        channels_last: Use this memory format for the batch and all networks.
+        recalibrate: Whether, or ``dict(num_samples=)`` how, to write ``recalibrated.pth``.
+        evaluate_branches: Report the branches' joint accuracy in validation.
+
+    Attributes:
+        parts: What can be weighted.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ()
+    #: Whether the classifier is trained, too.
+    trains_student = True
+
+    def __init__(
+        self,
+        student: nn.Module,
+        stages: Sequence[int] | None = None,
+        weight: Any = 1.0,
+        checkpointing: bool = False,
+        channels_last: bool = False,
+        recalibrate: bool | Mapping[str, Any] = True,
+        evaluate_branches: bool = False,
+    ) -> None:
+        super().__init__()
+        self.branches = make_branches(student, stages, checkpointing)
+        self.viewer = Viewer(student, self.branches, detached=not self.trains_student)
+        self.weights = _weighting(weight, self.parts)
+        self.channels_last = channels_last
+        if channels_last:
+            student.to(memory_format=torch.channels_last)
+            self.to(memory_format=torch.channels_last)
+        if recalibrate and self.trains_student:
+            options = dict(recalibrate) if isinstance(recalibrate, Mapping) else {}
+            self.hooks.append(dict(type='kdmm.RecalibrateBNHook', **options))
+        if evaluate_branches:
+            self.hooks.append(dict(type='kdmm.BranchAccuracyHook'))
+        self._seen: tuple[Mapping[str, Tensor], Tensor] | None = None
+        print_log(describe(student, self.branches), 'current')
+
+    def forward(self, inputs: Any, samples: Sequence[Any] | None) -> dict[str, Tensor]:
+        """The losses of one preprocessed batch (B, 3, S, S) with its data samples."""
+        labels = joint_labels(hard_labels(samples))
+        return self.losses(views_of(inputs, self.channels_last), samples or (), labels)
+
+    def losses(self, views: Tensor, samples: Sequence[Any], labels: Tensor) -> dict[str, Tensor]:
+        """Log names to scalars.
+
+        Args:
+            views: (4B, 3, S, S), interleaved.
+            samples: The B data samples.
+            labels: Joint labels, (4B,).
+        """
+        raise NotImplementedError
+
+    def weighed(self, part: str, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Log entries of a part."""
+        weight = self.weights.now(part)
+        return {f'kd.loss_{name}': weight * value for name, value in losses.items()}
+
+    def remember(self, joint: Mapping[str, Tensor], labels: Tensor) -> None:
+        """Keep what :meth:`diagnostics` judges."""
+        self._seen = ({name: logits.detach() for name, logits in joint.items()}, labels)
+
+    def diagnostics(self) -> dict[str, Any]:
+        """``kd.joint_accuracy_<branch>``: percent of the last batch's 4B views."""
+        if self._seen is None:
+            return {}
+        joint, labels = self._seen
+        return {
+            f'kd.joint_accuracy_{name}': (logits.argmax(1) == labels).float().mean() * 100
+            for name, logits in joint.items()
+        }
+
+    def set_progress(self, progress: Progress) -> None:
+        """Move the weights."""
+        self.weights.progress = progress
+
+
+class Augmented:
+    """Mixed into a classifier's class: its training loss is that of ``self.kd``."""
+
+    kd: SelfSupervised | None
+
+    def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
+        """As the classifier's own, except in mode ``'loss'``."""
+        if mode == 'loss' and self.kd is not None:
+            return self.kd(inputs, data_samples)
+        return super().forward(inputs, data_samples, mode)  # type: ignore[misc]
+
+    def train(self, mode: bool = True) -> Any:
+        """As usual, but a classifier that is not trained stays in eval mode."""
+        super().train(mode)  # type: ignore[misc]
+        if self.kd is not None and not self.kd.trains_student:
+            for child in self.children():  # type: ignore[attr-defined]
+                child.train(mode and child is self.kd)
+        return self
+
+
+def describe(student: nn.Module, branches: AuxiliaryBranches) -> str:
+    """One line a branch for the log's start: where it begins and what it weighs."""
+    own = sum(p.numel() for p in student.parameters())
+    lines = []
+    for name, branch in branches.items():
+        weight = sum(p.numel() for p in branch.parameters())
+        lines.append(f'{name}: behind backbone.{branches.taps[name]}, {weight:,} parameters')
+    return '\n  '.join([f'HSSAKD: classifier of {own:,} parameters, auxiliary branches:', *lines])
+
+
+def _weighting(weight: Any, parts: Sequence[str]) -> Weighting:
+    if isinstance(weight, Mapping) and 'type' not in weight:
+        refuse_unknown('kd.weight', weight, parts)
+        weight = {**dict.fromkeys(parts, 1.0), **weight}
+    made = Weighting(weight, 'kd.weight')
+    if len(made.autos):
+        raise ConfigError('kd.weight: expected numbers or schedules, not a measured weight')
+    return made

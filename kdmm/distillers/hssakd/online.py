@@ -1,0 +1,108 @@
+"""HSSAKD without a teacher: peers that learn the joint task and each other's logits."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+from typing import Any, ClassVar, cast
+
+import torch
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor, nn
+
+from kdmm.distillers.hssakd.frame import SelfSupervised
+from kdmm.distillers.hssakd.joint import branch_divergence, joint_cross_entropy
+from kdmm.distillers.hssakd.viewer import Sight, Viewer, make_branches
+from kdmm.errors import ConfigError
+from kdmm.functional import kl_divergence
+
+
+class Peer(nn.Module):
+    """Another network of the student's kind, with branches of its own.
+
+    Args:
+        config: The student's model config; built and initialised anew.
+        owner: How errors call it.
+        options: Of its branches.
+    """
+
+    def __init__(self, config: Mapping[str, Any], owner: str, **options: Any) -> None:
+        super().__init__()
+        self.network: Any = ROOT_MODELS.build(copy.deepcopy(dict(config)))
+        self.network.init_weights()
+        self.branches = make_branches(self.network, owner=owner, **options)
+        self.view = Viewer(self.network, self.branches, owner)
+
+
+class PeerTraining(SelfSupervised):
+    """For each peer the teacher's losses, and both directions of KL between each pair.
+
+    Between N peers the KL terms are the sum over ordered pairs over N - 1, which is the paper's sum
+    for two. Each direction gives its gradient to the network that learns.
+
+    Args:
+        student: The first peer, the one that the run keeps as its model.
+        config: Its model config; the others are built from it.
+        peers: How many networks, with the first.
+        tau: Temperature of all KL terms.
+        options: See `SelfSupervised`. The parts are ``joint`` (CE of the q_l), ``logits`` (KL of p)
+            and ``branches`` (KL of the q_l).
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ('joint', 'logits', 'branches')
+
+    def __init__(
+        self,
+        student: nn.Module,
+        config: Mapping[str, Any],
+        peers: int = 2,
+        tau: float = 3.0,
+        **options: Any,
+    ) -> None:
+        if type(peers) is not int or peers < 2:
+            raise ConfigError(f'kd.peers: expected 2 networks or more, got {peers!r}')
+        super().__init__(student, **options)
+        same = {key: options[key] for key in ('stages', 'checkpointing') if key in options}
+        self.peers = nn.ModuleList(
+            Peer(config, f'peer{index}', **same) for index in range(1, peers)
+        )
+        if self.channels_last:
+            self.peers.to(memory_format=torch.channels_last)
+        self.tau = tau
+        self.hooks.append(dict(type='kdmm.PeersHook'))
+
+    def losses(self, views: Tensor, samples: Sequence[Any], labels: Tensor) -> dict[str, Tensor]:
+        """As `SelfSupervised`."""
+        sights = [self.viewer(views, samples)]
+        sights += [peer.view(views, samples) for peer in self.others()]
+        self.remember(sights[0].joint, labels)
+        result = dict(sights[0].losses)
+        for index, sight in enumerate(sights):
+            result.update(self._own(index, sight, labels))
+        return {**result, **self._mutual(sights)}
+
+    def others(self) -> list[Peer]:
+        """The peers but the first, which is the student."""
+        return cast(list[Peer], list(self.peers))
+
+    def _own(self, index: int, sight: Sight, labels: Tensor) -> dict[str, Tensor]:
+        joint = joint_cross_entropy(sight.joint, labels)
+        if index == 0:
+            return self.weighed('joint', joint)
+        prefix = f'peer{index}'
+        named = {f'{prefix}_{name}': value for name, value in joint.items()}
+        return {
+            **{f'kd.{prefix}_{name}': value for name, value in sight.losses.items()},
+            **self.weighed('joint', named),
+        }
+
+    def _mutual(self, sights: Sequence[Sight]) -> dict[str, Tensor]:
+        """Sums over ordered pairs of peers."""
+        share = 1 / (len(sights) - 1)
+        pairs = list(permutations(sights, 2))
+        main = [kl_divergence(a.logits, b.logits, self.tau) for a, b in pairs]
+        every = [branch_divergence(a.joint, b.joint, self.tau) for a, b in pairs]
+        total = share * torch.stack(main).sum()
+        branches = {
+            name: share * torch.stack([found[name] for found in every]).sum() for name in every[0]
+        }
+        return {**self.weighed('logits', dict(logits=total)), **self.weighed('branches', branches)}

@@ -1,0 +1,76 @@
+"""HSSAKD's student: it learns a teacher's logits on rotated images, and those of its branches."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from kdmm.distillers.context import task_facts
+from kdmm.distillers.hssakd.branched_teacher import BranchedTeacher
+from kdmm.distillers.hssakd.frame import SelfSupervised
+from kdmm.distillers.hssakd.joint import branch_divergence
+from kdmm.distillers.section import list_of_teachers
+from kdmm.distillers.teacher import Teacher
+from kdmm.errors import ConfigError
+from kdmm.functional import kl_divergence
+
+
+class StudentTraining(SelfSupervised):
+    """CE(p, y) on the unrotated rows, KL of p and of each q_l to the teacher's on all.
+
+    The student's branches get no cross entropy, as in the released code.
+
+    Args:
+        student: The classifier.
+        teacher: Arguments of `BranchedTeacher`.
+        tau: Temperature of all terms.
+        options: See `SelfSupervised`. The parts are ``logits`` (p) and ``branches`` (q_l).
+
+    Raises:
+        ConfigError: If the teacher has other classes or another number of branches.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ('logits', 'branches')
+
+    def __init__(
+        self, student: nn.Module, teacher: Mapping[str, Any], tau: float = 3.0, **options: Any
+    ) -> None:
+        super().__init__(student, **options)
+        known = [*inspect.signature(Teacher).parameters, 'stages']
+        arguments = list_of_teachers(teacher, known)
+        if len(arguments) > 1:
+            raise ConfigError(f'kd.teacher: HSSAKD learns from one teacher, got {len(arguments)}')
+        self.teacher = BranchedTeacher(**arguments[0])
+        self.teachers = [self.teacher]
+        self.tau = tau
+        self._check(student)
+        self.teacher.watch(student)
+
+    def losses(self, views: Tensor, samples: Sequence[Any], labels: Tensor) -> dict[str, Tensor]:
+        """As `SelfSupervised`."""
+        logits, joint = self.teacher.look(views)
+        sight = self.viewer(views, samples)
+        self.remember(sight.joint, labels)
+        main = dict(logits=kl_divergence(sight.logits, logits, self.tau))
+        branches = branch_divergence(sight.joint, joint, self.tau)
+        return {
+            **sight.losses,
+            **self.weighed('logits', main),
+            **self.weighed('branches', branches),
+        }
+
+    def _check(self, student: nn.Module) -> None:
+        mine, theirs = task_facts(student), task_facts(self.teacher.module)
+        if mine['num_classes'] != theirs['num_classes']:
+            raise ConfigError(
+                f'kd.teacher: it tells {theirs["num_classes"]} classes apart, the student '
+                f'{mine["num_classes"]} (model.head.num_classes)'
+            )
+        if len(self.branches) != len(self.teacher.branches):
+            raise ConfigError(
+                f'kd.teacher: its {len(self.teacher.branches)} branches '
+                f"({', '.join(self.teacher.branches)}) are matched in order with the student's, "
+                f'which has {len(self.branches)} ({", ".join(self.branches)}). Choose a pair with '
+                'equally many stages, or say with kd.stages which of them get a branch'
+            )

@@ -1,0 +1,122 @@
+"""A classifier and its branches looking at four rotations of a batch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kdmm.distillers.context import labels as labels_of
+from kdmm.distillers.context import task_facts
+from kdmm.distillers.taps import Taps
+from kdmm.errors import ConfigError
+from kdmm.functional import rotations, unrotated
+from kdmm.models import AuxiliaryBranches
+
+
+class Sight(NamedTuple):
+    """What one network made of the 4B views.
+
+    Attributes:
+        logits: Of the main head, (4B, C).
+        joint: Of the branches, by name, each (4B, 4C).
+        losses: The head's own, on the B unrotated rows.
+    """
+
+    logits: Tensor
+    joint: dict[str, Tensor]
+    losses: dict[str, Tensor]
+
+
+class Viewer:
+    """Runs a classifier's trunk once over all views, and its branches on what the stages gave.
+
+    Args:
+        classifier: MMPretrain's ``ImageClassifier`` or what has its parts.
+        branches: Its branches.
+        owner: How errors call it.
+        detached: Keep the branches' gradients out of the classifier, and run it without a graph.
+    """
+
+    def __init__(
+        self,
+        classifier: Any,
+        branches: AuxiliaryBranches,
+        owner: str = 'student',
+        detached: bool = False,
+    ) -> None:
+        self.classifier, self.branches, self.detached = classifier, branches, detached
+        self.taps = Taps(classifier, stage_taps(branches), owner)
+
+    def __call__(self, views: Tensor, samples: Sequence[Any]) -> Sight:
+        """Views (4B, 3, S, S), interleaved, and the B data samples."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detached):
+            with self.taps.record() as stages:
+                features = self.classifier.extract_feat(views)
+            logits = self.classifier.head(features)
+            own = self.classifier.head.loss(tuple(map(unrotated, features)), samples)
+        return Sight(logits, self.joint(stages), own)
+
+    def joint(self, stages: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The branches on the outputs of their stages."""
+        found = self.branches([stages[name] for name in self.branches])
+        return dict(zip(self.branches, found, strict=True))
+
+    def look(self, views: Tensor) -> dict[str, Tensor]:
+        """Joint logits alone, for evaluation."""
+        with self.taps.record(stop_early=True) as stages:
+            self.classifier.extract_feat(views)
+        return self.joint(stages)
+
+
+def stage_taps(branches: AuxiliaryBranches) -> dict[str, str]:
+    """Tap paths of the stages, within a classifier."""
+    return {name: f'backbone.{path}.out' for name, path in branches.taps.items()}
+
+
+def make_branches(
+    classifier: nn.Module,
+    stages: Sequence[int] | None = None,
+    checkpointing: bool = False,
+    owner: str = 'the student',
+) -> AuxiliaryBranches:
+    """Joint class and rotation branches for a classifier.
+
+    Raises:
+        ConfigError: If it is no classifier with a backbone in stages.
+    """
+    backbone = getattr(classifier, 'backbone', None)
+    classes = task_facts(classifier).get('num_classes')
+    if backbone is None or classes is None or not hasattr(classifier, 'extract_feat'):
+        raise ConfigError(
+            f'kd.type: HSSAKD trains classifiers, and {owner} is a {type(classifier).__name__}: '
+            "expected type='ImageClassifier' with a backbone and a head that has num_classes"
+        )
+    return AuxiliaryBranches(backbone, 4 * classes, stages, checkpointing)
+
+
+def views_of(inputs: Any, channels_last: bool = False) -> Tensor:
+    """The four views of a preprocessed batch, (B, 3, S, S) -> (4B, 3, S, S).
+
+    Raises:
+        ConfigError: If the images are not square.
+    """
+    try:
+        views = rotations(inputs)
+    except ValueError as error:
+        raise ConfigError(f'HSSAKD: {error}') from error
+    return views.contiguous(memory_format=torch.channels_last) if channels_last else views
+
+
+def hard_labels(samples: Sequence[Any] | None) -> Tensor:
+    """Class of each image, (B,).
+
+    Raises:
+        ConfigError: If there is none, or labels are mixed.
+    """
+    if any('gt_score' in sample for sample in samples or ()):
+        raise ConfigError(
+            'model.data_preprocessor.batch_augments, or soft labels of the data set: the joint '
+            'label of class and rotation needs one class an image. Leave Mixup and CutMix out'
+        )
+    return labels_of(samples or ())

@@ -1,0 +1,71 @@
+"""BatchNorm statistics of the images that a network will see."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mmengine.hooks import Hook
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from kdmm.distillers import CHILD
+from kdmm.errors import ConfigError
+from kdmm.hooks.deploy import plain_networks, write_network
+from kdmm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class RecalibrateBNHook(Hook):
+    """Writes ``recalibrated.pth`` when training ends: the same weights, other running statistics.
+
+    HSSAKD estimates running statistics on the mixture of four rotations, while a deployed network
+    sees unrotated images, and detectors freeze them. MMPretrain's precise BN averages them over
+    unrotated, augmented training images. The run's own checkpoints, which the papers' figures
+    belong to, stay as trained. Of peers come ``peer1_recalibrated.pth`` and so on.
+
+    Args:
+        num_samples: Training images, over all ranks; at least one batch is used.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, num_samples: int = 8192) -> None:
+        if type(num_samples) is not int or num_samples < 1:
+            raise ConfigError(
+                f'kd.recalibrate: num_samples={num_samples!r}: expected a positive whole number'
+            )
+        self.num_samples = num_samples
+
+    def after_train(self, runner: Any) -> None:
+        """Recalibrate, write, and put back what training left."""
+        for name, network in plain_networks(runner.model):
+            with kept_statistics(network):
+                self._recalibrate(runner, network)
+                write_network(runner, network, '_'.join(filter(None, [name, 'recalibrated.pth'])))
+
+    def _recalibrate(self, runner: Any, network: nn.Module) -> None:
+        from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats
+
+        loader = runner.train_dataloader
+        least = loader.batch_size * runner.world_size
+        network.train()
+        for name, child in network.named_children():
+            child.train(name != CHILD)
+        update_bn_stats(network, loader, max(self.num_samples, least), runner.logger)
+        network.eval()
+
+
+@contextmanager
+def kept_statistics(network: nn.Module) -> Iterator[None]:
+    """Put back the running statistics of all BN layers."""
+    layers = [part for part in network.modules() if isinstance(part, _BatchNorm)]
+    kept = [
+        {name: value.clone() for name, value in part.named_buffers(recurse=False)}
+        for part in layers
+    ]
+    try:
+        yield
+    finally:
+        for part, buffers in zip(layers, kept, strict=True):
+            for name, value in buffers.items():
+                setattr(part, name, value)

@@ -1,0 +1,97 @@
+"""What a backbone must offer so that branches can continue it from any of its stages."""
+
+from typing import Any, Protocol
+
+from torch import nn
+
+from ..errors import ConfigError
+from .backbones.staged import KAIMING_FAN_OUT, InitCfg, StagedBackbone
+
+
+class Staging(Protocol):
+    """Stem, stages, tail; `StagedBackbone` is one by itself.
+
+    Attributes:
+        stage_names: Path of each stage within the backbone.
+        stage_channels: Channels of each stage's output.
+        tail_channels: Channels of what a classifier pools.
+        branch_init: MMEngine's ``init_cfg`` of a branch; None leaves torch's own.
+    """
+
+    @property
+    def stage_names(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def branch_init(self) -> InitCfg: ...  # noqa: D102
+
+    stage_channels: tuple[int, ...]
+    tail_channels: int
+
+    def new_stage(
+        self, index: int, in_channels: int | None = None, stride: int | None = None
+    ) -> nn.Module:
+        """A stage again, with fresh weights; by default of the same shape."""
+
+    def new_tail(self) -> nn.Module:
+        """What follows the last stage again, with fresh weights."""
+
+
+class ResNetStaging:
+    """The stages of MMPretrain's ResNet and of those that derive from it (ResNeXt, V1c, V1d ...).
+
+    Args:
+        backbone: Built; only read.
+    """
+
+    branch_init: InitCfg = KAIMING_FAN_OUT
+
+    def __init__(self, backbone: Any) -> None:
+        self.backbone = backbone
+        self.stage_names = tuple(backbone.res_layers)
+        first = backbone.base_channels * backbone.expansion
+        self.stage_channels = tuple(first * 2**index for index in range(len(self.stage_names)))
+        self.tail_channels = self.stage_channels[-1]
+
+    def new_stage(
+        self, index: int, in_channels: int | None = None, stride: int | None = None
+    ) -> nn.Module:
+        """As `Staging`."""
+        net = self.backbone
+        usual = (net.stem_channels, *self.stage_channels[:-1])[index]
+        blocks = getattr(net, self.stage_names[index])
+        return net.make_res_layer(
+            block=net.block,
+            num_blocks=net.stage_blocks[index],
+            in_channels=usual if in_channels is None else in_channels,
+            out_channels=self.stage_channels[index],
+            expansion=net.expansion,
+            stride=net.strides[index] if stride is None else stride,
+            dilation=net.dilations[index],
+            style=net.style,
+            avg_down=net.avg_down,
+            with_cp=net.with_cp,
+            conv_cfg=net.conv_cfg,
+            norm_cfg=net.norm_cfg,
+            drop_path_rate=[getattr(block.drop_path, 'drop_prob', 0.0) for block in blocks],
+        )
+
+    def new_tail(self) -> nn.Module:
+        """Nothing follows the last stage."""
+        return nn.Identity()
+
+
+def staging_of(backbone: nn.Module) -> Staging:
+    """How ``backbone`` is staged.
+
+    Raises:
+        ConfigError: If that is not known.
+    """
+    if isinstance(backbone, StagedBackbone):
+        return backbone
+    if all(hasattr(backbone, name) for name in ('res_layers', 'make_res_layer', 'base_channels')):
+        return ResNetStaging(backbone)
+    raise ConfigError(
+        f'model.backbone: auxiliary branches continue a network of stages, and '
+        f'{type(backbone).__name__} does not say what its stages are. Expected a CIFAR network of '
+        'kdmm, a ResNet of MMPretrain, or a subclass of kdmm.models.StagedBackbone'
+    )

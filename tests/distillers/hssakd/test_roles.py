@@ -1,0 +1,389 @@
+"""What trains what, in which mode, and what stays as it was (hssakd sections 5, 6 and 14)."""
+
+import copy
+
+import pytest
+import torch
+
+pytest.importorskip('mmpretrain')
+
+from mmengine.registry import MODELS  # noqa: E402
+
+from kdmm.distillers import Progress  # noqa: E402
+from kdmm.errors import ConfigError  # noqa: E402
+from kdmm.functional import unrotated  # noqa: E402
+
+from .classifiers import (  # noqa: E402
+    batch,
+    build,
+    classifier_config,
+    random_teacher,
+    samples,
+    total,
+)
+
+ROLES = {
+    'teacher': dict(kind='HSSAKDTeacher', random=True),
+    'joint': dict(kind='HSSAKDTeacher', joint=True),
+    'student': dict(kind='HSSAKD', teacher=random_teacher()),
+    'online': dict(kind='HSSAKDOnline'),
+}
+roles = pytest.mark.parametrize('role', ROLES)
+
+
+def made(role: str, **section):
+    return build(**copy.deepcopy({**ROLES[role], **section})).train()
+
+
+def step(model):
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    losses = model(*batch(0, 2), mode='loss')
+    total(losses).backward()
+    optimizer.step()
+    return losses
+
+
+@roles
+def test_who_gets_a_gradient(role):
+    model = made(role)
+    step(model)
+    reached = {name for name, p in model.named_parameters() if p.grad is not None}
+    everything = {name for name, _ in model.named_parameters()}
+    if role == 'teacher':
+        everything = {name for name in everything if name.startswith('kd.branches.')}
+    assert reached == everything
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters() if p.grad is not None)
+
+
+def test_branch_losses_reach_the_backbone_only_if_attached():
+    for role, reaches in (('joint', True), ('student', True), ('teacher', False)):
+        model = made(role)
+        losses = model(*batch(0, 2), mode='loss')
+        branch = next(value for name, value in losses.items() if 'stage3' in name)
+        branch.backward()
+        grad = model.backbone.stem[0].weight.grad
+        assert (grad is not None and bool(grad.any())) == reaches
+
+
+@roles
+def test_modes(role):
+    model = made(role)
+    trained = role != 'teacher'
+    for part in (model.backbone, model.neck, model.head):
+        assert {m.training for m in part.modules()} == {trained}
+    assert all(m.training for m in model.kd.branches.modules())
+    model.eval()
+    assert not any(m.training for m in model.modules())
+
+
+def test_frozen_teacher_keeps_its_classifier_to_the_bit():
+    model = made('teacher')
+    before = copy.deepcopy(model.state_dict())
+    step(model)
+    changed = {key for key, value in model.state_dict().items() if not before[key].equal(value)}
+    assert changed and all(key.startswith('kd.branches.') for key in changed)
+    assert not any(p.requires_grad for p in model.backbone.parameters())
+
+
+def test_student_changes_nothing_of_its_teacher():
+    model = made('student')
+    before = model.kd.teacher.fingerprint()
+    model.train()
+    step(model)
+    assert model.kd.teacher.fingerprint() == before
+    assert not any(m.training for part in model.kd.teacher.parts for m in part.modules())
+    assert not [key for key in model.state_dict() if 'teacher' in key]
+    assert not [name for name, _ in model.named_parameters() if 'teacher' in name]
+
+
+def test_fingerprint_speaks_of_the_branches_too():
+    teacher = made('student').kd.teacher
+    before = teacher.fingerprint()
+    next(iter(teacher.branches.parameters())).add_(1)
+    assert teacher.fingerprint() != before
+
+
+@roles
+def test_prediction_is_the_classifiers(role):
+    model = made(role).eval()
+    plain = MODELS.build(classifier_config())
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith('kd.')}
+    plain.load_state_dict(state, strict=True)
+    x, found = batch(0, 1)
+    expected = plain.eval()(x)
+    with torch.no_grad():
+        for p in model.kd.parameters():
+            p.normal_()
+    assert torch.equal(model(x), expected)
+    scores = model(x, found, mode='predict')
+    assert torch.equal(torch.stack([one.pred_score for one in scores]), expected.softmax(1))
+
+
+def test_identical_peers_have_nothing_to_tell():
+    model = made('online')
+    peer = model.kd.peers[0]
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith('kd.')}
+    peer.network.load_state_dict(state)
+    peer.branches.load_state_dict(model.kd.branches.state_dict())
+    losses = model(*batch(0, 2), mode='loss')
+    mutual = [value for name, value in losses.items() if name.startswith('kd.loss_stage')]
+    assert len(mutual) == 3
+    for value in (losses['kd.loss_logits'], *mutual):
+        assert float(value.detach()) == pytest.approx(0, abs=1e-9)
+    own = sum(v for name, v in losses.items() if 'joint' in name and 'peer' not in name)
+    assert float(total(losses).detach()) == pytest.approx(
+        2 * float((losses['loss'] + own).detach()), rel=1e-5
+    )
+
+
+def test_peers_start_differently_and_are_twice_as_many_parameters():
+    model = made('online')
+    model.init_weights()
+    peer = model.kd.peers[0]
+    own = dict(model.backbone.named_parameters())
+    for name, p in peer.network.backbone.named_parameters():
+        if p.ndim > 1:
+            assert abs(torch.corrcoef(torch.stack([p.flatten(), own[name].flatten()]))[0, 1]) < 0.5
+    plain = sum(p.numel() for p in MODELS.build(classifier_config()).parameters())
+    branches = sum(p.numel() for p in model.kd.branches.parameters())
+    assert sum(p.numel() for p in model.parameters()) == 2 * (plain + branches)
+
+
+@pytest.mark.parametrize('peers', [2, 3])
+def test_mutual_terms_by_a_naive_loop(peers):
+    model = made('online', peers=peers, tau=2.0).double()
+    x, found = batch(0, 2)
+    losses = model(x.double(), found, mode='loss')
+    views = torch.stack([torch.rot90(x.double(), r, (2, 3)) for r in range(4)], 1).flatten(0, 1)
+    networks = [(model, model.kd.branches)]
+    networks += [(peer.network, peer.branches) for peer in model.kd.peers]
+    logits = [network.forward(views) for network, _ in networks]
+
+    def kl(mine, theirs):
+        s, t = (mine / 2).softmax(1).log(), (theirs.detach() / 2).softmax(1)
+        return 4 * (t * (t.log() - s)).sum(1).mean()
+
+    expected = sum(
+        kl(logits[a], logits[b]) for a in range(peers) for b in range(peers) if a != b
+    ) / (peers - 1)
+    torch.testing.assert_close(losses['kd.loss_logits'], expected, rtol=1e-9, atol=1e-12)
+    weight = model.kd.peers[-1].network.head.fc.weight
+    (got,) = torch.autograd.grad(losses['kd.loss_logits'], weight, retain_graph=True)
+    (want,) = torch.autograd.grad(expected, weight)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+
+
+@roles
+def test_own_loss_is_on_the_unrotated_rows(role):
+    """Of batch statistics over all rows, so compare with a pass over all rows."""
+    model = made(role).double()
+    x, found = batch(0, 2)
+    losses = model(x.double(), found, mode='loss')
+    views = torch.stack([torch.rot90(x.double(), r, (2, 3)) for r in range(4)], 1).flatten(0, 1)
+    logits = unrotated(model.forward(views))
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2]))
+    torch.testing.assert_close(losses['loss'], expected)
+
+
+def test_names_in_the_log():
+    stages = ['stage1', 'stage2', 'stage3']
+    joint = [f'kd.loss_joint_{name}' for name in stages]
+    peer = [f'kd.loss_peer1_joint_{name}' for name in stages]
+    kl = ['kd.loss_logits', *(f'kd.loss_{name}' for name in stages)]
+    expected = dict(
+        teacher=['loss', *joint],
+        joint=['loss', *joint],
+        student=['loss', *kl],
+        online=['loss', *joint, 'kd.peer1_loss', *peer, *kl],
+    )
+    for role, names in expected.items():
+        model = made(role)
+        assert list(model(*batch(0, 2), mode='loss')) == names
+        assert list(model.kd.diagnostics()) == [f'kd.joint_accuracy_{name}' for name in stages]
+
+
+def test_joint_accuracy_in_the_log():
+    model = made('joint')
+    assert model.kd.diagnostics() == {}
+    logits = torch.zeros(8, 12)
+    right = torch.tensor([0, 1, 2, 3, 8, 9, 10, 11])
+    logits[torch.arange(8), right] = 1
+    logits[0] = logits[0].roll(1)
+    model.kd.remember(dict(stage1=logits), right)
+    assert float(model.kd.diagnostics()['kd.joint_accuracy_stage1']) == 87.5
+
+
+@pytest.mark.parametrize(
+    'role, weight, changed',
+    [
+        ('student', dict(logits=0.5), {'kd.loss_logits'}),
+        ('student', dict(branches=0.5), {f'kd.loss_stage{n}' for n in (1, 2, 3)}),
+        ('joint', 0.5, {f'kd.loss_joint_stage{n}' for n in (1, 2, 3)}),
+    ],
+)
+def test_weights(role, weight, changed):
+    torch.manual_seed(1)
+    plain = made(role)
+    torch.manual_seed(1)
+    half = made(role, weight=weight)
+    full, less = (model(*batch(0, 2), mode='loss') for model in (plain, half))
+    for name in full:
+        factor = 0.5 if name in changed else 1.0
+        torch.testing.assert_close(less[name], factor * full[name])
+
+
+def test_a_weight_may_be_a_schedule():
+    ramp = dict(type='Linear', start=0.0, stop=1.0, begin=0, end=10)
+    model = made('student', weight=dict(branches=ramp))
+    values = []
+    for iteration in (0, 5, 10):
+        model.kd.set_progress(Progress(iteration))
+        values.append(float(model(*batch(0, 2), mode='loss')['kd.loss_stage1'].detach()))
+    assert values[0] == 0 and values[1] == pytest.approx(values[2] / 2, rel=0.2)
+
+
+@pytest.mark.parametrize('option', ['checkpointing', 'channels_last'])
+@roles
+def test_cost_options_change_no_figure(role, option):
+    results = []
+    for chosen in (False, True):
+        torch.manual_seed(1)
+        model = made(role, **{option: chosen})
+        torch.manual_seed(2)
+        losses = step(model)
+        results.append((losses, model))
+    (expected, plain), (found, other) = results
+    tolerance = dict(rtol=0, atol=0) if option == 'checkpointing' else dict(rtol=1e-4, atol=1e-5)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], **tolerance)
+    state = other.state_dict()
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(state[key], value, **tolerance)
+
+
+@roles
+def test_channels_last_reaches_every_network(role):
+    model = made(role, channels_last=True)
+    layout = dict(memory_format=torch.channels_last)
+    convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert all(m.weight.is_contiguous(**layout) for m in convolutions)
+    seen = []
+    model.backbone.stem[0].register_forward_hook(lambda m, args, out: seen.append(args[0]))
+    model(*batch(0, 2), mode='loss')
+    assert seen[0].is_contiguous(**layout)
+
+
+@roles
+def test_a_deep_copy_is_a_plain_classifier(role):
+    model = made(role)
+    other = copy.deepcopy(model)
+    assert other.kd is None
+    assert set(other.state_dict()) == {k for k in model.state_dict() if not k.startswith('kd.')}
+    assert list(other(*batch(0, 2), mode='loss')) == ['loss']
+
+
+@roles
+def test_the_students_weights_do_not_depend_on_what_is_attached(role):
+    torch.manual_seed(3)
+    plain = MODELS.build(classifier_config())
+    plain.init_weights()
+    torch.manual_seed(3)
+    model = made(role)
+    model.init_weights()
+    for key, value in plain.state_dict().items():
+        assert model.state_dict()[key].equal(value)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16])
+@roles
+def test_autocast(role, dtype):
+    model = made(role)
+    expected = model(*batch(0, 2), mode='loss')
+    with torch.autocast('cpu', dtype):
+        losses = model(*batch(0, 2), mode='loss')
+    for name, value in losses.items():
+        assert value.dtype == torch.float32 and torch.isfinite(value)
+        torch.testing.assert_close(value, expected[name], rtol=0.1, atol=0.1)
+    total(losses).backward()
+
+
+def test_frozen_teacher_needs_weights():
+    model = build('HSSAKDTeacher')
+    with pytest.raises(ConfigError, match='load_from: missing. .*random weights'):
+        model.kd.check_start(loaded=False)
+    model.kd.check_start(loaded=True)
+    build('HSSAKDTeacher', random=True).kd.check_start(loaded=False)
+    build('HSSAKDTeacher', joint=True).kd.check_start(loaded=False)
+    pretrained = dict(type='Pretrained', checkpoint='x.pth', prefix='backbone.')
+    student = classifier_config(init_cfg=pretrained)
+    build('HSSAKDTeacher', student).kd.check_start(loaded=False)
+
+
+def test_mixed_labels():
+    model = made('joint')
+    x, found = batch(0, 2)
+    found[0].set_gt_score(torch.tensor([0.5, 0.5, 0.0]))
+    with pytest.raises(ConfigError, match='batch_augments.*one class an image'):
+        model(x, found, mode='loss')
+
+
+def test_images_that_are_not_square():
+    with pytest.raises(ConfigError, match='square images, got 8x16'):
+        made('joint')(torch.zeros(2, 3, 8, 16), samples(0, 1), mode='loss')
+
+
+WRONG = {
+    'other classes': (
+        dict(teacher=random_teacher(classes=5)),
+        'it tells 5 classes apart, the student 3',
+    ),
+    'fewer branches': (
+        dict(teacher={**random_teacher(), 'stages': (0, 1)}),
+        r'its 2 branches \(stage1, stage2\).* has 3 \(stage1, stage2, stage3\)',
+    ),
+    'two teachers': (dict(teacher=[random_teacher()] * 2), 'one teacher, got 2'),
+    'no teacher': (dict(teacher=None), 'kd.teacher: missing'),
+    'no checkpoint': (dict(teacher=dict(model=classifier_config())), 'random=True'),
+    'unknown key of the teacher': (
+        dict(teacher={**random_teacher(), 'chekpoint': 'x'}),
+        "unknown key 'chekpoint'; nearest: checkpoint",
+    ),
+    'unknown key': (dict(teacher=random_teacher(), taux=3), "kd: unknown key 'taux'"),
+    'unknown part': (
+        dict(teacher=random_teacher(), weight=dict(logit=1.0)),
+        "kd.weight: unknown key 'logit'; nearest: logits",
+    ),
+    'measured weight': (
+        dict(teacher=random_teacher(), weight='auto:0.1'),
+        'not a measured weight',
+    ),
+}
+
+
+@pytest.mark.parametrize('section, message', WRONG.values(), ids=WRONG)
+def test_wrong_sections(section, message):
+    with pytest.raises(ConfigError, match=message):
+        build('HSSAKD', **copy.deepcopy(section))
+
+
+@pytest.mark.parametrize('peers', [1, 0, 2.0, True, 'two'])
+def test_wrong_number_of_peers(peers):
+    with pytest.raises(ConfigError, match='kd.peers: expected 2 networks or more'):
+        build('HSSAKDOnline', peers=peers)
+
+
+def test_peers_need_a_config():
+    with pytest.raises(ConfigError, match='the config of a model, got a built one'):
+        build('HSSAKDOnline', MODELS.build(classifier_config()))
+
+
+def test_only_classifiers():
+    with pytest.raises(ConfigError, match='HSSAKD trains classifiers, and the student is a Linear'):
+        build('HSSAKDTeacher', torch.nn.Linear(2, 2))
+
+
+def test_teacher_of_fewer_stages_by_choice():
+    student = classifier_config()
+    model = build('HSSAKD', student, teacher={**random_teacher(), 'stages': (0, 2)}, stages=(1, 2))
+    losses = model(*batch(0, 2), mode='loss')
+    assert list(losses)[2:] == ['kd.loss_stage2', 'kd.loss_stage3']

@@ -1,0 +1,231 @@
+"""Auxiliary branches by the specification's counts and oracles (hssakd sections 3 and 14)."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdmm.errors import ConfigError
+from kdmm.models import AuxiliaryBranches, staging_of
+from kdmm.registry import MODELS
+from tests.models.backbones.networks import FAMILIES, Classifier, backbone, classifier, fill, fix
+
+# parameters of each branch with its Linear; sum of abs and first of the last one's logits
+CIFAR = {
+    'resnet20': ([283_344, 231_696, 247_952], 4054.836829, -5.351479),
+    'resnet56': ([838_608, 675_600, 691_856], 12262.795238, -18.503133),
+    'resnet8x4': ([1_251_984, 1_021_840, 1_283_472], 1386.148999, -0.829646),
+    'resnet32x4': ([7_156_368, 5_744_528, 6_006_160], 5924.451159, -3.066478),
+    'wrn16_2': ([708_560, 577_040, 642_704], 776.788038, -0.906470),
+    'wrn40_1': ([560_816, 453_584, 470_032], 756.006766, -0.991044),
+    'wrn40_2': ([2_186_192, 1_758_736, 1_824_400], 772.847436, -0.629050),
+    'vgg13': ([9_577_104, 9_355_152, 8_468_880, 9_648_528], 684.647065, -0.019426),
+    'mobilenetv2_stride1': ([1_191_768, 1_180_080, 1_048_688, 1_250_960], 729.503437, -0.098412),
+    'shufflenetv1': ([1_198_540, 901_240, 1_018_960], 5650.662931, 0.928649),
+    'shufflenetv2_1x1': ([1_632_716, 1_388_536, 1_498_736], 715.939823, -0.087699),
+    'resnet50': ([24_102_288, 22_882_704, 15_784_336, 14_207_376], 4024.634122, -0.704931),
+}
+# the same of MMPretrain's ResNet, then sum and sum of abs of the main logits
+IMAGENET = {
+    18: (
+        ([13_071_008, 12_545_440, 10_445_728, 11_493_280], 12099.953256, -0.616199),
+        (-346.320350, 1722.458096),
+    ),
+    34: (
+        ([23_105_184, 21_988_768, 15_166_368, 16_213_920], 17732.099664, -0.659608),
+        (-477.134403, 2362.747989),
+    ),
+    50: (
+        ([31_478_688, 30_259_104, 23_160_736, 21_583_776], 18605.040529, -0.878369),
+        (-928.052220, 2573.651453),
+    ),
+}
+
+
+def resnet(depth: int, **options) -> nn.Module:
+    pytest.importorskip('mmpretrain')
+    out_indices = options.pop('out_indices', (3,))
+    config = dict(type='mmpretrain.ResNet', depth=depth, out_indices=out_indices)
+    return MODELS.build({**config, **options})
+
+
+def counts(trunk: nn.Module, outputs: int) -> list[int]:
+    with torch.device('meta'):  # no weights, only shapes
+        branches = AuxiliaryBranches(trunk, outputs)
+    return [sum(p.numel() for p in branch.parameters()) for branch in branches.values()]
+
+
+def look(network: Classifier, branches: AuxiliaryBranches, x) -> tuple[Tensor, list[Tensor]]:
+    """Logits of the network and of the branches, under the specification's weights."""
+    fill(network), fill(branches)
+    maps: list[Tensor] = []
+    for path in branches.taps.values():
+        tap = network.trunk.get_submodule(path)
+        tap.register_forward_hook(lambda module, args, output: maps.append(output))
+    with torch.no_grad():
+        logits = network(x)
+        return logits, branches(maps)
+
+
+def check_last(logits: Tensor, joint: Tensor, expected: tuple[float, ...]) -> None:
+    """The last branch repeats the last stage: another function than the network."""
+    assert (joint[:, : logits.shape[1]] - logits).abs().max() > 1e-3
+    found = torch.stack([joint.abs().sum(), joint[0, 0]])
+    torch.testing.assert_close(
+        found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize('name', CIFAR)
+def test_cifar_counts(name):
+    assert counts(backbone(name), 400) == CIFAR[name][0]
+
+
+@pytest.mark.parametrize('depth', IMAGENET)
+def test_imagenet_counts(depth):
+    assert counts(resnet(depth), 4000) == IMAGENET[depth][0][0]
+
+
+@pytest.mark.parametrize('name', CIFAR)
+def test_cifar_last_branch(name):
+    network = classifier(name)
+    last = len(CIFAR[name][0]) - 1
+    branches = AuxiliaryBranches(network.trunk, 400, stages=(last,))
+    logits, (joint,) = look(network, branches, fix((4, 3, 32, 32), 0))
+    check_last(logits, joint, CIFAR[name][1:])
+
+
+@pytest.mark.parametrize('depth', IMAGENET)
+def test_imagenet_last_branch(depth):
+    trunk = resnet(depth)
+    network = Classifier(trunk, trunk.feat_dim, 1000)
+    branches = AuxiliaryBranches(trunk, 4000, stages=(3,))
+    logits, (joint,) = look(network, branches, fix((2, 3, 224, 224), 0))
+    expected, main = IMAGENET[depth]
+    check_last(logits, joint, expected[1:])
+    found = torch.stack([logits.sum(), logits.abs().sum()])
+    torch.testing.assert_close(found, torch.tensor(main, dtype=torch.float64), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', [*FAMILIES, 'resnet18'])
+def test_the_others_are_the_rest_of_the_network(name):
+    if name == 'resnet18':
+        trunk = resnet(18)
+        network = Classifier(trunk, trunk.feat_dim)
+    else:
+        network = classifier(name)
+    branches = AuxiliaryBranches(network.trunk, 400)
+    logits, joint = look(network, branches, fix((2, 3, 32, 32), 0))
+    for found in joint[:-1]:
+        torch.testing.assert_close(found[:, :100], logits, rtol=1e-12, atol=1e-11)
+    assert (joint[-1][:, :100] - logits).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(type='mmpretrain.ResNeXt', depth=50, groups=32, width_per_group=4),
+        dict(type='mmpretrain.ResNetV1d', depth=50),
+        dict(type='mmpretrain.SEResNet', depth=50),
+    ],
+    ids=['next', 'v1d', 'se'],
+)
+def test_relatives_of_resnet(options):
+    pytest.importorskip('mmpretrain')
+    trunk = MODELS.build(dict(options))
+    branches = AuxiliaryBranches(trunk, 8)
+    for index, branch in enumerate(list(branches.values())[:-1], 1):
+        rest = [
+            p.shape for k in range(index, 4) for p in getattr(trunk, f'layer{k + 1}').parameters()
+        ]
+        assert [p.shape for p in branch.stages.parameters()] == rest
+
+
+def test_drop_path_continues():
+    trunk = resnet(18, drop_path_rate=0.4)
+    stage = staging_of(trunk).new_stage(2)
+    rates = [block.drop_path.drop_prob for block in stage]
+    assert rates == [block.drop_path.drop_prob for block in trunk.layer3] and min(rates) > 0
+
+
+def test_weights_are_fresh():
+    network = backbone('wrn16_2')
+    own = {id(p) for p in network.parameters()}
+    fresh = [id(p) for p in AuxiliaryBranches(network, 8).parameters()]
+    assert len(set(fresh)) == len(fresh) and not own & set(fresh)
+
+
+def test_negative_index_counts_from_the_end():
+    assert backbone('resnet20').new_stage(-1)[0].branch[0].in_channels == 32
+
+
+@pytest.mark.parametrize(
+    'name, kaiming, linear',
+    [
+        ('resnet20', True, 'no bias'),
+        ('wrn16_2', True, 'no bias'),
+        ('shufflenetv1', True, 'no bias'),
+        ('mobilenetv2_stride1', True, 'small'),
+        ('resnet50', True, 'torch'),
+        ('vgg8', False, 'torch'),
+        ('shufflenetv2_1x1', False, 'torch'),
+    ],
+)
+def test_initialisation(name, kaiming, linear):
+    """Section 3.2; torch's own is uniform in +-1/sqrt(fan_in) for weights and biases."""
+    branch = AuxiliaryBranches(backbone(name), 400)['stage1']
+    conv = max(
+        (m for m in branch.modules() if isinstance(m, nn.Conv2d)), key=lambda m: m.weight.numel()
+    )
+    fan_in, fan_out = (
+        size * conv.weight[0, 0].numel() for size in (conv.weight.shape[1], conv.weight.shape[0])
+    )
+    expected = (2 / fan_out) ** 0.5 if kaiming else (1 / (3 * fan_in)) ** 0.5
+    assert float(conv.weight.std()) == pytest.approx(expected, rel=0.03)
+    assert (float(conv.weight.abs().max()) < fan_in**-0.5) == (not kaiming)
+    fc = branch.fc
+    std = 0.01 if linear == 'small' else (3 * fc.in_features) ** -0.5
+    assert float(fc.weight.std()) == pytest.approx(std, rel=0.03)
+    assert (float(fc.bias.abs().max()) > 0) == (linear == 'torch')
+
+
+def test_chosen_stages():
+    branches = AuxiliaryBranches(backbone('resnet20'), 8, stages=(0, 2))
+    assert branches.taps == {'stage1': 'stages.0', 'stage3': 'stages.2'}
+
+
+@pytest.mark.parametrize(
+    'stages, message',
+    [
+        ((0, 1, 2, 3), r'4 branches behind stages \[0, 1, 2, 3\], but CIFARResNet has 3 stages'),
+        ((3,), 'has 3 stages'),
+        ((), 'ascending indices'),
+        ((1, 0), 'ascending indices'),
+        ((1, 1), 'ascending indices'),
+        ((-1,), 'ascending indices'),
+        (2, 'ascending indices'),
+        ((0.0,), 'ascending indices'),
+        ('01', 'ascending indices'),
+    ],
+)
+def test_stages_that_are_not_there(stages, message):
+    with pytest.raises(ConfigError, match=f'kd.stages: .*{message}'):
+        AuxiliaryBranches(backbone('resnet20'), 8, stages)
+
+
+def test_a_backbone_without_stages():
+    with pytest.raises(ConfigError, match='Sequential does not say what its stages are'):
+        AuxiliaryBranches(nn.Sequential(nn.Conv2d(3, 4, 3)), 8)
+
+
+def test_checkpointing_is_bit_equal():
+    network = backbone('vgg8')
+    plain = AuxiliaryBranches(network, 8)
+    other = AuxiliaryBranches(network, 8, checkpointing=True)
+    other.load_state_dict(plain.state_dict())
+    results = []
+    for branches in (plain, other):
+        maps = [fix((2, c, s, s), 0).float() for c, s in ((64, 8), (128, 4), (256, 2), (512, 2))]
+        logits = branches(maps)
+        sum((q**2).sum() for q in logits).backward()
+        results.append([*logits, *(p.grad for p in branches.parameters()), *branches.buffers()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
