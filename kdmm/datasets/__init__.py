@@ -1,4 +1,4 @@
-"""Data sets and transforms: CamVid, person crops, jigsaw puzzles, the generated scenes.
+"""Data sets and transforms: CamVid, person crops, jigsaw puzzles, subsets, the generated scenes.
 
 What derives from mmcv or a task library is imported on first use, so that importing kdmm is quick.
 """
@@ -9,6 +9,7 @@ from typing import Any
 from .blank import BlankImages
 from .puzzle import PatchGrid
 from .seeded import SeededDataset, SeededSampler
+from .stratified import StratifiedSubset
 
 _LATE = dict(
     CamVidDataset='camvid', PersonCropDataset='person_crops', ShufflePatches='shuffle_patches'
@@ -22,6 +23,7 @@ __all__ = [
     'SeededDataset',
     'SeededSampler',
     'ShufflePatches',
+    'StratifiedSubset',
 ]
 
 

@@ -5,21 +5,36 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdmm.errors import ConfigError
 from kdmm.registry import DATASETS
 
 
 @DATASETS.register_module()
 class BlankImages:
-    """Noise with label maps of random tiles, as the pipeline of a segmentation data set gives them.
+    """Noise with labels, as the pipeline of a real data set gives them.
 
     Args:
         size: (height, width) in pixels.
         num_classes: Labels are 0 to this, exclusively.
         length: Number of images; each is the same whenever it is asked for.
+        task: ``'segmentation'`` (label maps of random tiles) or ``'classification'``.
+
+    Raises:
+        ConfigError: If the task is another.
     """
 
-    def __init__(self, size: tuple[int, int], num_classes: int, length: int = 256) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int],
+        num_classes: int,
+        length: int = 256,
+        task: str = 'segmentation',
+    ) -> None:
         self.size, self.num_classes, self.length = tuple(size), num_classes, length
+        samples = dict(segmentation=self._tiles, classification=self._label)
+        if task not in samples:
+            raise ConfigError(f'BlankImages.task: {task!r}, expected one of {list(samples)}')
+        self._sample = samples[task]
         names = tuple(map(str, range(num_classes)))
         self.metainfo = dict(classes=names, palette=[[i % 256] * 3 for i in range(num_classes)])
 
@@ -27,15 +42,24 @@ class BlankImages:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        random = np.random.default_rng(index)
+        image = random.integers(0, 256, (3, *self.size), dtype=np.uint8)
+        shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape'), self.size)
+        meta = dict(shapes, img_path=f'blank image {index}')
+        return dict(inputs=torch.from_numpy(image), data_samples=self._sample(random, meta))
+
+    def _tiles(self, random: np.random.Generator, meta: dict[str, Any]) -> Any:
         from mmengine.structures import PixelData
         from mmseg.structures import SegDataSample
 
-        random = np.random.default_rng(index)
         height, width = self.size
-        image = random.integers(0, 256, (3, height, width), dtype=np.uint8)
         tiles = random.integers(0, self.num_classes, (1, -(-height // 16), -(-width // 16)))
         label = tiles.repeat(16, 1).repeat(16, 2)[:, :height, :width]
-        shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape'), self.size)
-        sample = SegDataSample(metainfo=dict(shapes, img_path=f'blank image {index}'))
+        sample = SegDataSample(metainfo=meta)
         sample.gt_sem_seg = PixelData(data=torch.from_numpy(label.copy()))
-        return dict(inputs=torch.from_numpy(image), data_samples=sample)
+        return sample
+
+    def _label(self, random: np.random.Generator, meta: dict[str, Any]) -> Any:
+        from mmpretrain.structures import DataSample
+
+        return DataSample(metainfo=meta).set_gt_label(int(random.integers(self.num_classes)))

@@ -6,20 +6,33 @@ from typing import Any
 
 from mmengine.config import Config
 
+from kdmm.engine.checks_cifar import ARCHIVED, check_archive
+from kdmm.engine.checks_folders import FOLDERS, check_class_folders, layout
 from kdmm.errors import ConfigError
 
 
 def check_data(cfg: Config, stages: tuple[str, ...] = ('train', 'val')) -> None:
     """Every local path that the data sets of ``stages`` name must exist.
 
+    The archive of CIFAR must be unpacked where it is looked for, and folders of classes must agree
+    with each other and with the head.
+
     Raises:
         ConfigError: Names the key, the path, and how to give another.
     """
+    folders = []
     for stage in stages:
-        loader = cfg.get(f'{stage}_dataloader')
-        if loader:
-            for key, dataset in _datasets(loader.get('dataset'), f'{stage}_dataloader.dataset'):
-                _check_dataset(key, dataset)
+        loader = cfg.get(f'{stage}_dataloader') or {}
+        for key, dataset in _datasets(loader.get('dataset'), f'{stage}_dataloader.dataset'):
+            kind = _type_name(dataset)
+            if kind in ARCHIVED:
+                check_archive(key, dataset, kind)
+                continue
+            in_folders = kind in FOLDERS
+            _check_places(key, dataset, f' {layout(dataset)}' if in_folders else '')
+            if in_folders:
+                folders.append((key, dataset))
+    check_class_folders(folders, _num_classes(cfg))
 
 
 def _datasets(dataset: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -35,7 +48,19 @@ def _datasets(dataset: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]
         yield key, dataset
 
 
-def _check_dataset(key: str, dataset: Mapping[str, Any]) -> None:
+def _type_name(dataset: Mapping[str, Any]) -> str:
+    """``type`` without the scope; it may be the class itself."""
+    kind = dataset.get('type')
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
+
+
+def _num_classes(cfg: Config) -> int | None:
+    head = cfg.get('model', {}).get('head')
+    return head.get('num_classes') if isinstance(head, Mapping) else None
+
+
+def _check_places(key: str, dataset: Mapping[str, Any], expected: str) -> None:
+    """``expected`` is added to what is said of a missing path."""
     root = dataset.get('data_root') or ''
     places = {f'{key}.data_root': root} if root else {}
     prefixes = dataset.get('data_prefix') or {}
@@ -51,5 +76,5 @@ def _check_dataset(key: str, dataset: Mapping[str, Any]) -> None:
         if '://' not in path and not os.path.exists(path):
             raise ConfigError(
                 f'{place}: there is no {path!r} (seen from {os.getcwd()!r}). Put or link the data '
-                f'set there, or name its place: --cfg-options {key}.data_root=...'
+                f'set there, or name its place: --cfg-options {key}.data_root=...{expected}'
             )

@@ -48,6 +48,11 @@ def _profile(cfg: Config, args: argparse.Namespace, work_dir: str) -> None:
         raise ConfigError('--iters: at least 1; --warmup: at least 0')
     if args.size and not args.synthetic:
         raise ConfigError("--size: the data set's pipeline says the size; it is for --synthetic")
+    if (cfg.get('kd') or {}).get('type', 'Distiller') != 'Distiller':
+        raise ConfigError(
+            f'kd.type: the steps of {cfg.kd.type} cannot be taken apart by term; time them beside '
+            f'the plain model: tools/benchmark.py --steps {cfg.filename}'
+        )
     if args.amp:
         use_amp(cfg, args.amp)
     loop = dict(type='kdmm.ProfileLoop', warmup=args.warmup, iters=args.iters)

@@ -47,6 +47,10 @@ def to_trial(cfg: Config, loop: Mapping[str, Any], work_dir: str) -> None:
                 teacher.update(checkpoint=None, random=True)
         for term in (section.get('losses') or {}).values():
             term['weight'] = _constant(term.get('weight', 1.0))
+        if section.get('type') == 'HSSAKDTeacher':
+            section['random'] = True
+        if 'HSSAKD' in section.get('type', ''):
+            section['recalibrate'] = False
 
 
 def only_term(cfg: Config, name: str) -> None:
@@ -71,19 +75,26 @@ def to_blank_data(cfg: Config, size: tuple[int, int] | None = None) -> None:
         size: (height, width) in place of the config's.
 
     Raises:
-        ConfigError: If the config does not say the size or is not for segmentation.
+        ConfigError: If the config does not say the size or is of another task.
     """
-    head = cfg.model.get('decode_head')
-    head = head[-1] if isinstance(head, list) else head
-    if not isinstance(head, dict) or 'num_classes' not in head:
-        raise ConfigError(
-            'blank data: only segmentation models (with decode_head.num_classes) are served'
-        )
+    task, classes = _task_and_classes(cfg.model)
     size = (size[0], size[1]) if size else crop_size(cfg)
     if 'size' in (cfg.model.get('data_preprocessor') or {}):
         cfg.model.data_preprocessor.size = size
-    dataset = dict(type='kdmm.BlankImages', size=size, num_classes=head['num_classes'])
+    dataset = dict(type='kdmm.BlankImages', size=size, num_classes=classes, task=task)
     cfg.train_dataloader.dataset = dataset
+
+
+def _task_and_classes(model: Mapping[str, Any]) -> tuple[str, int]:
+    for key, task in (('decode_head', 'segmentation'), ('head', 'classification')):
+        head = model.get(key)
+        head = head[-1] if isinstance(head, list) else head
+        if isinstance(head, Mapping) and 'num_classes' in head:
+            return task, head['num_classes']
+    raise ConfigError(
+        'blank data: only segmentation and classification models (with num_classes in decode_head '
+        'or head) are served'
+    )
 
 
 def crop_size(cfg: Config) -> tuple[int, int]:

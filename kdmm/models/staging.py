@@ -1,15 +1,16 @@
 """What a backbone must offer so that branches can continue it from any of its stages."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
 from ..errors import ConfigError
-from .backbones.staged import KAIMING_FAN_OUT, InitCfg, StagedBackbone
+from .backbones.staged import KAIMING_FAN_OUT, InitCfg
 
 
+@runtime_checkable
 class Staging(Protocol):
-    """Stem, stages, tail; `StagedBackbone` is one by itself.
+    """Stem, stages, tail. `StagedBackbone` is one, and whatever backbone offers the same.
 
     Attributes:
         stage_names: Path of each stage within the backbone.
@@ -86,12 +87,13 @@ def staging_of(backbone: nn.Module) -> Staging:
     Raises:
         ConfigError: If that is not known.
     """
-    if isinstance(backbone, StagedBackbone):
+    if isinstance(backbone, Staging):
         return backbone
-    if all(hasattr(backbone, name) for name in ('res_layers', 'make_res_layer', 'base_channels')):
+    # the ResNets of the other libraries have no expansion, and blocks of another signature
+    if all(hasattr(backbone, name) for name in ('res_layers', 'make_res_layer', 'expansion')):
         return ResNetStaging(backbone)
     raise ConfigError(
         f'model.backbone: auxiliary branches continue a network of stages, and '
         f'{type(backbone).__name__} does not say what its stages are. Expected a CIFAR network of '
-        'kdmm, a ResNet of MMPretrain, or a subclass of kdmm.models.StagedBackbone'
+        'kdmm, a ResNet of MMPretrain, or what kdmm.models.Staging asks for'
     )

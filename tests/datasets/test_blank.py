@@ -5,6 +5,7 @@ import torch
 
 pytest.importorskip('mmseg')
 
+from kdmm.errors import ConfigError  # noqa: E402
 from kdmm.registry import DATASETS  # noqa: E402
 
 
@@ -19,3 +20,17 @@ def test_images_and_labels_are_as_a_pipeline_gives_them() -> None:
     assert item['data_samples'].img_shape == (40, 56) and item['data_samples'].img_path
     assert torch.equal(data[1]['inputs'], item['inputs'])
     assert not torch.equal(data[2]['inputs'], item['inputs'])
+
+
+def test_images_with_one_label() -> None:
+    pytest.importorskip('mmpretrain')
+    config = dict(type='kdmm.BlankImages', size=(8, 8), num_classes=3, task='classification')
+    data = DATASETS.build(config)
+    labels = torch.cat([data[index]['data_samples'].gt_label for index in range(32)])
+    assert labels.unique().tolist() == [0, 1, 2]
+    assert data[3]['data_samples'].img_path == 'blank image 3'
+
+
+def test_another_task_is_refused() -> None:
+    with pytest.raises(ConfigError, match="task: 'pose', expected one of"):
+        DATASETS.build(dict(type='kdmm.BlankImages', size=(8, 8), num_classes=3, task='pose'))

@@ -88,11 +88,25 @@ def test_the_pipeline_says_the_crop(cfg: Config) -> None:
 
 def test_blank_data(cfg: Config) -> None:
     to_blank_data(cfg)
-    found = dict(type='kdmm.BlankImages', size=(64, 96), num_classes=5)
+    found = dict(type='kdmm.BlankImages', size=(64, 96), num_classes=5, task='segmentation')
     assert cfg.train_dataloader == dict(batch_size=3, dataset=found)
     to_blank_data(cfg, (40, 56))
     assert cfg.train_dataloader.dataset.size == (40, 56)
     assert cfg.model.data_preprocessor.size == (40, 56), 'or images would be padded to another'
     cfg.model.pop('decode_head')
-    with pytest.raises(ConfigError, match='only segmentation'):
+    with pytest.raises(ConfigError, match='only segmentation and classification'):
         to_blank_data(cfg)
+    cfg.model.head = dict(type='LinearClsHead', num_classes=7)
+    to_blank_data(cfg)
+    assert cfg.train_dataloader.dataset.task == 'classification'
+    assert cfg.train_dataloader.dataset.num_classes == 7
+
+
+def test_hssakd_needs_no_weights_and_writes_nothing(cfg: Config, tmp_path: Path) -> None:
+    cfg.kd = dict(type='HSSAKDTeacher')
+    to_trial(cfg, dict(type='L'), str(tmp_path))
+    assert cfg.kd == dict(type='HSSAKDTeacher', random=True, recalibrate=False)
+    cfg.kd = dict(type='HSSAKD', teacher=dict(config='a.py', checkpoint='b.pth'))
+    to_trial(cfg, dict(type='L'), str(tmp_path))
+    assert cfg.kd.teacher == dict(config='a.py', checkpoint=None, random=True)
+    assert cfg.kd.recalibrate is False

@@ -140,10 +140,39 @@ def test_steps_end_to_end(job, tmp_path):
 def test_steps_leave_terms_without_weight_out(job, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'tests/e2e'))
     path = str(job.root / 'kd.py')
-    assert steps.terms_of(path, {}) == ['kd', 'p2p', 'memory']
+    known = ['student', '+ teacher forward']
+    assert steps.rows_of(path, {}) == [*known, 'kd', 'p2p', 'memory', '+ all']
     options = steps.options_of(['kd.losses.p2p.weight=0'])
-    assert steps.terms_of(path, options) == ['kd', 'memory']
-    assert steps.terms_of(str(job.root / 'plain.py'), {}) == []
+    assert steps.rows_of(path, options) == [*known, 'kd', 'memory', '+ all']
+    options = steps.options_of([f'kd.losses.{name}.weight=0' for name in ('p2p', 'memory')])
+    assert steps.rows_of(path, options) == [*known, 'kd']
+    options = steps.options_of([f'kd.losses.{name}.weight=0' for name in ('kd', 'p2p', 'memory')])
+    assert steps.rows_of(path, options) == ['student']
+    assert steps.rows_of(str(job.root / 'plain.py'), {}) == ['student']
+
+
+@pytest.mark.parametrize('role', ['teacher', 'hssakd', 'online'])
+def test_steps_of_an_objective_without_terms(role):
+    """In this process; the figures are those of a child."""
+    from bench.steps_child import measure_steps
+
+    config = str(ROOT / f'configs/hssakd/cifar10_small_{role}.py')
+    assert steps.rows_of(config, {}) == ['student', '+ all']
+    job = dict(config=config, options={}, size=(8, 8), batch=2, dtype='float32', iters=1)
+    found = {row: measure_steps(dict(job, terms=row)) for row in ('student', '+ all')}
+    assert found['+ all']['times'][0] > 0
+    shown = steps.render(
+        dict(
+            config=config,
+            steps={row: steps_figures(figures) for row, figures in found.items()},
+            to_student_and_teacher={'student': 1.0, '+ all': 9.0},
+        )
+    )
+    assert 'to student' in shown and 'to student + teacher' not in shown
+
+
+def steps_figures(found):
+    return dict(found, median_s=found['times'][0], min_s=found['times'][0])
 
 
 def test_the_profile_tool_does_not_hide_the_standard_module():

@@ -10,6 +10,8 @@ from .steps_child import ALL, STUDENT, TEACHER
 from .table import number, table
 
 HEAD = ['step', 'median ms', 'min ms', 'added MiB', 'peak MiB', 'to student + teacher']
+#: What the last column divides by where an objective has no terms of its own, such as HSSAKD's.
+TO_STUDENT = 'to student'
 
 
 def options_of(given: Sequence[str]) -> dict[str, Any]:
@@ -21,8 +23,8 @@ def options_of(given: Sequence[str]) -> dict[str, Any]:
     return dict(parser.parse_args(['--given', *given] if given else []).given)
 
 
-def terms_of(config: str, options: dict[str, Any]) -> list[str]:
-    """The terms of a config's objective that have a weight."""
+def rows_of(config: str, options: dict[str, Any]) -> list[str]:
+    """The steps to measure: by term if the objective consists of terms that have a weight."""
     from kdmm.distillers import ConfigError
     from kdmm.distillers.weighting import is_switched_off
     from kdmm.engine import load_config
@@ -31,17 +33,20 @@ def terms_of(config: str, options: dict[str, Any]) -> list[str]:
         section = load_config(config, options).get('kd') or {}
     except ConfigError as error:
         stop(str(error))
-    losses = section.get('losses') or {}
-    return [name for name, term in losses.items() if not is_switched_off(term.get('weight', 1.0))]
+    if 'losses' not in section:
+        return [STUDENT, ALL] if section else [STUDENT]
+    terms = [
+        name
+        for name, term in section['losses'].items()
+        if not is_switched_off(term.get('weight', 1.0))
+    ]
+    return [STUDENT, TEACHER, *terms, *[ALL] * (len(terms) > 1)] if terms else [STUDENT]
 
 
 def measure(names: Sequence[str], args: Namespace) -> Iterator[dict[str, Any]]:
     """One entry a config, as it is written to JSON."""
     options = options_of(args.cfg_options)
-    for config, terms in {name: terms_of(name, options) for name in names}.items():
-        rows = [STUDENT]
-        if terms:
-            rows += [TEACHER, *terms] + [ALL] * (len(terms) > 1)
+    for config, rows in {name: rows_of(name, options) for name in names}.items():
         found = alternate({row: job(config, row, options, args) for row in rows}, args.rounds)
         base = found.get(TEACHER, found[STUDENT])
         ratios = {row: ratio(figures, base, 'median_s') for row, figures in found.items()}
@@ -85,7 +90,8 @@ def render(result: dict[str, Any]) -> str:
                 number(result['to_student_and_teacher'][name]),
             ]
         )
-    return '\n'.join([result['config'], table(HEAD, rows), *notes, ''])
+    head = HEAD if TEACHER in result['steps'] else [*HEAD[:-1], TO_STUDENT]
+    return '\n'.join([result['config'], table(head, rows), *notes, ''])
 
 
 def sound(result: dict[str, Any]) -> bool:

@@ -387,3 +387,18 @@ def test_teacher_of_fewer_stages_by_choice():
     model = build('HSSAKD', student, teacher={**random_teacher(), 'stages': (0, 2)}, stages=(1, 2))
     losses = model(*batch(0, 2), mode='loss')
     assert list(losses)[2:] == ['kd.loss_stage2', 'kd.loss_stage3']
+
+
+@roles
+def test_every_part_runs_once_a_step(role):
+    """The trunk once over all views, each branch once: nothing is computed twice."""
+    model = made(role)
+    networks = [(model, model.kd.branches)]
+    networks += [(peer.network, peer.branches) for peer in getattr(model.kd, 'peers', ())]
+    networks += [(teacher.module, teacher.branches) for teacher in model.kd.teachers]
+    rows = []
+    for network, branches in networks:
+        for part in (network.backbone, *network.backbone.stages, *branches.values()):
+            part.register_forward_hook(lambda m, args, output: rows.append(len(args[0])))
+    model(*batch(0, 2), mode='loss')
+    assert rows == [8] * 7 * len(networks)

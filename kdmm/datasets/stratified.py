@@ -1,0 +1,132 @@
+"""A fixed share of every class, for learning from few labels."""
+
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import force_full_init
+
+from kdmm.errors import ConfigError
+from kdmm.registry import DATASETS
+
+WHERE = 'StratifiedSubset'
+
+
+@DATASETS.register_module()
+class StratifiedSubset:
+    """Wraps a data set of one label an image, and keeps the same share of every class.
+
+    What is drawn depends on the data set and ``seed`` alone, so that all ranks and all runs learn
+    from the same images; of two shares with one seed, the larger holds the smaller. The order is
+    the data set's.
+
+    Args:
+        dataset: Data set or its config, wrappers included.
+        fraction: Share of each class's images, in (0, 1]; rounded, and at least one image.
+        per_class: Number of images of each class, in place of ``fraction``.
+        seed: Of the draw, from 0 on.
+        rest: Keep the images that are not drawn instead.
+        lazy_init: Leave loading the annotations to the first use.
+
+    Raises:
+        ConfigError: Both or none of ``fraction`` and ``per_class``; a value out of range; a class
+            of fewer than ``per_class`` images; images without one label; a ``rest`` of nothing.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        fraction: float | None = None,
+        per_class: int | None = None,
+        seed: int = 0,
+        rest: bool = False,
+        lazy_init: bool = False,
+    ) -> None:
+        _check_arguments(fraction, per_class)
+        if not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise ConfigError(f'{WHERE}.seed: {seed!r}, expected a whole number from 0 on')
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self.fraction: float | None = fraction
+        self.per_class: int | None = per_class
+        self.seed, self.rest = seed, rest
+        self._fully_initialized = False
+        if not lazy_init:
+            self.full_init()
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """The wrapped data set's."""
+        return self.dataset.metainfo
+
+    def full_init(self) -> None:
+        """Load the annotations and draw."""
+        if self._fully_initialized:
+            return
+        self.dataset.full_init()
+        labels = self._read_labels()
+        drawn = np.zeros(len(labels), bool)
+        for label in self._labels_to_draw(labels):
+            members = np.flatnonzero(labels == label)
+            # RandomState: NumPy keeps its stream the same for all versions
+            order = np.random.RandomState([self.seed, label]).permutation(members)
+            drawn[order[: self._count(label, len(members))]] = True
+        self._indices = np.flatnonzero(drawn != self.rest)
+        if not len(self._indices):
+            raise ConfigError(f'{WHERE}: of {len(labels)} images none is left (rest={self.rest})')
+        self._fully_initialized = True
+
+    @force_full_init
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """The annotation of image ``idx`` of the subset."""
+        return self.dataset.get_data_info(int(self._indices[idx]))
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """The class of image ``idx`` of the subset, as a list of one."""
+        return [int(self.get_data_info(idx)['gt_label'])]
+
+    @force_full_init
+    def __getitem__(self, idx: int) -> Any:
+        return self.dataset[int(self._indices[idx])]
+
+    @force_full_init
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def _read_labels(self) -> np.ndarray:
+        labels = [self.dataset.get_data_info(i).get('gt_label') for i in range(len(self.dataset))]
+        for index, label in enumerate(labels):
+            if not isinstance(label, (int, np.integer)) or label < 0:
+                raise ConfigError(
+                    f'{WHERE}.dataset: image {index} of {type(self.dataset).__name__} has the '
+                    f'gt_label {label!r}; a share of every class needs one class an image'
+                )
+        return np.array(labels, np.int64)
+
+    def _labels_to_draw(self, labels: np.ndarray) -> list[int]:
+        """Those that occur; for ``per_class`` also those that should."""
+        named = range(len(self.metainfo.get('classes') or ())) if self.per_class else ()
+        return sorted({*np.unique(labels).tolist(), *named})
+
+    def _count(self, label: int, available: int) -> int:
+        if self.per_class is None:
+            assert self.fraction is not None
+            return max(1, int(self.fraction * available + 0.5))
+        if self.per_class > available:
+            classes = self.metainfo.get('classes') or ()
+            name = classes[label] if label < len(classes) else label
+            raise ConfigError(
+                f'{WHERE}.per_class: {self.per_class} images of class {name!r} are asked for, '
+                f'the data set has {available}'
+            )
+        return self.per_class
+
+
+def _check_arguments(fraction: Any, per_class: Any) -> None:
+    if (fraction is None) == (per_class is None):
+        raise ConfigError(
+            f'{WHERE}: give either fraction or per_class, got fraction={fraction!r}, '
+            f'per_class={per_class!r}'
+        )
+    if fraction is not None and not (isinstance(fraction, (int, float)) and 0 < fraction <= 1):
+        raise ConfigError(f'{WHERE}.fraction: {fraction!r}, expected a number in (0, 1]')
+    if per_class is not None and not (isinstance(per_class, int) and per_class >= 1):
+        raise ConfigError(f'{WHERE}.per_class: {per_class!r}, expected a whole number from 1 on')
