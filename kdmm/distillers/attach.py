@@ -44,11 +44,12 @@ class Objective(nn.Module):
     def set_progress(self, progress: Progress) -> None:
         """Move the schedules; the hook `DistillHook` calls it before each iteration."""
 
-    def check_start(self, loaded: bool) -> None:
+    def check_start(self, loaded: bool, resumed: bool = False) -> None:
         """Refuse to train.
 
         Args:
             loaded: Whether the student's weights came from a checkpoint.
+            resumed: Whether all of the run did.
 
         Raises:
             ConfigError: If training would be worthless.
@@ -72,6 +73,15 @@ class Objective(nn.Module):
 
     def __deepcopy__(self, memo: Any) -> None:
         return None
+
+
+def beside_a_total(losses: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's own losses with ``loss`` called ``head.loss``.
+
+    MMEngine logs the sum of all as ``loss``, unless a term of that name, as MMPretrain's heads have
+    it, overwrites the sum: the log and the check for finite numbers would not see other terms.
+    """
+    return {'head.loss' if name == 'loss' else name: value for name, value in losses.items()}
 
 
 def attach(

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from kdmm.distillers.attach import attach
+from kdmm.distillers.attach import attach, beside_a_total
 from kdmm.distillers.objective import Distillation
 from kdmm.distillers.section import KEYS
 from kdmm.errors import ConfigError, refuse_unknown
@@ -23,8 +23,7 @@ class Distilled:
             return super().forward(inputs, data_samples, mode)  # type: ignore[misc]
         with self.kd.student_taps.record() as student:
             losses = super().forward(inputs, data_samples, mode)  # type: ignore[misc]
-        losses.update(self.kd(student, inputs, data_samples, losses))
-        return losses
+        return {**beside_a_total(losses), **self.kd(student, inputs, data_samples, losses)}
 
 
 @MODELS.register_module(name='Distiller')

@@ -64,6 +64,18 @@ def use_amp(cfg: Config, dtype: str | None) -> None:
         cfg.optim_wrapper.dtype = dtype
 
 
+def kind_of(kd: Mapping[str, Any]) -> str:
+    """``kd.type`` without its scope.
+
+    Raises:
+        ConfigError: If it is none of `KINDS`.
+    """
+    kind = str(kd.get('type', KINDS[0])).removeprefix('kdmm.')
+    if kind not in KINDS:
+        raise ConfigError(f'kd.type: {kind!r} is not known; {nearest(kind, KINDS)}')
+    return kind
+
+
 def model_config(model: Mapping[str, Any], kd: Mapping[str, Any] | None) -> dict[str, Any]:
     """The model dict that the Runner builds: the student itself, or one with an objective.
 
@@ -72,10 +84,8 @@ def model_config(model: Mapping[str, Any], kd: Mapping[str, Any] | None) -> dict
     """
     if not kd:
         return dict(model)
-    section = dict(kd)
-    kind = str(section.pop('type', KINDS[0])).removeprefix('kdmm.')
-    if kind not in KINDS:
-        raise ConfigError(f'kd.type: {kind!r} is not known; {nearest(kind, KINDS)}')
+    section, kind = dict(kd), kind_of(kd)
+    section.pop('type', None)
     if kind == KINDS[0]:
         refuse_unknown(SECTION, section, KEYS)
     return dict(type=f'kdmm.{kind}', student=dict(model), **section)

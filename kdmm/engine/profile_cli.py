@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from kdmm.engine.checks import check_data
 from kdmm.engine.cli import command_line, launch
-from kdmm.engine.config import use_amp
+from kdmm.engine.config import kind_of, use_amp
 from kdmm.engine.memory_estimate import PROCESS
 from kdmm.engine.meter import MIB
 from kdmm.engine.profiling import ProfileLoop
@@ -48,7 +48,7 @@ def _profile(cfg: Config, args: argparse.Namespace, work_dir: str) -> None:
         raise ConfigError('--iters: at least 1; --warmup: at least 0')
     if args.size and not args.synthetic:
         raise ConfigError("--size: the data set's pipeline says the size; it is for --synthetic")
-    if (cfg.get('kd') or {}).get('type', 'Distiller') != 'Distiller':
+    if kind_of(cfg.get('kd') or {}) != 'Distiller':
         raise ConfigError(
             f'kd.type: the steps of {cfg.kd.type} cannot be taken apart by term; time them beside '
             f'the plain model: tools/benchmark.py --steps {cfg.filename}'

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from kdmm.engine.config import SECTION
+from kdmm.engine.config import SECTION, kind_of
 from kdmm.errors import ConfigError, nearest
 
 _STAGES = ('val', 'test')
@@ -47,10 +47,10 @@ def to_trial(cfg: Config, loop: Mapping[str, Any], work_dir: str) -> None:
                 teacher.update(checkpoint=None, random=True)
         for term in (section.get('losses') or {}).values():
             term['weight'] = _constant(term.get('weight', 1.0))
-        if section.get('type') == 'HSSAKDTeacher':
+        if kind_of(section) == 'HSSAKDTeacher':
             section['random'] = True
-        if 'HSSAKD' in section.get('type', ''):
-            section['recalibrate'] = False
+        if kind_of(section) != 'Distiller':
+            section.update(recalibrate=False, evaluate_branches=False)
 
 
 def only_term(cfg: Config, name: str) -> None:

@@ -7,10 +7,8 @@ from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
 from ..functional import ROTATIONS, class_marginals, joint_labels
-from ..registry import METRICS
 
 
-@METRICS.register_module()
 class JointAccuracy(BaseMetric):
     """Percent right of the branches, as HSSAKD reports it (arXiv 2109.03075).
 

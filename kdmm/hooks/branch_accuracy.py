@@ -6,6 +6,7 @@ import torch
 from mmengine.hooks import Hook
 
 from kdmm.distillers.hssakd.viewer import hard_labels, views_of
+from kdmm.errors import ConfigError
 from kdmm.evaluation import JointAccuracy
 from kdmm.hooks.distill import objective_of
 from kdmm.registry import HOOKS
@@ -20,6 +21,15 @@ class BranchAccuracyHook(Hook):
     """
 
     priority = 'HIGHEST'  # the hooks after it log and judge all metrics
+
+    def before_train(self, runner: Any) -> None:
+        """Refuse a run that will not validate.
+
+        Raises:
+            ConfigError: If so.
+        """
+        if runner.val_loop is None:
+            raise ConfigError('kd.evaluate_branches: the config has no validation (val_cfg)')
 
     @torch.no_grad()
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:

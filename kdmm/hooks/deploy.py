@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner.checkpoint import save_checkpoint, weights_to_cpu
@@ -12,6 +13,7 @@ from torch import nn
 from kdmm.distillers import CHILD
 from kdmm.hooks.checkpoint import ATOMIC
 from kdmm.hooks.distill import objective_of
+from kdmm.hooks.nonfinite import NonFiniteError
 
 
 def plain_networks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -23,12 +25,19 @@ def plain_networks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def write_network(runner: Any, network: nn.Module, filename: str) -> None:
-    """Write the weights of ``network`` alone into the work dir (first rank), atomically."""
+    """Write the weights of ``network`` alone into the work dir (first rank), atomically.
+
+    Raises:
+        NonFiniteError: If one of them is no number.
+    """
     if not is_main_process():
         return
     state = network.state_dict()
     for key in [key for key in state if key.startswith(f'{CHILD}.')]:
         del state[key]
+    for key, value in state.items():
+        if not bool(torch.isfinite(value).all()):
+            raise NonFiniteError(f'{key} is not finite: {filename} is not written')
     meta = dict(
         cfg=runner.cfg.pretty_text,
         dataset_meta=getattr(runner.train_dataloader.dataset, 'metainfo', None),

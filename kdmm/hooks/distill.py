@@ -1,9 +1,10 @@
 """Who owns what in a checkpoint, and what must hold of a distillation run."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from mmengine.dataset import InfiniteSampler
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import nn
@@ -23,6 +24,27 @@ def extra_states(module: nn.Module) -> dict[str, Any]:
     """What modules give as ``get_extra_state``; some MMEngine versions do not save it."""
     state = module.state_dict()
     return {key: value for key, value in state.items() if key.endswith('_extra_state')}
+
+
+def check_average(hooks: Iterable[Hook], objective: Objective) -> None:
+    """Refuse averages of weights that would not fit what lies beside them.
+
+    Raises:
+        ConfigError: If an `EMAHook` averages buffers, or a student whose branches are a result.
+    """
+    for hook in hooks:
+        if not isinstance(hook, EMAHook):
+            continue
+        if hook.ema_cfg.get('update_buffers'):
+            raise ConfigError(
+                'EMAHook.update_buffers=True: MMEngine cannot average the buffers of a model that '
+                'has parameters of kd beside its own. Leave it out'
+            )
+        if objective.is_result:
+            raise ConfigError(
+                'EMAHook: the file would hold an averaged classifier with branches or peers that '
+                'are not. Leave it out of runs that train teachers or peers'
+            )
 
 
 def iterations_per_epoch(loader: Any, world_size: int) -> float:
@@ -49,8 +71,10 @@ class DistillHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Remember the teachers' weights."""
-        objective_of(runner.model).check_start(runner._has_loaded)
-        teachers = objective_of(runner.model).teachers
+        objective = objective_of(runner.model)
+        objective.check_start(runner._has_loaded, runner._resume)
+        check_average(runner.hooks, objective)
+        teachers = objective.teachers
         self._fingerprints = [teacher.fingerprint() for teacher in teachers]
         for teacher in teachers:
             print_log(f'Teacher {type(teacher.module).__name__}: {teacher.source}', runner.logger)
@@ -90,10 +114,10 @@ class DistillHook(Hook):
         """Restore the entry when a run is resumed."""
         if not runner._resume:
             return
-        if ENTRY not in checkpoint:
+        if ENTRY not in checkpoint or 'optimizer' not in checkpoint:  # a teacher's best has the one
             raise ConfigError(
-                'this checkpoint has no distillation state, so it cannot be resumed with a kd '
-                'section: it comes from a plain run or was written for deployment. Start a new '
-                'run from it with load_from instead of resume'
+                'this checkpoint has no distillation state or no optimizer, so it cannot be '
+                'resumed with a kd section: it comes from a plain run or was written for '
+                'deployment. Start a new run from it with load_from instead of resume'
             )
         load_strictly(objective_of(runner.model), checkpoint[ENTRY], 'the distillation state')

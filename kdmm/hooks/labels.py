@@ -13,7 +13,7 @@ from kdmm.registry import HOOKS
 
 @HOOKS.register_module()
 class LabelRangeHook(Hook):
-    """Checks the label maps of each batch on the CPU, where they still lie.
+    """Checks the label maps, or labels, of each batch on the CPU, where they still lie.
 
     Raises:
         ConfigError: Names the value, the number of classes and the image.
@@ -26,7 +26,9 @@ class LabelRangeHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         facts = task_facts(model)
         self.num_classes = facts.get('num_classes')
-        self.ignore_index = facts.get('ignore_index', 255)
+        # of label maps; a classifier's cross-entropy ignores torch's own
+        default = 255 if hasattr(model, 'decode_head') else -100
+        self.ignore_index = facts.get('ignore_index', default)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """One minimum and maximum per image."""
@@ -34,7 +36,7 @@ class LabelRangeHook(Hook):
         if self.num_classes is None or not samples:
             return
         for sample, name in zip(samples, image_names(data_batch), strict=True):
-            labels = getattr(getattr(sample, 'gt_sem_seg', None), 'data', None)
+            labels = labels_in(sample)
             if labels is None or labels.numel() == 0:
                 continue
             wrong = (labels != self.ignore_index) & ((labels < 0) | (labels >= self.num_classes))
@@ -45,3 +47,10 @@ class LabelRangeHook(Hook):
                     f'{self.num_classes} classes (0 to {self.num_classes - 1}) and ignores '
                     f'{self.ignore_index}. Is reduce_zero_label, the label map or num_classes off?'
                 )
+
+
+def labels_in(sample: Any) -> Any:
+    """The label map of a segmentation sample or the labels of a classification sample, if any."""
+    if hasattr(sample, 'gt_sem_seg'):
+        return sample.gt_sem_seg.data
+    return getattr(sample, 'gt_label', None)

@@ -6,6 +6,7 @@ import torch
 from mmengine.hooks import Hook
 from torch import nn
 
+from kdmm.errors import ConfigError
 from kdmm.hooks.deploy import plain_networks, write_network
 from kdmm.registry import HOOKS
 
@@ -19,6 +20,21 @@ class PeersHook(Hook):
     """
 
     priority = 'HIGHEST'  # the hooks after it log and judge all metrics
+
+    def before_train(self, runner: Any) -> None:
+        """Refuse to keep the first network's weights at another's best epoch.
+
+        Raises:
+            ConfigError: If ``save_best`` names a peer's metric.
+        """
+        for hook in runner.hooks:
+            best = getattr(hook, 'save_best', None) or ()
+            for key in [best] if isinstance(best, str) else best:
+                if str(key).startswith('peer'):
+                    raise ConfigError(
+                        f'save_best={key!r}: checkpoints hold the first network. Choose by its own '
+                        'metric; peers are written when training ends'
+                    )
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Evaluate the others."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -36,9 +36,29 @@ class RecalibrateBNHook(Hook):
             )
         self.num_samples = num_samples
 
+    def before_train(self, runner: Any) -> None:
+        """Refuse a loader whose batches have no fixed size.
+
+        Raises:
+            ConfigError: If it has a batch sampler.
+        """
+        if runner.train_dataloader.batch_size is None:
+            raise ConfigError(
+                'kd.recalibrate: train_dataloader.batch_sampler leaves the batch size open, which '
+                "MMPretrain's precise BN needs. Give batch_size and sampler, or recalibrate=False"
+            )
+
     def after_train(self, runner: Any) -> None:
         """Recalibrate, write, and put back what training left."""
+        if any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            runner.logger.warning(
+                'kd.recalibrate: no recalibrated.pth, the weights that count are averages (EMAHook)'
+            )
+            return
         for name, network in plain_networks(runner.model):
+            if not estimating(network):
+                runner.logger.info('kd.recalibrate: no running statistics were trained')
+                continue
             with kept_statistics(network):
                 self._recalibrate(runner, network)
                 write_network(runner, network, '_'.join(filter(None, [name, 'recalibrated.pth'])))
@@ -49,10 +69,25 @@ class RecalibrateBNHook(Hook):
         loader = runner.train_dataloader
         least = loader.batch_size * runner.world_size
         network.train()
+        for part in network.modules():
+            if isinstance(part, _BatchNorm) and part.running_mean is None:
+                part.eval()  # nothing to update; it normalises by the batch in either mode
         for name, child in network.named_children():
-            child.train(name != CHILD)
+            if name == CHILD:
+                child.eval()
         update_bn_stats(network, loader, max(self.num_samples, least), runner.logger)
         network.eval()
+
+
+def estimating(network: nn.Module) -> bool:
+    """Whether a BN layer updates running statistics in training."""
+    network.train()
+    return any(
+        isinstance(part, _BatchNorm) and part.training and part.running_mean is not None
+        for name, child in network.named_children()
+        if name != CHILD
+        for part in child.modules()
+    )
 
 
 @contextmanager

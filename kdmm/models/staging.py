@@ -70,7 +70,7 @@ class ResNetStaging:
             dilation=net.dilations[index],
             style=net.style,
             avg_down=net.avg_down,
-            with_cp=net.with_cp,
+            with_cp=False,  # it would count each batch twice in BN; see `recomputed`
             conv_cfg=net.conv_cfg,
             norm_cfg=net.norm_cfg,
             drop_path_rate=[getattr(block.drop_path, 'drop_prob', 0.0) for block in blocks],

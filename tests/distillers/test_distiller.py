@@ -204,7 +204,7 @@ def test_not_only_segmentation():
     made = distill(dict(type='kdmm.TinyClassifier'), **kd).train()
     batch = [type('Sample', (), dict(gt_label=torch.tensor([k])))() for k in (0, 2)]
     losses = made(images(), batch, mode='loss')
-    assert set(losses) == {'loss', 'kd.loss_d'}
+    assert set(losses) == {'head.loss', 'kd.loss_d'}
     assert gradients(made, losses)['head.weight'].abs().sum() > 0
 
 
@@ -227,7 +227,7 @@ def test_a_classifier_of_mmpretrain():
     )
     made = distill(network(4), **kd).train()
     batch = [DataSample().set_gt_label(k) for k in (0, 2)]
-    assert set(made(images(2, 32), batch, mode='loss')) == {'loss', 'kd.loss_d'}
+    assert set(made(images(2, 32), batch, mode='loss')) == {'head.loss', 'kd.loss_d'}
     assert len(made(images(2, 32), batch, mode='predict')) == 2
 
 
@@ -292,12 +292,18 @@ def test_a_teacher_that_no_term_reads_is_refused():
         distill(tiny(), **changed(teacher=[TEACHER, TEACHER]))
 
 
-@pytest.mark.parametrize('key', ['type', 'student'])
-def test_keys_of_the_wrapper_are_unknown_to_the_section(key):
+@pytest.mark.parametrize(
+    'key, message',
+    [
+        ('student', "kd: unknown key 'student'"),
+        ('type', "kd.type: 'Distler' is not known; nearest: Distiller"),
+    ],
+)
+def test_keys_that_the_section_cannot_have(key, message):
     from kdmm.engine import model_config
 
-    with pytest.raises(ConfigError, match=f"kd: unknown key '{key}'"):
-        ROOT_MODELS.build(model_config(tiny(), {**KD, key: 'x'}))
+    with pytest.raises(ConfigError, match=message):
+        ROOT_MODELS.build(model_config(tiny(), {**KD, key: 'Distler'}))
 
 
 def test_a_student_with_a_child_of_that_name():

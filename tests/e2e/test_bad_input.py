@@ -1,6 +1,8 @@
 """Bad input: one clear message, a non-zero exit code, and nothing lost."""
 
+import itertools
 import os
+from collections.abc import Callable
 
 import cv2
 import pytest
@@ -9,6 +11,7 @@ import torch
 from tests.e2e.job import Job
 
 QUICK = ('train_cfg.max_iters=2', 'train_cfg.val_interval=100')
+NUMBER = itertools.count()
 
 
 def refused(job: Job, *options: str, config: str = 'kd.py', **env: str) -> str:
@@ -19,12 +22,24 @@ def refused(job: Job, *options: str, config: str = 'kd.py', **env: str) -> str:
     return done.stderr
 
 
+@pytest.fixture
+def refused_here(refused_by: Callable[..., str]) -> Callable[..., str]:
+    """As ``refused``, in this process."""
+
+    def run(job: Job, *options: str) -> str:
+        name = f'experiment_name=refused_{next(NUMBER)}'  # a logger of its own, for this capture
+        arguments = ('--work-dir', 'refused', '--cfg-options', name, *QUICK, *options)
+        return refused_by('train.py', 'kd.py', *arguments, cwd=job.root)
+
+    return run
+
+
 def test_missing_config(job: Job) -> None:
     assert "'nowhere.py'" in refused(job, config='nowhere.py')
 
 
-def test_missing_data_root(job: Job) -> None:
-    said = refused(job, 'train_dataloader.dataset.data_root=nowhere/city')
+def test_missing_data_root(job: Job, refused_here: Callable[..., str]) -> None:
+    said = refused_here(job, 'train_dataloader.dataset.data_root=nowhere/city')
     assert 'train_dataloader.dataset.data_root' in said and "'nowhere/city'" in said
 
 
@@ -40,8 +55,10 @@ def test_missing_data_root(job: Job) -> None:
         (('kd.losses.p2p.on=pixel',), ('kd.losses.p2p.on', 'pixels')),
     ],
 )
-def test_wrong_section(job: Job, options: tuple[str, ...], words: tuple[str, ...]) -> None:
-    said = refused(job, *options)
+def test_wrong_section(
+    job: Job, refused_here: Callable[..., str], options: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    said = refused_here(job, *options)
     assert all(word in said for word in words), said
 
 
@@ -50,22 +67,24 @@ def test_teacher_of_another_architecture(job: Job) -> None:
     assert 'teacher.pth' in said and 'wrong shape' in said
 
 
-def test_truncated_teacher(fresh_job: Job) -> None:
+def test_truncated_teacher(fresh_job: Job, refused_here: Callable[..., str]) -> None:
     path = fresh_job.root / 'teacher.pth'
     path.write_bytes(path.read_bytes()[:5000])
-    assert 'truncated or no checkpoint' in refused(fresh_job)
+    assert 'truncated or no checkpoint' in refused_here(fresh_job)
 
 
-def test_student_checkpoint_of_another_architecture(job: Job) -> None:
-    said = refused(job, 'load_from=teacher.pth')
+def test_student_checkpoint_of_another_architecture(
+    job: Job, refused_here: Callable[..., str]
+) -> None:
+    said = refused_here(job, 'load_from=teacher.pth')
     assert 'teacher.pth' in said and 'wrong shape' in said
 
 
-def test_other_class_count(fresh_job: Job) -> None:
+def test_other_class_count(fresh_job: Job, refused_here: Callable[..., str]) -> None:
     classes = '_base_ = "./teacher.py"\nmodel = dict(decode_head=dict(num_classes=7))\n'
     (fresh_job.root / 'seven.py').write_text(classes)
     random = ('kd.teacher.checkpoint=None', 'kd.teacher.random=True')
-    said = refused(fresh_job, 'kd.teacher.config=seven.py', *random)
+    said = refused_here(fresh_job, 'kd.teacher.config=seven.py', *random)
     assert '4' in said and '7' in said and 'logits' in said
 
 

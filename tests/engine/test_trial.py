@@ -105,8 +105,9 @@ def test_blank_data(cfg: Config) -> None:
 def test_hssakd_needs_no_weights_and_writes_nothing(cfg: Config, tmp_path: Path) -> None:
     cfg.kd = dict(type='HSSAKDTeacher')
     to_trial(cfg, dict(type='L'), str(tmp_path))
-    assert cfg.kd == dict(type='HSSAKDTeacher', random=True, recalibrate=False)
-    cfg.kd = dict(type='HSSAKD', teacher=dict(config='a.py', checkpoint='b.pth'))
+    nothing = dict(recalibrate=False, evaluate_branches=False)
+    assert cfg.kd == dict(type='HSSAKDTeacher', random=True, **nothing)
+    cfg.kd = dict(type='kdmm.HSSAKD', teacher=dict(config='a.py', checkpoint='b.pth'))
     to_trial(cfg, dict(type='L'), str(tmp_path))
     assert cfg.kd.teacher == dict(config='a.py', checkpoint=None, random=True)
     assert cfg.kd.recalibrate is False

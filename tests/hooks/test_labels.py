@@ -73,3 +73,24 @@ def test_in_a_run_it_comes_before_the_loss(tmp_path):
     cfg.train_dataloader.dataset.label = 9
     with pytest.raises(ConfigError, match=r'label 9 in the annotation of \d\.png'):
         Runner.from_cfg(cfg).train()
+
+
+def classes(*values: int) -> dict:
+    labels = [torch.tensor([value]) for value in values]
+    return dict(data_samples=[SimpleNamespace(gt_label=x, img_path='a.png') for x in labels])
+
+
+def look_at_classes(*values: int) -> None:
+    classifier = nn.Module()
+    classifier.head = nn.Module()
+    classifier.head.num_classes = 3
+    hook = LabelRangeHook()
+    hook.before_train(SimpleNamespace(model=classifier))
+    hook.before_train_iter(None, 0, classes(*values))
+
+
+@pytest.mark.parametrize('value', [3, -1, -25, 255])
+def test_labels_of_images_are_looked_at_too(value):
+    look_at_classes(0, 2, -100)
+    with pytest.raises(ConfigError, match=f'label {value} in the annotation of a.png'):
+        look_at_classes(0, value)

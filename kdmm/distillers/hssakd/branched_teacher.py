@@ -19,7 +19,7 @@ class BranchedTeacher(Teacher):
     """What `HSSAKDTeacher` or `HSSAKDOnline` trained: a classifier with its branches.
 
     Args:
-        stages: Of the branches, if the weights are random; a checkpoint says them by itself.
+        stages: Which branches, by the stage before them; None: all that the checkpoint has.
         options: See `Teacher`. The checkpoint is one of such a run.
 
     Raises:
@@ -46,7 +46,10 @@ class BranchedTeacher(Teacher):
 
     def _further_parts(self, content: Mapping[str, Any] | None) -> Sequence[nn.Module]:
         state = {} if content is None else _branch_state(content)
-        stages = self._stages if content is None else _stages_in(state)
+        stages = self._stages
+        if content is not None:
+            stages = _chosen(stages, _stages_in(state))
+            state = {key: state[key] for key in state if _stage_of(key) in stages}
         self.branches = make_branches(self.module, stages, owner='the teacher')
         if content is not None:
             load_strictly(self.branches, state, 'kd.teacher.checkpoint: the branches in it')
@@ -67,6 +70,21 @@ def _branch_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
     return state
 
 
+def _chosen(wanted: Sequence[int] | None, there: list[int]) -> list[int]:
+    if wanted is None:
+        return there
+    if not set(wanted) <= set(there):
+        raise ConfigError(
+            f'kd.teacher.stages: {list(wanted)}, but the checkpoint has branches behind {there}'
+        )
+    return list(wanted)
+
+
 def _stages_in(state: Mapping[str, Any]) -> list[int]:
-    """Indices of the stages that have a branch: ``stage1.fc.weight`` is of stage 0."""
-    return sorted({int(key.split('.')[0].removeprefix('stage')) - 1 for key in state})
+    """Indices of the stages that have a branch."""
+    return sorted(set(map(_stage_of, state)))
+
+
+def _stage_of(key: str) -> int:
+    """``stage1.fc.weight`` is of stage 0."""
+    return int(key.split('.')[0].removeprefix('stage')) - 1

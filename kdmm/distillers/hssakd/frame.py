@@ -1,5 +1,6 @@
 """What the three roles of HSSAKD have in common."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -7,7 +8,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from kdmm.distillers.attach import Objective
+from kdmm.distillers.attach import Objective, beside_a_total
 from kdmm.distillers.hssakd.viewer import Viewer, hard_labels, make_branches, views_of
 from kdmm.distillers.schedules import Progress
 from kdmm.distillers.weighting import Weighting
@@ -24,7 +25,7 @@ class SelfSupervised(Objective):
         stages: See `AuxiliaryBranches`.
         weight: A number or a schedule for all parts, or a dict of those by part.
         checkpointing: Compute the branches' activations again in the backward pass.
-        channels_last: Use this memory format for the batch and all networks.
+        channels_last: Use this memory format for the batch, the classifier and the branches.
         recalibrate: Whether, or ``dict(num_samples=)`` how, to write ``recalibrated.pth``.
         evaluate_branches: Report the branches' joint accuracy in validation.
 
@@ -47,6 +48,11 @@ class SelfSupervised(Objective):
         evaluate_branches: bool = False,
     ) -> None:
         super().__init__()
+        check_flags(
+            checkpointing=checkpointing,
+            channels_last=channels_last,
+            evaluate_branches=evaluate_branches,
+        )
         self.branches = make_branches(student, stages, checkpointing)
         self.viewer = Viewer(student, self.branches, detached=not self.trains_student)
         self.weights = _weighting(weight, self.parts)
@@ -55,7 +61,7 @@ class SelfSupervised(Objective):
             student.to(memory_format=torch.channels_last)
             self.to(memory_format=torch.channels_last)
         if recalibrate and self.trains_student:
-            options = dict(recalibrate) if isinstance(recalibrate, Mapping) else {}
+            options = _recalibration(recalibrate)
             self.hooks.append(dict(type='kdmm.RecalibrateBNHook', **options))
         if evaluate_branches:
             self.hooks.append(dict(type='kdmm.BranchAccuracyHook'))
@@ -65,7 +71,8 @@ class SelfSupervised(Objective):
     def forward(self, inputs: Any, samples: Sequence[Any] | None) -> dict[str, Tensor]:
         """The losses of one preprocessed batch (B, 3, S, S) with its data samples."""
         labels = joint_labels(hard_labels(samples))
-        return self.losses(views_of(inputs, self.channels_last), samples or (), labels)
+        views = views_of(inputs, self.channels_last)
+        return beside_a_total(self.losses(views, samples or (), labels))
 
     def losses(self, views: Tensor, samples: Sequence[Any], labels: Tensor) -> dict[str, Tensor]:
         """Log names to scalars.
@@ -131,11 +138,46 @@ def describe(student: nn.Module, branches: AuxiliaryBranches) -> str:
     return '\n  '.join([f'HSSAKD: classifier of {own:,} parameters, auxiliary branches:', *lines])
 
 
+def check_flags(**flags: Any) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        ConfigError: Names the key.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f'kd.{name}: expected True or False, got {value!r}')
+
+
+def check_temperature(tau: Any) -> None:
+    """Refuse what is no positive number.
+
+    Raises:
+        ConfigError: If so.
+    """
+    if isinstance(tau, bool) or not isinstance(tau, int | float) or not 0 < tau < math.inf:
+        raise ConfigError(f'kd.tau: expected a positive number, got {tau!r}')
+
+
+def _recalibration(value: Any) -> Mapping[str, Any]:
+    if value is True:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f'kd.recalibrate: expected True, False or dict(num_samples=...), got {value!r}'
+        )
+    refuse_unknown('kd.recalibrate', value, ['num_samples'])
+    return value
+
+
 def _weighting(weight: Any, parts: Sequence[str]) -> Weighting:
     if isinstance(weight, Mapping) and 'type' not in weight:
         refuse_unknown('kd.weight', weight, parts)
         weight = {**dict.fromkeys(parts, 1.0), **weight}
     made = Weighting(weight, 'kd.weight')
+    for part, schedule in made.schedules.items():
+        if schedule(Progress()) < 0:
+            raise ConfigError(f'kd.weight: expected 0 or more, got {weight!r} ({part or "all"})')
     if len(made.autos):
         raise ConfigError('kd.weight: expected numbers or schedules, not a measured weight')
     return made

@@ -9,7 +9,7 @@ import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from kdmm.distillers.hssakd.frame import SelfSupervised
+from kdmm.distillers.hssakd.frame import SelfSupervised, check_temperature
 from kdmm.distillers.hssakd.joint import branch_divergence, joint_cross_entropy
 from kdmm.distillers.hssakd.viewer import Sight, Viewer, make_branches
 from kdmm.errors import ConfigError
@@ -49,6 +49,7 @@ class PeerTraining(SelfSupervised):
     """
 
     parts: ClassVar[tuple[str, ...]] = ('joint', 'logits', 'branches')
+    is_result = True  # branches and peers
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class PeerTraining(SelfSupervised):
     ) -> None:
         if type(peers) is not int or peers < 2:
             raise ConfigError(f'kd.peers: expected 2 networks or more, got {peers!r}')
+        check_temperature(tau)
         super().__init__(student, **options)
         same = {key: options[key] for key in ('stages', 'checkpointing') if key in options}
         self.peers = nn.ModuleList(
@@ -79,6 +81,14 @@ class PeerTraining(SelfSupervised):
         for index, sight in enumerate(sights):
             result.update(self._own(index, sight, labels))
         return {**result, **self._mutual(sights)}
+
+    def check_start(self, loaded: bool, resumed: bool = False) -> None:
+        """Refuse weights for the first network alone."""
+        if loaded and not resumed:
+            raise ConfigError(
+                'load_from: its weights would reach the first of the peers only. All of them read '
+                "model.init_cfg=dict(type='Pretrained', checkpoint=...), and would start alike"
+            )
 
     def others(self) -> list[Peer]:
         """The peers but the first, which is the student."""

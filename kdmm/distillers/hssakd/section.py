@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from kdmm.distillers.attach import attach
-from kdmm.distillers.hssakd.frame import Augmented, SelfSupervised
+from kdmm.distillers.hssakd.frame import Augmented, SelfSupervised, check_flags
 from kdmm.distillers.hssakd.online import PeerTraining
 from kdmm.distillers.hssakd.student import StudentTraining
 from kdmm.distillers.hssakd.teaching import FrozenTeacherTraining, TeacherTraining
@@ -40,6 +40,7 @@ def hssakd_teacher(
         ConfigError: Whatever is wrong with the section.
     """
     refuse_unknown('kd', options, _COMMON)
+    check_flags(joint=joint, random=random)
     kind = TeacherTraining if joint else FrozenTeacherTraining
     return attach(student, Augmented, lambda model: kind(model, random, **options))
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kdmm.distillers.context import task_facts
 from kdmm.distillers.hssakd.branched_teacher import BranchedTeacher
-from kdmm.distillers.hssakd.frame import SelfSupervised
+from kdmm.distillers.hssakd.frame import SelfSupervised, check_temperature
 from kdmm.distillers.hssakd.joint import branch_divergence
 from kdmm.distillers.section import list_of_teachers
 from kdmm.distillers.teacher import Teacher
@@ -36,6 +36,7 @@ class StudentTraining(SelfSupervised):
     def __init__(
         self, student: nn.Module, teacher: Mapping[str, Any], tau: float = 3.0, **options: Any
     ) -> None:
+        check_temperature(tau)
         super().__init__(student, **options)
         known = [*inspect.signature(Teacher).parameters, 'stages']
         arguments = list_of_teachers(teacher, known)

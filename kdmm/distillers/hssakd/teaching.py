@@ -41,11 +41,10 @@ class FrozenTeacherTraining(TeacherTraining):
     def __init__(self, student: nn.Module, random: bool = False, **options: Any) -> None:
         super().__init__(student, random, **options)
         student.requires_grad_(False)
-        backbone: Any = student.backbone
-        pretrained = isinstance(backbone.init_cfg, dict) and backbone.init_cfg.get('type')
-        self.initialised = pretrained == 'Pretrained'
+        whole = (student.backbone, student.head)
+        self.initialised = _pretrained(student) or all(map(_pretrained, whole))
 
-    def check_start(self, loaded: bool) -> None:
+    def check_start(self, loaded: bool, resumed: bool = False) -> None:
         """Refuse branches behind weights that nobody trained."""
         if not (loaded or self.random or self.initialised):
             raise ConfigError(
@@ -54,3 +53,9 @@ class FrozenTeacherTraining(TeacherTraining):
                 'checkpoint (load_from=...), train both together (kd.joint=True), or ask for '
                 'random weights in a smoke test (kd.random=True)'
             )
+
+
+def _pretrained(part: Any) -> bool:
+    """Whether a part's ``init_cfg`` reads a checkpoint."""
+    config = getattr(part, 'init_cfg', None)
+    return isinstance(config, dict) and config.get('type') == 'Pretrained'

@@ -87,7 +87,8 @@ def make_branches(
     """
     backbone = getattr(classifier, 'backbone', None)
     classes = task_facts(classifier).get('num_classes')
-    if backbone is None or classes is None or not hasattr(classifier, 'extract_feat'):
+    head = getattr(classifier, 'head', None)  # a segmentor has others
+    if backbone is None or head is None or classes is None:
         raise ConfigError(
             f'kd.type: HSSAKD trains classifiers, and {owner} is a {type(classifier).__name__}: '
             "expected type='ImageClassifier' with a backbone and a head that has num_classes"
@@ -112,11 +113,17 @@ def hard_labels(samples: Sequence[Any] | None) -> Tensor:
     """Class of each image, (B,).
 
     Raises:
-        ConfigError: If there is none, or labels are mixed.
+        ConfigError: If there is none, or several, or labels are mixed.
     """
     if any('gt_score' in sample for sample in samples or ()):
         raise ConfigError(
             'model.data_preprocessor.batch_augments, or soft labels of the data set: the joint '
             'label of class and rotation needs one class an image. Leave Mixup and CutMix out'
         )
-    return labels_of(samples or ())
+    labels = labels_of(samples or ())
+    if len(labels) != len(samples or ()):
+        raise ConfigError(
+            f'{len(labels)} labels for {len(samples or ())} images: the joint label of class and '
+            'rotation needs one class an image, not several'
+        )
+    return labels

@@ -132,7 +132,7 @@ def test_identical_peers_have_nothing_to_tell():
         assert float(value.detach()) == pytest.approx(0, abs=1e-9)
     own = sum(v for name, v in losses.items() if 'joint' in name and 'peer' not in name)
     assert float(total(losses).detach()) == pytest.approx(
-        2 * float((losses['loss'] + own).detach()), rel=1e-5
+        2 * float((losses['head.loss'] + own).detach()), rel=1e-5
     )
 
 
@@ -182,7 +182,7 @@ def test_own_loss_is_on_the_unrotated_rows(role):
     views = torch.stack([torch.rot90(x.double(), r, (2, 3)) for r in range(4)], 1).flatten(0, 1)
     logits = unrotated(model.forward(views))
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2]))
-    torch.testing.assert_close(losses['loss'], expected)
+    torch.testing.assert_close(losses['head.loss'], expected)
 
 
 def test_names_in_the_log():
@@ -191,15 +191,24 @@ def test_names_in_the_log():
     peer = [f'kd.loss_peer1_joint_{name}' for name in stages]
     kl = ['kd.loss_logits', *(f'kd.loss_{name}' for name in stages)]
     expected = dict(
-        teacher=['loss', *joint],
-        joint=['loss', *joint],
-        student=['loss', *kl],
-        online=['loss', *joint, 'kd.peer1_loss', *peer, *kl],
+        teacher=['head.loss', *joint],
+        joint=['head.loss', *joint],
+        student=['head.loss', *kl],
+        online=['head.loss', *joint, 'kd.peer1_loss', *peer, *kl],
     )
     for role, names in expected.items():
         model = made(role)
         assert list(model(*batch(0, 2), mode='loss')) == names
         assert list(model.kd.diagnostics()) == [f'kd.joint_accuracy_{name}' for name in stages]
+
+
+@roles
+def test_what_mmengine_calls_loss_is_the_sum(role):
+    model = made(role)
+    losses = model(*batch(0, 2), mode='loss')
+    summed, logged = model.parse_losses(losses)
+    torch.testing.assert_close(summed, total(losses))
+    assert logged['loss'] is summed
 
 
 def test_joint_accuracy_in_the_log():
@@ -314,9 +323,22 @@ def test_frozen_teacher_needs_weights():
     model.kd.check_start(loaded=True)
     build('HSSAKDTeacher', random=True).kd.check_start(loaded=False)
     build('HSSAKDTeacher', joint=True).kd.check_start(loaded=False)
-    pretrained = dict(type='Pretrained', checkpoint='x.pth', prefix='backbone.')
+    pretrained = dict(type='Pretrained', checkpoint='x.pth')
     student = classifier_config(init_cfg=pretrained)
+    with pytest.raises(ConfigError, match='load_from: missing'):  # the head is random
+        build('HSSAKDTeacher', student).kd.check_start(loaded=False)
+    student['head']['init_cfg'] = pretrained
     build('HSSAKDTeacher', student).kd.check_start(loaded=False)
+    whole = dict(classifier_config(), init_cfg=pretrained)
+    build('HSSAKDTeacher', whole).kd.check_start(loaded=False)
+
+
+def test_weights_for_one_peer_only():
+    model = build('HSSAKDOnline')
+    with pytest.raises(ConfigError, match='load_from: its weights would reach the first'):
+        model.kd.check_start(loaded=True)
+    model.kd.check_start(loaded=True, resumed=True)
+    model.kd.check_start(loaded=False)
 
 
 def test_mixed_labels():
@@ -324,6 +346,14 @@ def test_mixed_labels():
     x, found = batch(0, 2)
     found[0].set_gt_score(torch.tensor([0.5, 0.5, 0.0]))
     with pytest.raises(ConfigError, match='batch_augments.*one class an image'):
+        model(x, found, mode='loss')
+
+
+def test_several_labels_an_image():
+    model = made('joint')
+    x, found = batch(0, 2)
+    found[0].set_gt_label([0, 1])
+    with pytest.raises(ConfigError, match='3 labels for 2 images'):
         model(x, found, mode='loss')
 
 
@@ -353,6 +383,15 @@ WRONG = {
         dict(teacher=random_teacher(), weight=dict(logit=1.0)),
         "kd.weight: unknown key 'logit'; nearest: logits",
     ),
+    'no temperature': (dict(teacher=random_teacher(), tau=0), 'kd.tau: expected a positive'),
+    'negative weight': (
+        dict(teacher=random_teacher(), weight=dict(logits=-1.0)),
+        'kd.weight: expected 0 or more',
+    ),
+    'no flag': (
+        dict(teacher=random_teacher(), checkpointing='no'),
+        "kd.checkpointing: expected True or False, got 'no'",
+    ),
     'measured weight': (
         dict(teacher=random_teacher(), weight='auto:0.1'),
         'not a measured weight',
@@ -370,6 +409,13 @@ def test_wrong_sections(section, message):
 def test_wrong_number_of_peers(peers):
     with pytest.raises(ConfigError, match='kd.peers: expected 2 networks or more'):
         build('HSSAKDOnline', peers=peers)
+
+
+def test_flags_and_temperatures_of_the_others():
+    with pytest.raises(ConfigError, match="kd.joint: expected True or False, got 'no'"):
+        build('HSSAKDTeacher', joint='no')
+    with pytest.raises(ConfigError, match='kd.tau: expected a positive number, got -3'):
+        build('HSSAKDOnline', tau=-3)
 
 
 def test_peers_need_a_config():

@@ -1,0 +1,1 @@
+_base_ = ['_base_/shufflenetv1.py', '_base_/schedule_240_light.py', '_base_/cifar100.py']

@@ -1,0 +1,1 @@
+_base_ = ['_base_/wrn40_1.py', '_base_/schedule_240.py', '_base_/cifar100.py']

@@ -1,0 +1,3 @@
+# HSSAKD*: of the teacher that was trained together with its branches.
+_base_ = 'hssakd_vgg13_mobilenetv2_cifar100.py'
+kd = dict(teacher=dict(checkpoint='work_dirs/teacher_joint_vgg13_cifar100/epoch_240.pth'))

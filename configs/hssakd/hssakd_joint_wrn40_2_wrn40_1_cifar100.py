@@ -1,0 +1,3 @@
+# HSSAKD*: of the teacher that was trained together with its branches.
+_base_ = 'hssakd_wrn40_2_wrn40_1_cifar100.py'
+kd = dict(teacher=dict(checkpoint='work_dirs/teacher_joint_wrn40_2_cifar100/epoch_240.pth'))

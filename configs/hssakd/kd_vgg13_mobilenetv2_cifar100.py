@@ -1,0 +1,7 @@
+_base_ = ['baseline_mobilenetv2_cifar100.py', '_base_/kd.py']
+kd = dict(
+    teacher=dict(
+        config='kdmm::hssakd/baseline_vgg13_cifar100.py',
+        checkpoint='work_dirs/baseline_vgg13_cifar100/epoch_240.pth',
+    )
+)

@@ -1,0 +1,2 @@
+_base_ = '_base_/resnet18_imagenet.py'
+kd = dict(type='HSSAKDOnline', peers=2)

@@ -1,0 +1,3 @@
+# A backbone for detectors; no result of it is published.
+_base_ = '_base_/resnet50_imagenet.py'
+kd = dict(type='HSSAKDOnline', peers=2)

@@ -1,0 +1,2 @@
+_base_ = 'baseline_vgg13_cifar100.py'
+kd = dict(type='HSSAKDOnline', peers=2)
