@@ -1,11 +1,13 @@
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader
 
 pytest.importorskip('mmpretrain')
 
@@ -120,13 +122,28 @@ def test_statistics_that_are_kept_are_kept(data: Path, tmp_path: Path) -> None:
     assert not list(run.folder.glob('*recalibrated*'))
 
 
-def test_a_loader_of_batches_without_size(data: Path, tmp_path: Path) -> None:
-    cfg = config(data, tmp_path, copy.deepcopy(KINDS['joint']), epochs=1)
-    loader = cfg.train_dataloader
-    loader.pop('batch_size', None)
-    loader.batch_sampler = dict(type='BatchSampler', batch_size=2, drop_last=False)
+def test_frozen_stages_keep_theirs(data: Path, tmp_path: Path) -> None:
+    backbone = dict(SMALL, frozen_stages=1)
+    run = train(config(data, tmp_path, copy.deepcopy(KINDS['joint']), backbone, epochs=1))
+    found, last = (run.file(name)['state_dict'] for name in ('recalibrated.pth', 'epoch_1.pth'))
+    means = {key for key in found if 'running_mean' in key}
+    frozen = {key for key in means if key.startswith(('backbone.stem', 'backbone.stages.0'))}
+    changed = {key for key in means if not torch.equal(found[key], last[key])}
+    assert frozen and changed == means - frozen
+
+
+@pytest.mark.parametrize('size', [2, None])
+def test_a_loader_of_batches_without_size(size: int | None) -> None:
+    """As torch's is, where it has a batch sampler."""
+    loader: DataLoader[int] = DataLoader([1, 2, 3], 2)
+    if size is None:
+        loader = DataLoader([1, 2, 3], batch_sampler=BatchSampler([0, 1, 2], 2, False))
+    runner = SimpleNamespace(train_dataloader=loader)
+    if size:
+        RecalibrateBNHook().before_train(runner)
+        return
     with pytest.raises(ConfigError, match='kd.recalibrate: train_dataloader.batch_sampler'):
-        train(cfg)
+        RecalibrateBNHook().before_train(runner)
 
 
 @pytest.mark.parametrize('value', [0, -5, 2.0, True, '100', None])
