@@ -33,7 +33,8 @@ echo '== ruff check' && "$python" -m ruff check .
 echo '== ruff format' && "$python" -m ruff format --check .
 echo '== mypy' && "$python" -m mypy
 if [[ -z ${TEST_WORKERS:-} ]]; then
-    cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+    # without it nproc would answer 1
+    cores=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
     TEST_WORKERS=$((cores > 8 ? 8 : cores))
 fi
 # In the order of the folders the files that start processes are in the middle: none is left for last.

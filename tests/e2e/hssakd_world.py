@@ -77,9 +77,16 @@ def everything(data: Path, folder: Path) -> dict[str, Any]:
         role: watched(kd, data, folder / role, backbone=GROUP_NORM)[1] for role, kd in ROLES.items()
     }
     kd = dict(type='HSSAKDTeacher', joint=True)
+    as_they_are = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
     for name, checkpointing in (('kept', False), ('recomputed', True)):
         options = dict(kd, checkpointing=checkpointing)
-        run, seen = watched(options, data, folder / name, backbone=SMALL)
+        run, seen = watched(
+            options,
+            data,
+            folder / name,
+            backbone=SMALL,
+            train_dataloader__dataset__pipeline=as_they_are,
+        )
         inner = run.model.module if dist.is_initialized() else run.model
         found[name] = dict(seen, state=dict(inner.state_dict()))
     return found

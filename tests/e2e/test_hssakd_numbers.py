@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
+from mmengine.registry import MODELS
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,7 +16,7 @@ from kdmm.functional import joint_labels, kl_divergence, unrotated  # noqa: E402
 from tests.distillers.hssakd.classifiers import batch, build, random_teacher, total  # noqa: E402
 from tests.e2e.hssakd_world import ROLES, everything, on_two_ranks  # noqa: E402
 from tests.e2e.job import assert_same  # noqa: E402
-from tests.e2e.tiny_hssakd import write_images  # noqa: E402
+from tests.e2e.tiny_hssakd import classifier, write_images  # noqa: E402
 
 #: Role to whether its classifier is trained, and how many networks with branches there are.
 TRAINED = dict(frozen=(False, 1), joint=(True, 1), student=(True, 1), online=(True, 2))
@@ -93,9 +95,9 @@ def test_steps_are_not_trivial(one: dict[str, Any], role: str) -> None:
 
 
 def test_statistics_of_two_processes_are_written_once(
-    two: list[dict[str, Any]], folder: Path
+    two: list[dict[str, Any]], data: Path, folder: Path
 ) -> None:
-    """The mean over ranks, which all have, and the weights of the last checkpoint."""
+    """Of the images of both, with the weights of the last checkpoint."""
     content = torch.load(folder / 'kept' / 'recalibrated.pth', weights_only=True)['state_dict']
     last = torch.load(folder / 'kept' / 'epoch_1.pth', weights_only=False)['state_dict']
     assert content.keys() == last.keys()
@@ -104,7 +106,16 @@ def test_statistics_of_two_processes_are_written_once(
             assert not torch.equal(value, last[key]), key
         elif 'num_batches' not in key:
             assert torch.equal(value, last[key]), key
-    # statistics stay as each rank counted them: only the written file is recalibrated
+    images = [cv2.imread(str(file)) for file in sorted((data / 'train').rglob('*.jpg'))]
+    inputs = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+    model = MODELS.build(dict(classifier(), _scope_='mmpretrain'))
+    x = model.data_preprocessor(dict(inputs=inputs), False)['inputs']
+    rows = F.conv2d(x, content['backbone.stem.0.weight'], padding=1)
+    mean = content['backbone.stem.1.running_mean']
+    torch.testing.assert_close(mean, rows.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    half = F.conv2d(x[::2], content['backbone.stem.0.weight'], padding=1).mean((0, 2, 3))
+    assert (half - mean).abs().max() > 1e-3
+    # the run's own statistics stay as each rank counted them
     mine = {key: value for key, value in two[0]['kept']['state'].items() if key in last}
     assert_same(mine, dict(last))
 

@@ -1,5 +1,6 @@
 """A teacher with trained auxiliary branches."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ class BranchedTeacher(Teacher):
             state = {key: state[key] for key in state if _stage_of(key) in stages}
         self.branches = make_branches(self.module, stages, owner='the teacher')
         if content is not None:
-            load_strictly(self.branches, state, 'kd.teacher.checkpoint: the branches in it')
+            load_strictly(self.branches, state, 'kd.teacher.checkpoint: its set of branches')
         return [self.branches]
 
 
@@ -87,4 +88,9 @@ def _stages_in(state: Mapping[str, Any]) -> list[int]:
 
 def _stage_of(key: str) -> int:
     """``stage1.fc.weight`` is of stage 0."""
-    return int(key.split('.')[0].removeprefix('stage')) - 1
+    found = re.match(r'stage([1-9]\d*)\.', key)
+    if found is None:
+        raise ConfigError(
+            f'kd.teacher.checkpoint: {_PREFIX}{key} in it is no branch behind a stage'
+        )
+    return int(found[1]) - 1

@@ -63,7 +63,16 @@ def test_a_branch_that_is_not_whole(trained):
     content = torch.load(path)
     del content[ENTRY]['branches.stage2.fc.bias']
     torch.save(content, path)
-    with pytest.raises(ConfigError, match=r'(?s)the branches in it does not fit.*stage2.fc.bias'):
+    with pytest.raises(ConfigError, match=r'(?s)its set of branches does not fit.*stage2.fc.bias'):
+        teacher(path)
+
+
+def test_branches_of_other_names(trained):
+    _, path = trained
+    content = torch.load(path)
+    content[ENTRY] = {key.replace('stage', 'level'): v for key, v in content[ENTRY].items()}
+    torch.save(content, path)
+    with pytest.raises(ConfigError, match=r'branches.level1\.\S+ in it is no branch'):
         teacher(path)
 
 
