@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from .blank import BlankImages
+from .class_sampler import PKSampler
 from .puzzle import PatchGrid
 from .seeded import SeededDataset, SeededSampler
 from .stratified import StratifiedSubset
@@ -18,6 +19,7 @@ _LATE = dict(
 __all__ = [
     'BlankImages',
     'CamVidDataset',
+    'PKSampler',
     'PatchGrid',
     'PersonCropDataset',
     'SeededDataset',

@@ -11,8 +11,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as BaseRunner
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
+from torch.utils.data import DataLoader
 
 from kdmm.datasets import SeededSampler
+from kdmm.datasets.class_sampler import check_batch_size
 from kdmm.distillers import CHILD, ConfigError
 from kdmm.distillers.weights import load_strictly, read_checkpoint, state_dict_of
 from kdmm.engine.config import SECTION, model_config
@@ -50,6 +52,13 @@ class Runner(BaseRunner):
         """As the base, after opening gloo where there is no GPU."""
         start_process_group(self.launcher, env_cfg.get('dist_cfg'))
         super().setup_env(env_cfg)
+
+    @staticmethod
+    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
+        """As the base; batches of classes must be cut where their sampler cuts them."""
+        loader = BaseRunner.build_dataloader(*args, **kwargs)
+        check_batch_size(loader)
+        return loader
 
     def build_model(self, model: Any) -> nn.Module:
         """Build the student, distilled if the config says so."""

@@ -14,11 +14,13 @@ from .collective import (
     sum_over_ranks,
     world_size,
 )
+from .contrast import contrast_logits, same_class, supervised_contrast
 from .correlation import class_correlation_mse
 from .difference import mean_squared_difference
 from .divergence import channel_kl, kl_divergence
 from .gram import pairwise_similarity_mse
 from .labels import check_labels, resize_labels, valid_labels
+from .mutual import MutualContrast, mutual_contrast, mutual_hard, mutual_soft
 from .precision import full_precision, promote
 from .relation import memory_kl, pixel_to_pixel_kl
 from .rotation import ROTATIONS, class_marginals, joint_labels, rotations, unrotated
@@ -26,6 +28,7 @@ from .rows import map_to_rows, normalize_rows
 
 __all__ = [
     'ROTATIONS',
+    'MutualContrast',
     'all_gather_cat',
     'attention_map',
     'attention_transfer',
@@ -37,6 +40,7 @@ __all__ = [
     'check_labels',
     'class_correlation_mse',
     'class_marginals',
+    'contrast_logits',
     'distributed',
     'full_precision',
     'gather_images',
@@ -49,6 +53,9 @@ __all__ = [
     'map_to_rows',
     'mean_squared_difference',
     'memory_kl',
+    'mutual_contrast',
+    'mutual_hard',
+    'mutual_soft',
     'normalize_rows',
     'pairwise_similarity_mse',
     'path_differences',
@@ -58,7 +65,9 @@ __all__ = [
     'rank',
     'resize_labels',
     'rotations',
+    'same_class',
     'sum_over_ranks',
+    'supervised_contrast',
     'unrotated',
     'valid_labels',
     'wasserstein_discriminator',

@@ -1,0 +1,154 @@
+"""Batches of P classes and K images of each, which contrast within a batch needs."""
+
+import itertools
+import random
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from mmengine.dist import get_dist_info, sync_random_seed
+from torch.utils.data import DataLoader
+
+from kdmm.errors import ConfigError
+from kdmm.registry import DATA_SAMPLERS
+
+WHERE = 'PKSampler'
+
+
+@DATA_SAMPLERS.register_module()
+class PKSampler:
+    """Gives every rank batches of P classes x K different images of each.
+
+    It is a sampler, not a batch sampler, so that MMEngine's loops, `kdmm.SeededSampler` and
+    whatever asks for the loader's ``batch_size`` work as ever; that ``batch_size`` has to be P x K,
+    see `check_batch_size`. The images of one step form a global batch of W ranks x P classes: first
+    one image of each class, then the next of each. Rank r takes every W-th one, beginning with its
+    r-th, so it has all K images of its classes, no other rank has one of them, and W ranks of P
+    classes see what one rank of W x P classes sees.
+
+    Classes and images are drawn anew for every batch, as in MCL (arXiv:2207.11518). A pass has as
+    many images as fill whole batches, but it is not one over the data: images repeat or are missed.
+    It depends on ``seed`` and the epoch alone. MMEngine resumes it as it resumes `DefaultSampler`:
+    by the epoch or, in loops that count iterations, by walking over the batches.
+
+    Args:
+        dataset: The data set, given by the Runner; each image has one class. An image that it holds
+            twice (`RepeatDataset`) counts as two.
+        classes_per_batch: P, of each rank.
+        samples_per_class: K.
+        seed: Given by the Runner; None draws one and shares it with all ranks.
+
+    Raises:
+        ConfigError: P or K no positive whole number; images without one label; fewer classes with
+            images than ranks x P; a class of fewer than K images.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        classes_per_batch: int,
+        samples_per_class: int,
+        seed: int | None = None,
+    ) -> None:
+        sizes = dict(classes_per_batch=classes_per_batch, samples_per_class=samples_per_class)
+        for key, value in sizes.items():
+            if type(value) is not int or value < 1:
+                raise ConfigError(f'{WHERE}.{key}: {value!r}, expected a whole number from 1 on')
+        self.rank, self.world_size = get_dist_info()
+        self.dataset = dataset
+        self.classes_per_batch, self.samples_per_class = classes_per_batch, samples_per_class
+        self.seed = sync_random_seed() if seed is None else seed
+        self.epoch = 0
+        labels = _read_labels(dataset)
+        self._members = {int(i): np.flatnonzero(labels == i) for i in np.unique(labels)}
+        self._check_classes()
+        self._num_batches = len(labels) // (self.batch_size * self.world_size)
+
+    @property
+    def batch_size(self) -> int:
+        """P x K, the images of one batch of one rank."""
+        return self.classes_per_batch * self.samples_per_class
+
+    def __iter__(self) -> Iterator[int]:
+        rng = random.Random(f'{self.seed} {self.epoch}')
+        return itertools.islice(self._stream(rng), self.rank, None, self.world_size)
+
+    def __len__(self) -> int:
+        """Images of this rank in a pass."""
+        return self._num_batches * self.batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin another pass."""
+        self.epoch = epoch
+
+    def _stream(self, rng: random.Random) -> Iterator[int]:
+        """The images of all ranks, global batch by global batch."""
+        for _ in range(self._num_batches):
+            drawn = rng.sample(list(self._members), self.classes_per_batch * self.world_size)
+            images = [self._draw(rng, self._members[label]) for label in drawn]  # (W * P, K)
+            yield from itertools.chain(*zip(*images, strict=True))
+
+    def _draw(self, rng: random.Random, members: np.ndarray) -> list[int]:
+        """K different ones."""
+        return members[rng.sample(range(len(members)), self.samples_per_class)].tolist()
+
+    def _check_classes(self) -> None:
+        needed = self.classes_per_batch * self.world_size
+        if needed > len(self._members):
+            raise ConfigError(
+                f'{WHERE}.classes_per_batch: {self.classes_per_batch} on each of {self.world_size} '
+                f'rank(s) make {needed} different classes a step, the data set has images of '
+                f'{len(self._members)}. Lower classes_per_batch, and batch_size with it'
+            )
+        for label, members in self._members.items():
+            if len(members) < self.samples_per_class:
+                raise ConfigError(
+                    f'{WHERE}.samples_per_class: {self.samples_per_class} images of class '
+                    f'{self._name(label)!r} are asked for, the data set has {len(members)}. Lower '
+                    'samples_per_class or leave the class out'
+                )
+
+    def _name(self, label: int) -> Any:
+        names = (getattr(self.dataset, 'metainfo', None) or {}).get('classes') or ()
+        return names[label] if label < len(names) else label
+
+
+def check_batch_size(loader: DataLoader) -> None:
+    """Refuse a loader that cuts a `PKSampler`'s batches elsewhere; others pass.
+
+    Raises:
+        ConfigError: If ``batch_size`` is not P x K, or a batch sampler leaves it open.
+    """
+    sampler = getattr(loader.batch_sampler, 'sampler', None)
+    sampler = getattr(sampler, 'sampler', sampler)  # that of a `SeededSampler`
+    if isinstance(sampler, PKSampler) and loader.batch_size != sampler.batch_size:
+        raise ConfigError(
+            f'train_dataloader.batch_size: {loader.batch_size}, expected {sampler.batch_size}: '
+            f'{WHERE} gives {sampler.classes_per_batch} classes x {sampler.samples_per_class} '
+            'images. Set batch_size to that, without a batch_sampler'
+        )
+
+
+def _read_labels(dataset: Any) -> np.ndarray:
+    """The class of each image; no image is loaded."""
+    found = [_classes_of(dataset, index) for index in range(len(dataset))]
+    for index, labels in enumerate(found):
+        if len(labels) != 1 or not isinstance(labels[0], int | np.integer) or labels[0] < 0:
+            raise ConfigError(
+                f'{WHERE}: image {index} of {type(dataset).__name__} has the classes {labels}; '
+                'batches of classes need one class an image. Give a data set that has get_cat_ids, '
+                'or gt_label in get_data_info'
+            )
+    return np.array([labels[0] for labels in found], np.int64)
+
+
+def _classes_of(dataset: Any, index: int) -> list[Any]:
+    """By ``get_cat_ids``, or by the annotation: MMEngine's own wrappers know only that."""
+    if hasattr(dataset, 'get_cat_ids'):
+        # not implemented by a data set, or no label for MMPretrain's to convert
+        with suppress(NotImplementedError, KeyError, TypeError):
+            return list(dataset.get_cat_ids(index))
+    if hasattr(dataset, 'get_data_info'):
+        return [dataset.get_data_info(index).get('gt_label')]
+    return []
