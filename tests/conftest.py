@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from mmengine.config import utils
+from mmengine.registry import DefaultScope
 from yapf.yapflib import yapf_api
 
 from tests.e2e.brief import forget_imports, format_configs_once, read_metafiles_once
@@ -19,6 +20,12 @@ def pytest_runtest_setup() -> None:
     if len(sys.modules) > _modules:
         forget_imports()
         _modules = len(sys.modules)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def scope_of_no_other_file() -> None:
+    """A runner leaves its default scope behind, and names would be looked up there."""
+    DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -158,8 +158,12 @@ def test_steps_of_an_objective_without_terms(role):
 
     config = str(ROOT / f'configs/hssakd/cifar10_small_{role}.py')
     assert steps.rows_of(config, {}) == ['student', '+ all']
-    job = dict(config=config, options={}, size=(8, 8), batch=2, dtype='float32', iters=1)
-    found = {row: measure_steps(dict(job, terms=row)) for row in ('student', '+ all')}
+    job = dict(config=config, size=(8, 8), batch=2, dtype='float32', iters=1)
+    found = {}
+    for row in ('student', '+ all'):
+        # two runs of a second would share MMEngine's visualizer, and its folder
+        options = dict(experiment_name=f'{role} {row}')
+        found[row] = measure_steps(dict(job, terms=row, options=options))
     assert found['+ all']['times'][0] > 0
     shown = steps.render(
         dict(

@@ -1,13 +1,3 @@
 # ResNet-8x4.
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='kdmm.CIFARResNet', depth=8, block='basic', widths=(32, 64, 128, 256)),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='LinearClsHead',
-        num_classes=100,
-        in_channels=256,
-        init_cfg=None,  # torch's own
-        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-    ),
-)
+_base_ = 'resnet32x4.py'
+model = dict(backbone=dict(depth=8))

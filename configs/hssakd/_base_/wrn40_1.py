@@ -1,20 +1,3 @@
 # WRN-40-1.
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='kdmm.CIFARWideResNet', depth=40, widen_factor=1),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='LinearClsHead',
-        num_classes=100,
-        in_channels=64,
-        init_cfg=dict(  # torch's own weights, bias 0
-            type='Kaiming',
-            layer='Linear',
-            a=5**0.5,
-            mode='fan_in',
-            nonlinearity='leaky_relu',
-            distribution='uniform',
-        ),
-        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-    ),
-)
+_base_ = 'wrn16_2.py'
+model = dict(backbone=dict(depth=40, widen_factor=1), head=dict(in_channels=64))
