@@ -5,8 +5,8 @@
 #
 #   --here   in the active Python environment, not in .venv
 #
-# Environment: OMP_NUM_THREADS (1: the slowest tests start several processes), TEST_WORKERS (a process
-# a core, eight at most; 0: in one process). A file's tests stay together and in order.
+# Environment: OMP_NUM_THREADS (1: the slowest tests start several processes), TEST_WORKERS (0: in one
+# process; more are faster, but tests/engine/test_meter.py wants memory that no other file has used).
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -32,11 +32,5 @@ export PYTHON=$python # the launch scripts that the tests start use it too
 echo '== ruff check' && "$python" -m ruff check .
 echo '== ruff format' && "$python" -m ruff format --check .
 echo '== mypy' && "$python" -m mypy
-if [[ -z ${TEST_WORKERS:-} ]]; then
-    # without it nproc would answer 1
-    cores=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-    TEST_WORKERS=$((cores > 8 ? 8 : cores))
-fi
-# In the order of the folders the files that start processes are in the middle: none is left for last.
 echo '== pytest' && exec "$python" -m pytest \
-    -n "$TEST_WORKERS" --dist loadfile --no-loadscope-reorder "$@"
+    -n "${TEST_WORKERS:-0}" --dist loadfile --no-loadscope-reorder "$@"

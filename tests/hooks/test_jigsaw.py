@@ -1,6 +1,7 @@
 """The levels beside the loss, the warning of a plateau, the checks at the start, the sheets."""
 
 import copy
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,15 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+_NUMBER = itertools.count()
+
+
 @pytest.fixture
 def make(people: Path, tmp_path: Path) -> Any:
     def runner(**changes: Any) -> Any:
         cfg = load_config(PRETRAIN)
         shrink_pose(cfg, people, tmp_path)
+        cfg.experiment_name = f'jigsaw_{next(_NUMBER)}'  # two of a second would share their log
         cfg.merge_from_dict({key.replace('__', '.'): value for key, value in changes.items()})
         return build_runner(cfg)
 
