@@ -5,8 +5,8 @@
 #
 #   --here   in the active Python environment, not in .venv
 #
-# Environment: OMP_NUM_THREADS (1: the slowest tests start several processes), TEST_WORKERS (0: in one
-# process; more are faster, but tests/engine/test_meter.py wants memory that no other file has used).
+# Environment: OMP_NUM_THREADS (1: the slowest tests start several processes), TEST_WORKERS (2: how many
+# test files run at a time; 0: all in this process).
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -33,4 +33,4 @@ echo '== ruff check' && "$python" -m ruff check .
 echo '== ruff format' && "$python" -m ruff format --check .
 echo '== mypy' && "$python" -m mypy
 echo '== pytest' && exec "$python" -m pytest \
-    -n "${TEST_WORKERS:-0}" --dist loadfile --no-loadscope-reorder "$@"
+    -n "${TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder "$@"

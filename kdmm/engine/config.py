@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from kdmm.distillers.section import KEYS, KINDS
+from kdmm.distillers.section import KEYS, KINDS, WRAPPERS
 from kdmm.distillers.zoo import zoo_config
 from kdmm.errors import ConfigError, nearest, refuse_unknown
 
@@ -39,11 +39,10 @@ def load_config(
 
 def _to_section(cfg: Config) -> None:
     """Turn ``model=dict(type='kdmm.Distiller', student=..., **kd)`` into student and section."""
-    scope, _, kind = str(cfg.get('model', {}).get('type')).rpartition('.')
-    if scope == 'kdmm' and kind in KINDS:
-        section = {key: value for key, value in cfg.model.items() if key not in ('type', 'student')}
-        if kind != KINDS[0]:
-            section['type'] = kind
+    if cfg.get('model', {}).get('type') in WRAPPERS:
+        section = {key: value for key, value in cfg.model.items() if key != 'student'}
+        if kind_of(section) == KINDS[0]:
+            del section['type']
         cfg.model, cfg[SECTION] = cfg.model.student, section
 
 

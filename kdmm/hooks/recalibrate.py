@@ -56,7 +56,8 @@ class RecalibrateBNHook(Hook):
             )
             return
         for name, network in plain_networks(runner.model):
-            if not estimating(network):
+            prepare(network)
+            if not any(part.training for part in statistics_of(network)):
                 runner.logger.info('kd.recalibrate: no running statistics were trained')
                 continue
             with kept_statistics(network):
@@ -68,32 +69,30 @@ class RecalibrateBNHook(Hook):
 
         loader = runner.train_dataloader
         least = loader.batch_size * runner.world_size
-        network.train()
-        for part in network.modules():
-            if isinstance(part, _BatchNorm) and part.running_mean is None:
-                part.eval()  # nothing to update; it normalises by the batch in either mode
-        for name, child in network.named_children():
-            if name == CHILD:
-                child.eval()
         update_bn_stats(network, loader, max(self.num_samples, least), runner.logger)
         network.eval()
 
 
-def estimating(network: nn.Module) -> bool:
-    """Whether a BN layer updates running statistics in training."""
+def prepare(network: nn.Module) -> None:
+    """Let only those BN layers of the base library's model train that keep running statistics."""
     network.train()
-    return any(
-        isinstance(part, _BatchNorm) and part.training and part.running_mean is not None
-        for name, child in network.named_children()
-        if name != CHILD
-        for part in child.modules()
-    )
+    for part in network.modules():
+        if isinstance(part, _BatchNorm) and part.running_mean is None:
+            part.eval()  # nothing to update; it normalises by the batch in either mode
+    for name, child in network.named_children():
+        if name == CHILD:
+            child.eval()
+
+
+def statistics_of(network: nn.Module) -> list[_BatchNorm]:
+    """The BN layers of the base library's model."""
+    return [part for part in network.modules() if isinstance(part, _BatchNorm)]
 
 
 @contextmanager
 def kept_statistics(network: nn.Module) -> Iterator[None]:
     """Put back the running statistics of all BN layers."""
-    layers = [part for part in network.modules() if isinstance(part, _BatchNorm)]
+    layers = statistics_of(network)
     kept = [
         {name: value.clone() for name, value in part.named_buffers(recurse=False)}
         for part in layers

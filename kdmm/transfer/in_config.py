@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kdmm.distillers.section import WRAPPERS
 from kdmm.engine.config import load_config
 from kdmm.errors import ConfigError
 from kdmm.transfer.architecture import LOADING, Architecture
@@ -53,7 +54,7 @@ def _backbone(
     cfg: Mapping[str, Any], scope: str, prefix: str, origin: str, trusted: bool
 ) -> Architecture:
     model = cfg.get('model')
-    if isinstance(model, Mapping) and model.get('type') == 'kdmm.Distiller':
+    if isinstance(model, Mapping) and model.get('type') in WRAPPERS:
         model = model.get('student')  # whose keys are in the checkpoint
     places = dict(_backbones(model, ''))
     path = prefix if prefix in places else next(iter(places), '')

@@ -19,6 +19,8 @@ from kdmm.engine.runner import Runner
 from kdmm.errors import ConfigError
 from kdmm.registry import DATA_SAMPLERS, DATASETS
 
+from .labelled import LabelsOnly
+
 CLASSES = ('ape', 'bee', 'cat', 'dog', 'elk', 'fox', 'gnu')
 COUNTS = (3, 4, 5, 6, 7, 8, 9)
 LABELS = [label for _ in range(9) for label, count in enumerate(COUNTS) if _ < count]
@@ -26,20 +28,11 @@ SIZE = len(LABELS)  # 42
 
 
 @DATASETS.register_module(force=True)
-class ClassesOnly(BaseDataset):
+class ClassesOnly(LabelsOnly):
     """Item ``i`` is the number, its label and a random number; items cannot be read for labels."""
 
     METAINFO = dict(classes=CLASSES)
-
-    def __init__(self, labels=LABELS, **options) -> None:
-        self.labels = labels
-        super().__init__(**options)
-
-    def load_data_list(self):
-        return [dict(number=i, gt_label=label) for i, label in enumerate(self.labels)]
-
-    def get_cat_ids(self, idx):
-        return [int(self.get_data_info(idx)['gt_label'])]
+    LABELS = LABELS
 
     def __getitem__(self, idx):
         return dict(inputs=torch.tensor([idx, self.labels[idx], random.random()]))

@@ -13,7 +13,6 @@ import torch
 pytest.importorskip('mmpretrain')
 
 from mmengine.config import Config  # noqa: E402
-from mmengine.dataset import BaseDataset  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
 import kdmm  # noqa: E402, F401
@@ -21,26 +20,17 @@ from kdmm.datasets import SeededDataset, StratifiedSubset  # noqa: E402
 from kdmm.errors import ConfigError  # noqa: E402
 from kdmm.registry import DATASETS  # noqa: E402
 
+from .labelled import LabelsOnly  # noqa: E402
+
 CLASSES = ('ape', 'bee', 'cat')
 COUNTS = (12, 8, 4)
 LABELS = [label for label, count in enumerate(COUNTS) for _ in range(count)]
 
 
 @DATASETS.register_module(force=True)
-class Labelled(BaseDataset):
-    """Image ``i`` is the number ``i``; labels are given."""
-
+class Labelled(LabelsOnly):
     METAINFO = dict(classes=CLASSES)
-
-    def __init__(self, labels=LABELS, **options) -> None:
-        self.labels = labels
-        super().__init__(**options)
-
-    def load_data_list(self):
-        return [dict(number=i, gt_label=label) for i, label in enumerate(self.labels)]
-
-    def get_cat_ids(self, idx):
-        return [self.get_data_info(idx)['gt_label']]
+    LABELS = LABELS
 
 
 def subset(labels=LABELS, **options) -> StratifiedSubset:

@@ -1,50 +1,72 @@
-"""Time and memory of stretches."""
+"""Time and memory of stretches, each test in a process whose memory nobody else has used."""
 
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import kdmm.engine.meter
-from kdmm.engine.meter import MIB, Meter
+from kdmm.engine.meter import MIB, Meter, Stretch
 
 
-def test_a_stretch_has_a_peak_of_its_own() -> None:
+def alone(measure: Callable[..., Any], *args: Any) -> Any:
+    with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
+        return pool.submit(measure, *args).result()
+
+
+def large_and_small() -> tuple[bool, Stretch, Stretch]:
     meter = Meter('cpu')
-    if not meter.exact:
-        pytest.skip('this system refuses to set the peak back: see the next test')
     with meter.stretch() as large:
         torch.ones(200 * MIB // 4)  # gone at the end, and counted
     with meter.stretch() as small:
         torch.ones(40 * MIB // 4)
+    return meter.exact, large, small
+
+
+def test_a_stretch_has_a_peak_of_its_own() -> None:
+    exact, large, small = alone(large_and_small)
+    if not exact:
+        pytest.skip('this system refuses to set the peak back: see the next test')
     assert 195 * MIB < large.added < 260 * MIB
     assert 35 * MIB < small.added < 100 * MIB
     assert large.peak > small.peak > small.added
 
 
-def test_without_a_reset_only_what_exceeds_the_peak_is_added(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on systems that refuse to set the peak back."""
-    monkeypatch.setattr(kdmm.engine.meter, '_CLEAR', tmp_path / 'nowhere' / 'clear_refs')
+def below_and_above(nowhere: Path) -> tuple[bool, Stretch, Stretch]:
+    kdmm.engine.meter._CLEAR = nowhere
     meter = Meter('cpu')
-    assert not meter.exact
     torch.ones(400 * MIB // 4)
     with meter.stretch() as below:
         torch.ones(40 * MIB // 4)
-    assert below.added < 20 * MIB
     used = meter.peak() - meter.used()
     with meter.stretch() as above:
         torch.ones((used + 100 * MIB) // 4)
+    return meter.exact, below, above
+
+
+def test_without_a_reset_only_what_exceeds_the_peak_is_added(tmp_path: Path) -> None:
+    """As on systems that refuse to set the peak back."""
+    exact, below, above = alone(below_and_above, tmp_path / 'nowhere' / 'clear_refs')
+    assert not exact
+    assert below.added < 20 * MIB
     assert 80 * MIB < above.added < 160 * MIB
 
 
-def test_what_is_there_already_is_not_added() -> None:
+def beside_what_is_there() -> Stretch:
     meter = Meter('cpu')
     kept = torch.ones(150 * MIB // 4)
     with meter.stretch() as stretch:
         kept.add_(1)
+    return stretch
+
+
+def test_what_is_there_already_is_not_added() -> None:
+    stretch = alone(beside_what_is_there)
     assert stretch.added < 20 * MIB and stretch.peak > 150 * MIB
 
 

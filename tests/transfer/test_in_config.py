@@ -45,9 +45,10 @@ def test_several_backbones_need_a_prefix():
     assert found.args == dict(depth=34) and found.path == 'student.backbone.'
 
 
-def test_a_distiller_is_its_student():
+@pytest.mark.parametrize('kind', ['Distiller', 'HSSAKD', 'HSSAKDTeacher', 'HSSAKDOnline'])
+def test_a_distiller_is_its_student(kind):
     teacher = dict(model=dict(backbone=R18 | dict(depth=50)))
-    model = dict(type='kdmm.Distiller', student=dict(backbone=R18), teacher=teacher)
+    model = dict(type=f'kdmm.{kind}', student=dict(backbone=R18), teacher=teacher)
     found = from_text(dict(default_scope='mmdet', model=model), 'backbone.', 'mmdet')
     assert found.args == dict(depth=18) and found.path == 'backbone.'
 
