@@ -7,9 +7,10 @@ r"""Pretrain, finetune, and compare the starts: one table and one plot.
 For each seed one set of initial weights of FINETUNE's model is written. Every PRETRAIN config
 trains from its backbone; every arm finetunes from a complete checkpoint that differs from the
 initial weights in the backbone alone. The first arm, `scratch`, is the initial weights themselves;
-`--imagenet FILE` adds one with the backbone of a classification file. What is finished is not
-repeated, what was interrupted is resumed. The work dir gets `table.md`, `results.json` and
-`plot.png` of finetuning, and the folders `weights`, `pretrain` (with the same files), `finetune`.
+`--imagenet FILE` adds one with the backbone of a classification file, and `--start NAME=FILE` one
+with that of any checkpoint; `{seed}` in FILE stands for the seed. What is finished is not repeated,
+what was interrupted is resumed. The work dir gets `table.md`, `results.json` and `plot.png` of
+finetuning, and the folders `weights`, `pretrain` (with the same files), `finetune`.
 """
 
 import argparse
@@ -96,7 +97,7 @@ class Weights:
 
     def with_backbone(self, arm: str, seed: int, source: Sequence[str]) -> Path:
         """`initial` with the backbone of another checkpoint."""
-        into = ('--to', self.library, '--into', str(self.initial(seed)))
+        into = ('--to', self.library, '--config', self.finetune, '--into', str(self.initial(seed)))
         return self._made(f'{Path(arm).stem}_seed{seed}', ('convert.py', *source, *into))
 
     def _made(self, name: str, tool: Sequence[str]) -> Path:
@@ -109,6 +110,8 @@ class Weights:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(f'{done.stdout}{done.stderr}')
+            warnings = [line for line in done.stdout.splitlines() if line.startswith('warning')]
+            print(*warnings, sep='\n', end='\n' * bool(warnings), file=sys.stderr, flush=True)
         return path
 
 
@@ -146,6 +149,23 @@ def starts(
         if args.imagenet:
             flags = ('--arch', args.imagenet_arch) if args.imagenet_arch else ()
             yield (IMAGENET, seed), weights.with_backbone(IMAGENET, seed, (args.imagenet, *flags))
+        for name, file in args.start:
+            source = (file.replace('{seed}', str(seed)),)
+            yield (name, seed), weights.with_backbone(name, seed, source)
+
+
+def arms(args: argparse.Namespace) -> list[str]:
+    """Of finetuning, in the order of the table."""
+    given = [name for name, _ in args.start]
+    return [SCRATCH, *args.pretrain, *([IMAGENET] if args.imagenet else []), *given]
+
+
+def named_file(text: str) -> tuple[str, str]:
+    """``NAME=FILE``."""
+    name, _, file = text.partition('=')
+    if not file or Path(name).stem != name:
+        raise argparse.ArgumentTypeError(f'expected NAME=FILE, got {text!r}')
+    return name, file
 
 
 def finetune(
@@ -156,7 +176,7 @@ def finetune(
 ) -> int:
     """Run the arms, report them; how many runs failed."""
     comparison = FromWeights(
-        configs=[SCRATCH, *args.pretrain, *([IMAGENET] if args.imagenet else [])],
+        configs=arms(args),
         seeds=args.seeds,
         work_dir=args.work_dir / 'finetune',
         options=args.finetune_options,
@@ -177,6 +197,14 @@ def main() -> int:
     parser.add_argument('--pretrain', nargs='+', default=[], help='configs of pretext tasks')
     parser.add_argument('--imagenet', metavar='FILE', help='classification weights, an arm more')
     parser.add_argument('--imagenet-arch', metavar='NAME', help='their --arch for convert.py')
+    parser.add_argument(
+        '--start',
+        nargs='+',
+        type=named_file,
+        default=[],
+        metavar='NAME=FILE',
+        help='arms from files',
+    )
     parser.add_argument('--library', default='mmpose', help="the backbone's, as convert.py --to")
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/compare_pretraining'))
@@ -188,6 +216,9 @@ def main() -> int:
     args = parser.parse_args()
     weights = Weights(args.work_dir / 'weights', args.library, args.finetune)
     refuse(parser, [args.finetune, *args.pretrain], args.seeds, args.jobs)
+    stems = [Path(arm).stem for arm in arms(args)]
+    if len(set(stems)) < len(stems):
+        parser.error(f'arms are repeated: {stems}')
     return finetune(parser, args, weights, pretrain(parser, args, weights))
 
 

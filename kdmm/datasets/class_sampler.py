@@ -3,13 +3,13 @@
 import itertools
 import random
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import DataLoader
 
+from kdmm.datasets.annotations import read_labels
 from kdmm.errors import ConfigError
 from kdmm.registry import DATA_SAMPLERS
 
@@ -60,7 +60,7 @@ class PKSampler:
         self.classes_per_batch, self.samples_per_class = classes_per_batch, samples_per_class
         self.seed = sync_random_seed() if seed is None else seed
         self.epoch = 0
-        labels = _read_labels(dataset)
+        labels = read_labels(dataset, WHERE)
         self._members = {int(i): np.flatnonzero(labels == i) for i in np.unique(labels)}
         self._check_classes()
         self._num_batches = len(labels) // (self.batch_size * self.world_size)
@@ -128,27 +128,3 @@ def check_batch_size(loader: DataLoader) -> None:
             f'{WHERE} gives {sampler.classes_per_batch} classes x {sampler.samples_per_class} '
             'images. Set batch_size to that, without a batch_sampler'
         )
-
-
-def _read_labels(dataset: Any) -> np.ndarray:
-    """The class of each image; no image is loaded."""
-    found = [_classes_of(dataset, index) for index in range(len(dataset))]
-    for index, labels in enumerate(found):
-        if len(labels) != 1 or not isinstance(labels[0], int | np.integer) or labels[0] < 0:
-            raise ConfigError(
-                f'{WHERE}: image {index} of {type(dataset).__name__} has the classes {labels}; '
-                'batches of classes need one class an image. Give a data set that has get_cat_ids, '
-                'or gt_label in get_data_info'
-            )
-    return np.array([labels[0] for labels in found], np.int64)
-
-
-def _classes_of(dataset: Any, index: int) -> list[Any]:
-    """By ``get_cat_ids``, or by the annotation: MMEngine's own wrappers know only that."""
-    if hasattr(dataset, 'get_cat_ids'):
-        # not implemented by a data set, or no label for MMPretrain's to convert
-        with suppress(NotImplementedError, KeyError, TypeError):
-            return list(dataset.get_cat_ids(index))
-    if hasattr(dataset, 'get_data_info'):
-        return [dataset.get_data_info(index).get('gt_label')]
-    return []

@@ -2,9 +2,11 @@
 
 from kdmm.distillers.attach import CHILD, Objective, attach
 from kdmm.distillers.class_map import ClassMap
+from kdmm.distillers.cohort import Cohort, cohort
 from kdmm.distillers.connectors import Projection, Resize
 from kdmm.distillers.distiller import distill
 from kdmm.distillers.hssakd import hssakd, hssakd_online, hssakd_teacher
+from kdmm.distillers.mcl_moco import MoCoCohort, mcl_moco
 from kdmm.distillers.objective import Distillation
 from kdmm.distillers.schedules import Progress, Schedule, build_schedule
 from kdmm.distillers.taps import TapPath, Taps
@@ -14,8 +16,10 @@ from kdmm.errors import ConfigError
 __all__ = [
     'CHILD',
     'ClassMap',
+    'Cohort',
     'ConfigError',
     'Distillation',
+    'MoCoCohort',
     'Objective',
     'Progress',
     'Projection',
@@ -26,8 +30,10 @@ __all__ = [
     'Teacher',
     'attach',
     'build_schedule',
+    'cohort',
     'distill',
     'hssakd',
     'hssakd_online',
     'hssakd_teacher',
+    'mcl_moco',
 ]

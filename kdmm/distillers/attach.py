@@ -23,7 +23,8 @@ class Objective(nn.Module):
     """What a run has besides its student; the one child that `attach` gives to the student.
 
     Its parameters are trained and its state resumed, as an entry of its own in the checkpoint. A
-    deep copy of it is None: a copy of a student in training (EMA) is just a student.
+    deep copy of it is None: a copy of a student in training (EMA) is just a student. One that has
+    networks to average makes a copy of these alone.
     """
 
     #: Networks that are only read; no children, so that they are in nobody's state.
@@ -32,6 +33,8 @@ class Objective(nn.Module):
     hooks: list[dict[str, Any]]
     #: Whether the state is a result, to be kept in files that cannot be resumed, too.
     is_result = False
+    #: Whether a deep copy holds what of it is averaged (EMA); else a copy of it is None.
+    averages = False
     #: Whether gradient shares are measured at iterations that are logged, and in the next one.
     measure = measure_next = False
     #: What was measured in the last step.
@@ -55,8 +58,15 @@ class Objective(nn.Module):
             ConfigError: If training would be worthless.
         """
 
+    def see_loader(self, loader: Any) -> None:
+        """Called before training, with the training loader."""
+
     def after_step(self) -> None:
         """Called after each iteration."""
+
+    def networks(self) -> Mapping[str, Any]:
+        """Networks beside the student that the run gives back, too, by name."""
+        return {}
 
     def each(self) -> Sequence['Term']:
         """The terms that the section lists, if it lists any."""
@@ -71,7 +81,7 @@ class Objective(nn.Module):
             teacher.apply(fn)
         return super()._apply(fn, recurse)
 
-    def __deepcopy__(self, memo: Any) -> None:
+    def __deepcopy__(self, memo: Any) -> nn.Module | None:
         return None
 
 

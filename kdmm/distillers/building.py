@@ -1,7 +1,7 @@
 """Build a loss or a connector from its config."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -68,8 +68,14 @@ def build_loss(
     return loss, schedules
 
 
-def check_shapes(where: str, loss: nn.Module, student: Any, teacher: Any, note: str) -> None:
+def check_shapes(where: str, loss: nn.Module, activations: Sequence[Any], note: str) -> None:
     """Let a loss that can, judge activations of the shapes that training will give.
+
+    Args:
+        where: The config key, for errors.
+        loss: What it compares in ``forward``, it takes in ``check``.
+        activations: Blank ones.
+        note: For which input they are, as the end of an error message.
 
     Raises:
         ConfigError: With what the loss says, which names both shapes.
@@ -78,7 +84,7 @@ def check_shapes(where: str, loss: nn.Module, student: Any, teacher: Any, note: 
     if check is None:
         return
     try:
-        check(student, teacher)
+        check(*activations)
     except ValueError as error:
         raise ConfigError(f'{where}: {error} {note}'.rstrip()) from error
 

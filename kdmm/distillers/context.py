@@ -25,7 +25,18 @@ def labels(samples: Sequence[Any]) -> Tensor:
     )
 
 
-PROVIDERS: Mapping[str, Callable[[Sequence[Any]], Any]] = {'labels': labels}
+def sample_ids(samples: Sequence[Any]) -> Tensor:
+    """Number of each image in its data set, (B,) int64 on the CPU."""
+    if samples and all(getattr(sample, 'sample_idx', None) is not None for sample in samples):
+        return torch.tensor([int(sample.sample_idx) for sample in samples])
+    raise ConfigError(
+        "a loss in kd.losses needs 'sample_ids', but the data samples carry no sample_idx: has the "
+        "pipeline's last transform (PackInputs) meta_keys without 'sample_idx'? Add it to them; "
+        "data sets that derive from MMEngine's BaseDataset give it"
+    )
+
+
+PROVIDERS: Mapping[str, Callable[[Sequence[Any]], Any]] = dict(labels=labels, sample_ids=sample_ids)
 
 
 def gather_context(needs: Sequence[str], samples: Sequence[Any] | None) -> dict[str, Any]:

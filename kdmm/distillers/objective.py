@@ -9,22 +9,21 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from kdmm.distillers.attach import Objective
 from kdmm.distillers.context import gather_context, task_facts
 from kdmm.distillers.gradients import UnmeasurableError
 from kdmm.distillers.probe import probe
-from kdmm.distillers.schedules import Progress
 from kdmm.distillers.section import both_sides, check_section, list_of_teachers, taps_read
 from kdmm.distillers.shares import measure
 from kdmm.distillers.table import start_table
 from kdmm.distillers.taps import require_gradient, taps_of_student
 from kdmm.distillers.teacher import Teacher
 from kdmm.distillers.term import Term
+from kdmm.distillers.termed import TermedObjective
 from kdmm.distillers.weighting import switched_on
 from kdmm.errors import ConfigError
 
 
-class Distillation(Objective):
+class Distillation(TermedObjective):
     """Everything a run has besides its student: teachers, taps and the terms of the objective.
 
     Projectors and queues are parameters and buffers of the terms. The teachers are no children.
@@ -133,20 +132,6 @@ class Distillation(Objective):
                 WARNING,
             )
 
-    def set_progress(self, progress: Progress) -> None:
-        """Move the schedules; the hook `DistillHook` calls it before each iteration."""
-        for term in self.each():
-            term.set_progress(progress)
-
-    def after_step(self) -> None:
-        """Let losses that train something of their own do so; called after each iteration."""
-        for term in self.each():
-            getattr(term.loss, 'after_step', _nothing)()
-
-    def diagnostics(self) -> dict[str, Any]:
-        """``kd.<term>_<key>`` of what losses keep in ``logged``."""
-        return {key: value for term in self.each() for key, value in term.diagnostics().items()}
-
     def each(self) -> list[Term]:
         """The terms in the order of the config."""
         return cast(list[Term], list(self.terms.values()))
@@ -157,7 +142,3 @@ class Distillation(Objective):
             teacher(inputs, samples) if index in wanted or not self._announced else None
             for index, teacher in enumerate(self.teachers)
         ]
-
-
-def _nothing() -> None:
-    pass

@@ -32,26 +32,43 @@ def probe(student: nn.Module, student_taps: Taps, teacher: Teacher, size: Size) 
     The crop is what the student's data preprocessor pads to. Where it does not say, ``size`` stands
     for it.
     """
-    blank = next(iter(student.parameters())).new_zeros(1, 3, *size)
-    was_training = student.training
-    try:
-        student.eval()
-        with torch.no_grad(), student_taps.record(stop_early=True) as mine:
-            student(blank, None, mode='tensor')
-        theirs = teacher(blank)
-    finally:
-        student.train(was_training)
+    mine = look(student, student_taps, size)
+    theirs = teacher(_image(student, size))
     crop = training_crop(student)
-    note = 'for a training crop of {}x{}'.format(*(crop or size))
-    if crop is None:
-        note += ' (kd.probe_size; model.data_preprocessor does not say the size)'
     return Probe(
         {
             name: (_blank(mine[name], size, crop), _blank(theirs[name], size, crop))
             for name in theirs
         },
-        note,
+        note_of(size, crop),
     )
+
+
+def blank_taps(network: nn.Module, taps: Taps, size: Size) -> tuple[dict[str, Any], str]:
+    """One network's predicted activations, blank, and the note on them; see `Probe`."""
+    crop = training_crop(network)
+    found = look(network, taps, size)
+    return {name: _blank(value, size, crop) for name, value in found.items()}, note_of(size, crop)
+
+
+def look(network: nn.Module, taps: Taps, size: Size) -> dict[str, Any]:
+    """The taps on a blank image of ``size``, in eval mode."""
+    was_training = network.training
+    try:
+        network.eval()
+        with torch.no_grad(), taps.record(stop_early=True) as found:
+            network(_image(network, size), None, mode='tensor')
+    finally:
+        network.train(was_training)
+    return found
+
+
+def note_of(size: Size, crop: Size | None) -> str:
+    """For which input shapes were predicted."""
+    note = 'for a training crop of {}x{}'.format(*(crop or size))
+    if crop is None:
+        note += ' (kd.probe_size; model.data_preprocessor does not say the size)'
+    return note
 
 
 def training_crop(student: nn.Module) -> Size | None:
@@ -68,6 +85,10 @@ def scaled(shape: Sequence[int], size: Size, crop: Size) -> tuple[int, ...]:
         return tuple(shape)
     sides = [-(-n * new // old) for n, old, new in zip(shape[2:], size, crop, strict=True)]
     return (*shape[:2], *sides)
+
+
+def _image(network: nn.Module, size: Size) -> Tensor:
+    return next(iter(network.parameters())).new_zeros(1, 3, *size)
 
 
 def _blank(value: Any, size: Size, crop: Size | None) -> Any:

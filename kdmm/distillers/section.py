@@ -6,7 +6,7 @@ from typing import Any
 from kdmm.errors import ConfigError, nearest, refuse_unknown
 
 #: What ``kd.type`` may be, as registered under ``kdmm``; the first where it is left out.
-KINDS = ('Distiller', 'HSSAKD', 'HSSAKDTeacher', 'HSSAKDOnline')
+KINDS = ('Distiller', 'HSSAKD', 'HSSAKDTeacher', 'HSSAKDOnline', 'Cohort', 'MCLMoCo')
 #: What ``model.type`` is where the section is written by hand around the student.
 WRAPPERS = tuple(f'kdmm.{kind}' for kind in KINDS)
 #: What the section of a ``Distiller`` may hold.

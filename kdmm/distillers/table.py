@@ -19,23 +19,30 @@ def start_table(
             (
                 term.name,
                 term.on,
-                _shape(term.pick(teachers[term.teacher])),
-                _shape(term.pick(student)),
+                shape_of(term.pick(teachers[term.teacher])),
+                shape_of(term.pick(student)),
                 describe(term.connector),
                 type(term.loss).__name__,
                 term.describe_weight(),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ['  '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-    lines.insert(1, '  '.join('-' * width for width in widths))
+    lines = ['Distillation', *columns(rows)]
     stored = sum(getattr(term.loss, 'memory_bytes', int)() for term in terms)
     if stored:
         lines.append(f'queues: {stored / 2**20:.0f} MiB on each device')
-    return 'Distillation\n' + '\n'.join(line.rstrip() for line in lines)
+    return '\n'.join(lines)
 
 
-def _shape(value: Any) -> str:
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table whose first row is its head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ['  '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    lines.insert(1, '  '.join('-' * width for width in widths))
+    return [line.rstrip() for line in lines]
+
+
+def shape_of(value: Any) -> str:
+    """As the table writes it, of each item of a tuple."""
     if isinstance(value, tuple | list):
-        return ', '.join(_shape(item) for item in value)
+        return ', '.join(shape_of(item) for item in value)
     return 'x'.join(map(str, value.shape)) if isinstance(value, Tensor) else type(value).__name__

@@ -18,8 +18,12 @@ from kdmm.distillers.zoo import zoo_checkpoint, zoo_config
 from kdmm.errors import ConfigError
 
 
-def load_model_config(config: str) -> tuple[dict[str, Any], str]:
+def load_model_config(config: str, key: str = 'kd.teacher.config') -> tuple[dict[str, Any], str]:
     """The ``model`` of a config file or of ``package::path``, and its default scope.
+
+    Args:
+        config: File or ``package::path``.
+        key: Who asks, for errors.
 
     Raises:
         ConfigError: If there is no such config or it has no model.
@@ -27,9 +31,9 @@ def load_model_config(config: str) -> tuple[dict[str, Any], str]:
     try:
         cfg = Config.fromfile(zoo_config(config) if '::' in config else config)
     except (OSError, ImportError, ValueError) as error:
-        raise ConfigError(f'kd.teacher.config: {config!r} cannot be read ({error})') from error
+        raise ConfigError(f'{key}: {config!r} cannot be read ({error})') from error
     if 'model' not in cfg:
-        raise ConfigError(f'kd.teacher.config: {config!r} has no model')
+        raise ConfigError(f'{key}: {config!r} has no model')
     model = copy.deepcopy(cfg.model)  # a ConfigDict: mmseg sets attributes on its parts
     if 'data_preprocessor' in cfg:
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))

@@ -1,6 +1,6 @@
 """The weights of one term: numbers, schedules or measured ones, of the whole loss or by part."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -111,6 +111,28 @@ def is_switched_off(weight: Any) -> bool:
         isinstance(value, int | float) and not isinstance(value, bool) and value == 0
         for value in values
     )
+
+
+def weights_by_part(weight: Any, parts: Sequence[str]) -> Weighting:
+    """``kd.weight`` of an objective that consists of ``parts``; one that is left out counts 1.
+
+    Args:
+        weight: A number or a schedule for all parts, or a dict of those by part.
+        parts: What can be weighted.
+
+    Raises:
+        ConfigError: For an unknown part, a negative weight at the start, or a measured one.
+    """
+    if isinstance(weight, Mapping) and 'type' not in weight:
+        refuse_unknown('kd.weight', weight, parts)
+        weight = {**dict.fromkeys(parts, 1.0), **weight}
+    made = Weighting(weight, 'kd.weight')
+    for part, schedule in made.schedules.items():
+        if schedule(Progress()) < 0:
+            raise ConfigError(f'kd.weight: expected 0 or more, got {weight!r} ({part or "all"})')
+    if len(made.autos):
+        raise ConfigError('kd.weight: expected numbers or schedules, not a measured weight')
+    return made
 
 
 def _by_part(weight: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What can be seen to be wrong before anything is built."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from kdmm.errors import ConfigError
 
 
 def check_data(cfg: Config, stages: tuple[str, ...] = ('train', 'val')) -> None:
-    """Every local path that the data sets of ``stages`` name must exist.
+    """Every local path that the data sets and metrics of ``stages`` name must exist.
 
     The archive of CIFAR must be unpacked where it is looked for, and folders of classes must agree
     with each other and with the head.
@@ -20,7 +21,7 @@ def check_data(cfg: Config, stages: tuple[str, ...] = ('train', 'val')) -> None:
     Raises:
         ConfigError: Names the key, the path, and how to give another.
     """
-    folders = []
+    folders, variables = [], variables_in(cfg)
     for stage in stages:
         loader = cfg.get(f'{stage}_dataloader') or {}
         for key, dataset in _datasets(loader.get('dataset'), f'{stage}_dataloader.dataset'):
@@ -29,10 +30,20 @@ def check_data(cfg: Config, stages: tuple[str, ...] = ('train', 'val')) -> None:
                 check_archive(key, dataset, kind)
                 continue
             in_folders = kind in FOLDERS
-            _check_places(key, dataset, f' {layout(dataset)}' if in_folders else '')
+            expected = f' {layout(dataset)}' if in_folders else ''
+            _check_places(key, dataset, variables, expected)
             if in_folders:
                 folders.append((key, dataset))
+        for key, metric in _metrics(cfg, stage):
+            place = {f'{key}.ann_file': metric.get('ann_file')}
+            _check_paths(place, f'{key}.ann_file', variables)
     check_class_folders(folders, _num_classes(cfg))
+
+
+def variables_in(cfg: Config) -> dict[str, str]:
+    """The environment variables that a config reads, and what it takes each to be."""
+    read = re.findall(r'\{\{\W*\$(\w+)\s*:\s*(\S*?)\W*\}\}', cfg.text)
+    return {name: os.environ.get(name, default) for name, default in read}
 
 
 def _datasets(dataset: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -48,6 +59,16 @@ def _datasets(dataset: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]
         yield key, dataset
 
 
+def _metrics(cfg: Config, stage: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The evaluator's, or each of several; keys as ``--cfg-options`` takes them."""
+    key = f'{stage}_evaluator'
+    found = cfg.get(key)
+    if isinstance(found, Mapping):
+        yield key, found
+    elif isinstance(found, (list, tuple)):
+        yield from ((f'{key}.{i}', x) for i, x in enumerate(found) if isinstance(x, Mapping))
+
+
 def _type_name(dataset: Mapping[str, Any]) -> str:
     """``type`` without the scope; it may be the class itself."""
     kind = dataset.get('type')
@@ -59,7 +80,9 @@ def _num_classes(cfg: Config) -> int | None:
     return head.get('num_classes') if isinstance(head, Mapping) else None
 
 
-def _check_places(key: str, dataset: Mapping[str, Any], expected: str) -> None:
+def _check_places(
+    key: str, dataset: Mapping[str, Any], variables: Mapping[str, str], expected: str
+) -> None:
     """``expected`` is added to what is said of a missing path."""
     root = dataset.get('data_root') or ''
     places = {f'{key}.data_root': root} if root else {}
@@ -72,9 +95,20 @@ def _check_places(key: str, dataset: Mapping[str, Any], expected: str) -> None:
     annotations = dataset.get('ann_file')
     if isinstance(annotations, str) and annotations:
         places[f'{key}.ann_file'] = os.path.join(root, annotations)
+    _check_paths(places, f'{key}.data_root', variables, expected)
+
+
+def _check_paths(
+    places: Mapping[str, Any], option: str, variables: Mapping[str, str], expected: str = ''
+) -> None:
+    """Keys and what they name; ``option`` names another place, and so may a variable."""
     for place, path in places.items():
-        if '://' not in path and not os.path.exists(path):
+        if isinstance(path, str) and path and '://' not in path and not os.path.exists(path):
+            read = [name for name, root in variables.items() if root and path.startswith(root)]
+            option = option.replace('[', '.').replace(']', '')  # as --cfg-options takes it
             raise ConfigError(
                 f'{place}: there is no {path!r} (seen from {os.getcwd()!r}). Put or link the data '
-                f'set there, or name its place: --cfg-options {key}.data_root=...{expected}'
+                f'set there, or name its place: --cfg-options {option}=...'
+                + ''.join(f', or the environment variable {name}' for name in read)
+                + expected
             )

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as BaseRunner
@@ -15,13 +16,13 @@ from torch.utils.data import DataLoader
 
 from kdmm.datasets import SeededSampler
 from kdmm.datasets.class_sampler import check_batch_size
-from kdmm.distillers import CHILD, ConfigError
+from kdmm.distillers import CHILD, ConfigError, Objective
 from kdmm.distillers.weights import load_strictly, read_checkpoint, state_dict_of
 from kdmm.engine.config import SECTION, model_config
 from kdmm.engine.launch import start_process_group
 from kdmm.hooks.checkpoint import ATOMIC
-from kdmm.hooks.distill import objective_of
 from kdmm.hooks.nonfinite import NonFiniteError
+from kdmm.hooks.ownership import PREFIX, objective_of, taken
 
 
 class CheckpointError(OSError):
@@ -86,9 +87,16 @@ class Runner(BaseRunner):
         super().register_hooks(default_hooks, custom_hooks)
         names = ['NonFiniteLossHook', 'LabelRangeHook', 'RunSummaryHook', 'InterruptHook']
         names += ['StepSeedHook'] * self._reproducible
-        names += ['DistillHook', 'RunningLineHook'] * (self._kd is not None)
-        hooks = [dict(type=f'kdmm.{name}') for name in names]
-        for hook in [*hooks, *(objective_of(self.model).hooks if self._kd is not None else ())]:
+        for name in names:
+            self.register_hook(dict(type=f'kdmm.{name}'))
+        if self._kd is not None:
+            self._register_hooks_of(objective_of(self.model))
+
+    def _register_hooks_of(self, objective: Objective) -> None:
+        averaged = objective.averages and any(isinstance(hook, EMAHook) for hook in self.hooks)
+        ownership = dict(type='kdmm.OwnershipHook', **dict(priority='LOWEST') if averaged else {})
+        hooks = [dict(type='kdmm.DistillHook'), ownership, dict(type='kdmm.RunningLineHook')]
+        for hook in [*hooks, *objective.hooks]:
             self.register_hook(hook)
 
     def resume(self, *args: Any, **kwargs: Any) -> None:
@@ -120,6 +128,8 @@ class Runner(BaseRunner):
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         state = state_dict_of(checkpoint)
+        if self._resume:
+            taken(state, PREFIX)  # what the hooks put there for each other
         if self._resume or self.cfg.get('strict_load', self._kd is not None):
             load_strictly(model, state, repr(filename), without=CHILD)
         else:

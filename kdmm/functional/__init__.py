@@ -2,6 +2,7 @@
 
 from .adversarial import hinge_discriminator, hinge_generator, wasserstein_discriminator
 from .attention import attention_map, attention_transfer, path_differences
+from .bank_contrast import mutual_bank_contrast
 from .centres import centre_similarity_mse
 from .channel import channel_mse, channel_relation_kl, channel_rows, pool_ceil
 from .collective import (
@@ -21,17 +22,22 @@ from .divergence import channel_kl, kl_divergence
 from .gram import pairwise_similarity_mse
 from .labels import check_labels, resize_labels, valid_labels
 from .mutual import MutualContrast, mutual_contrast, mutual_hard, mutual_soft
+from .negatives import ClassIndex, draw_columns, draw_others, draw_own, index_classes
 from .precision import full_precision, promote
+from .queue_contrast import mutual_queue_contrast, queue_logits
 from .relation import memory_kl, pixel_to_pixel_kl
 from .rotation import ROTATIONS, class_marginals, joint_labels, rotations, unrotated
 from .rows import map_to_rows, normalize_rows
+from .scores import bank_scores
 
 __all__ = [
     'ROTATIONS',
+    'ClassIndex',
     'MutualContrast',
     'all_gather_cat',
     'attention_map',
     'attention_transfer',
+    'bank_scores',
     'centre_similarity_mse',
     'channel_kl',
     'channel_mse',
@@ -42,19 +48,25 @@ __all__ = [
     'class_marginals',
     'contrast_logits',
     'distributed',
+    'draw_columns',
+    'draw_others',
+    'draw_own',
     'full_precision',
     'gather_images',
     'gather_with_grad',
     'global_image_index',
     'hinge_discriminator',
     'hinge_generator',
+    'index_classes',
     'joint_labels',
     'kl_divergence',
     'map_to_rows',
     'mean_squared_difference',
     'memory_kl',
+    'mutual_bank_contrast',
     'mutual_contrast',
     'mutual_hard',
+    'mutual_queue_contrast',
     'mutual_soft',
     'normalize_rows',
     'pairwise_similarity_mse',
@@ -62,6 +74,7 @@ __all__ = [
     'pixel_to_pixel_kl',
     'pool_ceil',
     'promote',
+    'queue_logits',
     'rank',
     'resize_labels',
     'rotations',

@@ -26,7 +26,12 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (rows,) = ctx.saved_tensors
-        both = (grad + grad.permute(1, 0, 3, 2)).transpose(1, 2)  # (N, B, N, B)
+        there, back = grad.transpose(1, 2), grad.permute(1, 3, 0, 2)  # (N, B, N, B)
+        if torch.is_grad_enabled():  # for the gradient of a gradient
+            both = there + back
+        else:  # in the order of the product, without a copy
+            both = torch.empty_like(there, memory_format=torch.contiguous_format)
+            torch.add(there, back, out=both)
         with full_precision(grad):  # backward may be called under autocast
             return (both.flatten(2).flatten(0, 1) @ rows.flatten(0, 1)).view_as(rows)
 

@@ -1,6 +1,6 @@
 """Mutual contrastive learning of a cohort (MCL, arXiv 2104.12565), contrast within the batch."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,37 @@ class MutualContrast(NamedTuple):
     soft_vcl: Tensor
     icl: Tensor
     soft_icl: Tensor
+
+
+class _Soft(torch.autograd.Function):
+    """Logits (N, N, B, M) -> SoftVCL and SoftICL, by the differences of distributions alone.
+
+    With P = softmax(G / T) and P' its target, the rows of both sum to 1. Over both directions of a
+    pair KL adds up to (P - P') (G - G') / T, and its gradient, targets detached, is (P - P') / T.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        softened = logits / temperature
+        target = softened.softmax(-1)
+        between = target - target.transpose(0, 1)  # 0 for i = j
+        own = torch.stack(list(target.diagonal().unbind(-1)))  # (N, B, M)
+        among = len(own) * own - own.sum(0)
+        inner = torch.stack(list(softened.diagonal().unbind(-1)))
+        ctx.save_for_backward(among, between)
+        ctx.scale = temperature / logits.shape[2]
+        scale = temperature**2 / logits.shape[2]
+        return (among * inner).sum() * scale, (between * softened).sum() * scale
+
+    @staticmethod
+    def backward(ctx: Any, grad_vcl: Tensor, grad_icl: Tensor) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled():  # create_graph=True
+            raise NotImplementedError('mutual_soft has no second derivative')
+        among, between = ctx.saved_tensors
+        grad = between * (grad_icl * ctx.scale)
+        for index, own in enumerate(among):
+            grad[index, index] = own * (grad_vcl * ctx.scale)
+        return grad, None
 
 
 def _without_diagonal(logits: Tensor) -> Tensor:
@@ -83,17 +114,7 @@ def mutual_soft(
         logits = promote(logits)
         if not soft_include_diag:
             logits = _without_diagonal(logits)
-        softened = logits / temperature
-        log_student = torch.log_softmax(softened, -1)
-        log_target, target = log_student.detach(), softened.detach().softmax(-1)
-        scale = temperature**2 / logits.shape[2]
-        exchanged = -(target * (log_student.transpose(0, 1) - log_target)).sum((2, 3))
-        within = torch.eye(logits.shape[0], dtype=torch.bool, device=logits.device)
-        # over all i, j: sum p_j (log p_j - log p_i) = N sum p_j (log p_j - mean of log p)
-        own, own_log = (x.diagonal() for x in (target, log_target))  # (B, B, N)
-        centre = log_student.diagonal().mean(-1, keepdim=True)
-        soft_vcl = logits.shape[0] * (own * (own_log - centre)).sum()
-        return soft_vcl * scale, exchanged.masked_fill(within, 0).sum() * scale
+        return _Soft.apply(logits, temperature)
 
 
 def mutual_contrast(

@@ -8,7 +8,9 @@ from kdmm.hooks.jigsaw import JigsawHook
 from kdmm.hooks.jigsaw_sheet import JigsawSheetHook
 from kdmm.hooks.labels import LabelRangeHook
 from kdmm.hooks.nonfinite import NonFiniteError, NonFiniteLossHook
+from kdmm.hooks.ownership import OwnershipHook
 from kdmm.hooks.peers import PeersHook
+from kdmm.hooks.pretrained import PretrainedBackboneHook
 from kdmm.hooks.recalibrate import RecalibrateBNHook
 from kdmm.hooks.reproducible import StepSeedHook
 from kdmm.hooks.running_line import RunningLineHook
@@ -25,7 +27,9 @@ __all__ = [
     'LabelRangeHook',
     'NonFiniteError',
     'NonFiniteLossHook',
+    'OwnershipHook',
     'PeersHook',
+    'PretrainedBackboneHook',
     'RecalibrateBNHook',
     'RunSummaryHook',
     'RunningLineHook',

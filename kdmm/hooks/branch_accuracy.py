@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from kdmm.distillers.hssakd.viewer import hard_labels, views_of
 from kdmm.errors import ConfigError
 from kdmm.evaluation import JointAccuracy
-from kdmm.hooks.distill import objective_of
+from kdmm.hooks.ownership import objective_of
 from kdmm.registry import HOOKS
 
 

@@ -12,16 +12,15 @@ from torch import nn
 
 from kdmm.distillers import CHILD
 from kdmm.hooks.checkpoint import ATOMIC
-from kdmm.hooks.distill import objective_of
 from kdmm.hooks.nonfinite import NonFiniteError
+from kdmm.hooks.ownership import objective_of
 
 
 def plain_networks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The network that a run keeps as its model, '', and the peers beside it, ``'peer1'`` ..."""
+    """The network that a run keeps as its model, '', and those beside it, ``'peer1'`` ..."""
     inner: Any = model.module if is_model_wrapper(model) else model
     yield '', inner
-    for index, peer in enumerate(getattr(objective_of(model), 'peers', ()), 1):
-        yield f'peer{index}', peer.network
+    yield from objective_of(model).networks().items()
 
 
 def write_network(runner: Any, network: nn.Module, filename: str) -> None:

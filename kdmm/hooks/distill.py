@@ -1,4 +1,4 @@
-"""Who owns what in a checkpoint, and what must hold of a distillation run."""
+"""What must hold of a run with an objective."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,24 +6,11 @@ from typing import Any
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
-from torch import nn
 
-from kdmm.distillers import CHILD, ConfigError, Objective, Progress
+from kdmm.distillers import ConfigError, Objective, Progress
 from kdmm.distillers.weights import ENTRY, load_strictly
+from kdmm.hooks.ownership import AVERAGES, PREFIX, objective_of
 from kdmm.registry import HOOKS
-
-
-def objective_of(model: nn.Module) -> Objective:
-    """The objective attached to a (possibly wrapped) student."""
-    inner = model.module if is_model_wrapper(model) else model
-    return getattr(inner, CHILD)
-
-
-def extra_states(module: nn.Module) -> dict[str, Any]:
-    """What modules give as ``get_extra_state``; some MMEngine versions do not save it."""
-    state = module.state_dict()
-    return {key: value for key, value in state.items() if key.endswith('_extra_state')}
 
 
 def check_average(hooks: Iterable[Hook], objective: Objective) -> None:
@@ -40,10 +27,10 @@ def check_average(hooks: Iterable[Hook], objective: Objective) -> None:
                 'EMAHook.update_buffers=True: MMEngine cannot average the buffers of a model that '
                 'has parameters of kd beside its own. Leave it out'
             )
-        if objective.is_result:
+        if objective.is_result and not objective.averages:
             raise ConfigError(
-                'EMAHook: the file would hold an averaged classifier with branches or peers that '
-                'are not. Leave it out of runs that train teachers or peers'
+                'EMAHook: the file would hold an averaged network with branches or peers that are '
+                'not. Leave it out of this run'
             )
 
 
@@ -57,14 +44,10 @@ def iterations_per_epoch(loader: Any, world_size: int) -> float:
 
 @HOOKS.register_module()
 class DistillHook(Hook):
-    """Keeps the student's ``state_dict`` pure, moves schedules, watches over the teachers.
+    """Moves schedules, watches over the teachers, restores what `OwnershipHook` wrote.
 
-    ``tools/train.py`` registers it for every config with a ``kd`` section. In the file,
-    ``state_dict`` (and an EMA copy) holds the student's keys under their own names, so that the
-    base library loads it strictly; projectors, queues, measured weights and losses' extra state
-    are in the entry ``kdmm``. Files that cannot be resumed (no optimizer, as ``save_best`` writes
-    them) get no such entry, unless it is a result of the run. After each iteration losses that
-    train something of their own do so.
+    ``tools/train.py`` registers both for every config with a ``kd`` section. After each iteration
+    losses that train something of their own do so.
     """
 
     priority = 'VERY_HIGH'
@@ -73,6 +56,7 @@ class DistillHook(Hook):
         """Remember the teachers' weights."""
         objective = objective_of(runner.model)
         objective.check_start(runner._has_loaded, runner._resume)
+        objective.see_loader(runner.train_dataloader)
         check_average(runner.hooks, objective)
         teachers = objective.teachers
         self._fingerprints = [teacher.fingerprint() for teacher in teachers]
@@ -96,20 +80,6 @@ class DistillHook(Hook):
             if teacher.fingerprint() != self._fingerprints[index]:
                 raise RuntimeError(f'the weights of teacher {index} changed during training')
 
-    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Move ``kd.*`` from the student's state to an entry of its own."""
-        state = checkpoint['state_dict']
-        prefix = f'{CHILD}.'
-        kept = {key: state.pop(key) for key in list(state) if key.startswith(prefix)}
-        metadata = getattr(state, '_metadata', {})
-        for key in [key for key in metadata if key == CHILD or key.startswith(prefix)]:
-            del metadata[key]
-        objective = objective_of(runner.model) if runner is not None else None
-        if 'optimizer' in checkpoint or (objective is not None and objective.is_result):
-            entry = {key.removeprefix(prefix): kept[key] for key in kept}
-            extra = extra_states(objective) if objective is not None else {}
-            checkpoint.setdefault(ENTRY, {**extra, **entry})
-
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Restore the entry when a run is resumed."""
         if not runner._resume:
@@ -120,4 +90,9 @@ class DistillHook(Hook):
                 'resumed with a kd section: it comes from a plain run or was written for '
                 'deployment. Start a new run from it with load_from instead of resume'
             )
-        load_strictly(objective_of(runner.model), checkpoint[ENTRY], 'the distillation state')
+        entry = checkpoint[ENTRY]
+        raw = {**entry, **checkpoint.get(AVERAGES, {})}
+        load_strictly(objective_of(runner.model), raw, 'the distillation state')
+        for key in checkpoint.get(AVERAGES, {}):  # for the EMAHook, which exchanges them
+            checkpoint['state_dict'][f'{PREFIX}{key}'] = entry[key]
+            checkpoint['ema_state_dict'][f'module.{PREFIX}{key}'] = raw[key]

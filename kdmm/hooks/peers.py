@@ -1,14 +1,19 @@
 """Peers are evaluated and written as the network that the run keeps."""
 
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.hooks import Hook
-from torch import nn
+from mmengine.hooks import EMAHook, Hook
 
 from kdmm.errors import ConfigError
+from kdmm.evaluation.ensemble import combine
 from kdmm.hooks.deploy import plain_networks, write_network
 from kdmm.registry import HOOKS
+
+ENSEMBLE = 'ensemble'
 
 
 @HOOKS.register_module()
@@ -16,51 +21,94 @@ class PeersHook(Hook):
     """Adds ``peer1/<metric>`` ... to the metrics of each validation, and writes ``peer1.pth`` ...
 
     The metrics of the first network have their usual names, so that ``save_best`` works. A peer's
-    file is written when training ends and holds a plain model of the base library.
+    file is written when training ends and holds a plain model of the base library, with averaged
+    weights where an `EMAHook` averages them.
+
+    Args:
+        ensemble: Report ``ensemble/<metric>`` of the mean logits, too, of models that have logits.
     """
 
     priority = 'HIGHEST'  # the hooks after it log and judge all metrics
+
+    def __init__(self, ensemble: bool = False) -> None:
+        self.ensemble = ensemble
+        self.evaluators: dict[str, Any] = {}
 
     def before_train(self, runner: Any) -> None:
         """Refuse to keep the first network's weights at another's best epoch.
 
         Raises:
-            ConfigError: If ``save_best`` names a peer's metric.
+            ConfigError: If ``save_best`` names a metric that is not the first network's.
         """
         for hook in runner.hooks:
             best = getattr(hook, 'save_best', None) or ()
             for key in [best] if isinstance(best, str) else best:
-                if str(key).startswith('peer'):
+                if str(key).startswith(('peer', f'{ENSEMBLE}/')):
                     raise ConfigError(
                         f'save_best={key!r}: checkpoints hold the first network. Choose by its own '
                         'metric; peers are written when training ends'
                     )
 
-    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Evaluate the others."""
+    def before_val_epoch(self, runner: Any) -> None:
+        """An evaluator each."""
+        names = [name for name, _ in plain_networks(runner.model) if name]
+        names += [ENSEMBLE] * self.ensemble
+        self.evaluators = {name: copy.deepcopy(runner.val_loop.evaluator) for name in names}
+
+    @torch.no_grad()
+    def after_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Let the others predict the same batch."""
+        found = [copy.deepcopy(outputs)]  # networks write into the samples that they are given
+        device = next(runner.model.parameters()).device.type
         for name, network in plain_networks(runner.model):
-            if name and metrics is not None:
-                found = evaluate(runner, network)
-                metrics.update({f'{name}/{key}': value for key, value in found.items()})
+            if name:
+                network.eval()
+                with torch.autocast(device, enabled=runner.val_loop.fp16):
+                    made = network.val_step(copy.deepcopy(data_batch))  # type: ignore[operator]
+                self.evaluators[name].process(data_samples=made, data_batch=data_batch)
+                found.append(made)
+        if self.ensemble:
+            self._combine(runner, found, data_batch)
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Add their metrics."""
+        if metrics is None:
+            return
+        size = len(runner.val_dataloader.dataset)
+        for name, evaluator in self.evaluators.items():
+            found = evaluator.evaluate(size)
+            metrics.update({f'{name}/{key}': value for key, value in found.items()})
 
     def after_train(self, runner: Any) -> None:
         """Write the others."""
-        for name, network in plain_networks(runner.model):
-            if name:
-                write_network(runner, network, f'{name}.pth')
+        with averaged(runner):
+            for name, network in plain_networks(runner.model):
+                if name:
+                    write_network(runner, network, f'{name}.pth')
+
+    def _combine(self, runner: Any, found: Sequence[Sequence[Any]], batch: Any) -> None:
+        together = [combine(samples) for samples in zip(*found, strict=True)]
+        if any(sample is None for sample in together):
+            runner.logger.warning(
+                'kd.ensemble: no ensemble is evaluated, as the predictions of '
+                f'{type(found[0][0]).__name__} have neither class scores nor class maps'
+            )
+            self.ensemble = False
+            del self.evaluators[ENSEMBLE]
+            return
+        self.evaluators[ENSEMBLE].process(data_samples=together, data_batch=batch)
 
 
-@torch.no_grad()
-def evaluate(runner: Any, network: nn.Module) -> dict[str, float]:
-    """The metrics of the validation loop for ``network``, a model of the base library."""
-    loader, evaluator = runner.val_dataloader, runner.val_loop.evaluator
-    network.eval()
-    with torch.autocast(_device_type(network), enabled=runner.val_loop.fp16):
-        for batch in loader:
-            outputs = network.val_step(batch)  # type: ignore[operator]
-            evaluator.process(data_samples=outputs, data_batch=batch)
-    return evaluator.evaluate(len(loader.dataset))
-
-
-def _device_type(network: nn.Module) -> str:
-    return next(network.parameters()).device.type
+@contextmanager
+def averaged(runner: Any) -> Iterator[None]:
+    """The weights that validation sees, those of an `EMAHook` if there is one."""
+    hooks = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+    for hook in hooks:
+        hook.before_val_epoch(runner)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.after_val_epoch(runner)

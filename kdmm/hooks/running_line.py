@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.hooks import Hook, LoggerHook
 
 from kdmm.distillers.shares import Share
-from kdmm.hooks.distill import objective_of
+from kdmm.hooks.ownership import objective_of
 from kdmm.registry import HOOKS
 
 #: Shares of the task's gradient outside of which a term deserves a word.

@@ -9,6 +9,8 @@ from .dsd import CSDLoss, PSDLoss
 from .fitnet import FitNetLoss
 from .ifvd import IFVDLoss
 from .kd import KDLoss
+from .mcl import EnsembleKDLoss, MCLLoss
+from .mcl_bank import MCLBankLoss
 from .skd import SKDLoss
 
 __all__ = [
@@ -19,9 +21,12 @@ __all__ = [
     'CIRKDMiniBatchLoss',
     'CSDLoss',
     'CWDLoss',
+    'EnsembleKDLoss',
     'FitNetLoss',
     'IFVDLoss',
     'KDLoss',
+    'MCLBankLoss',
+    'MCLLoss',
     'PSDLoss',
     'SKDLoss',
 ]

@@ -2,7 +2,18 @@
 
 from .class_queues import ClassQueues, Keys
 from .hash import hash_below, hash_uint32
+from .instance_bank import InstanceBank
 from .ring import ClassRing
 from .row_queue import RowQueue
+from .sample_rows import SampleRows
 
-__all__ = ['ClassQueues', 'ClassRing', 'Keys', 'RowQueue', 'hash_below', 'hash_uint32']
+__all__ = [
+    'ClassQueues',
+    'ClassRing',
+    'InstanceBank',
+    'Keys',
+    'RowQueue',
+    'SampleRows',
+    'hash_below',
+    'hash_uint32',
+]

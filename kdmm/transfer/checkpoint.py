@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdmm.distillers.weights import read_checkpoint
 from kdmm.errors import ConfigError
+from kdmm.transfer.branches import branches, in_branch
 
 BACKBONE = 'backbone.'
 COUNTERS = ('steps', 'n_averaged')  # beside the weights of an averaged model
@@ -24,17 +25,24 @@ class Weights:
         prefix: What stood before these keys.
         everything: All weights of the network under their full names.
         meta: The file's ``meta``.
+        branch: Which of several behind a shared trunk, if there are such.
     """
 
     tensors: dict[str, Tensor]
     prefix: str
     everything: dict[str, Tensor]
     meta: Mapping[str, Any]
+    branch: int | None = None
 
     @property
     def left_behind(self) -> list[str]:
-        """Keys outside the prefix."""
-        return [key for key in self.everything if not key.startswith(self.prefix)]
+        """Keys outside the prefix, and of other branches."""
+        return [
+            key
+            for key in self.everything
+            if not key.startswith(self.prefix)
+            or in_branch(key.removeprefix(self.prefix), self.branch) is None
+        ]
 
     @property
     def survey(self) -> str:
@@ -43,12 +51,17 @@ class Weights:
             key.partition(f'.{BACKBONE}')[0] for key in self.everything if f'.{BACKBONE}' in key
         }
         hints = [f'--prefix {start}.{BACKBONE}' for start in sorted(inner)]
+        hints += [f'--branch {index}' for index in branches(self.tensors)] * (self.branch is None)
         text = f'its keys start with {starts(self.everything)}'
         return f'{text}; try {" or ".join(hints)}' if hints else text
 
 
 def read_weights(
-    path: str, prefix: str | None = None, container: str | None = None, unsafe: bool = False
+    path: str,
+    prefix: str | None = None,
+    container: str | None = None,
+    unsafe: bool = False,
+    branch: int | None = None,
 ) -> Weights:
     """The weights below ``prefix`` in a file.
 
@@ -57,6 +70,7 @@ def read_weights(
         prefix: Default ``backbone.`` where the file has such keys, else none.
         container: The file's entry that holds the weights; default ``state_dict``, or the file.
         unsafe: Allow a file that is more than weights, which can run code.
+        branch: Of a shared trunk with branches: ``layer3_<branch>.`` is ``layer3.``.
 
     Raises:
         ConfigError: If the file cannot be read or has nothing of that name.
@@ -67,13 +81,19 @@ def read_weights(
         prefix = BACKBONE if any(key.startswith(BACKBONE) for key in state) else ''
     elif prefix:
         prefix = prefix.rstrip('.') + '.'
-    tensors = {
+    below = {
         key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
     }
+    named = {in_branch(key, branch): value for key, value in below.items()}
+    tensors = {key: value for key, value in named.items() if key is not None}
     meta = content.get('meta')
-    found = Weights(tensors, prefix, state, meta if isinstance(meta, Mapping) else {})
+    meta = meta if isinstance(meta, Mapping) else {}
+    found = Weights(tensors, prefix, state, meta, branch)
     if not tensors:
         raise ConfigError(f'--prefix: {path!r} has no key under {prefix!r}: {found.survey}')
+    if branch is not None and branch not in branches(below):
+        there = ', '.join(map(str, branches(below))) or 'none'
+        raise ConfigError(f'--branch: {path!r} has no branch {branch}, there are: {there}')
     return found
 
 

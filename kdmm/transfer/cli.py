@@ -31,6 +31,7 @@ def convert_command(argv: list[str] | None = None) -> None:
     add('--arch', help='model name in torchvision or timm, such as resnet50')
     add('--prefix', help="what stands before the backbone's keys; default 'backbone.' if it does")
     add('--container', help="the file's entry with the weights; default 'state_dict'")
+    add('--branch', type=int, help='of networks that share a trunk: layer3_N is layer3')
     add('--into', metavar='FULL', help='complete checkpoint that gets the backbone; OUT is a copy')
     add('--also', nargs='+', default=[], help='with --into: further prefixes to carry over')
     add('--accept', nargs='+', default=[], help='differences that may be, although features change')

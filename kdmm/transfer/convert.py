@@ -1,6 +1,7 @@
 """From a checkpoint to a backbone file, or to a complete checkpoint with its backbone."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,9 +9,10 @@ from torch import Tensor
 from kdmm.transfer.architecture import below
 from kdmm.transfer.checkpoint import Weights, read_safely, read_weights, unwrapped
 from kdmm.transfer.compose import Composition, compose
+from kdmm.transfer.origin import origin_of
 from kdmm.transfer.plan import Plan, plan_of
 from kdmm.transfer.proof import Proof, ProofError, Side, prove
-from kdmm.transfer.registered import require
+from kdmm.transfer.registered import ZOO, require
 from kdmm.transfer.report import Report, report
 from kdmm.transfer.request import Request
 from kdmm.transfer.writing import Draft, tidy
@@ -25,15 +27,32 @@ def convert(request: Request) -> Report:
     """
     request.check()
     require(request.to, '--to')
-    weights = read_weights(request.checkpoint, request.prefix, request.container, request.unsafe)
+    weights = read_weights(
+        request.checkpoint, request.prefix, request.container, request.unsafe, request.branch
+    )
     plan = plan_of(request, weights)
     backbone = tidy(plan.mapping.complete(plan.state))
     composition = _composed(request, plan, backbone, weights)
     with Draft(request.out) as draft:
-        draft.write(dict(state_dict=composition.state) if composition else backbone)
+        draft.write(_content(request, plan, weights, backbone, composition))
         proof = _prove(request, plan, draft, composition)
         draft.commit()
     return report(request, plan, weights, proof, composition)
+
+
+def _content(
+    request: Request,
+    plan: Plan,
+    weights: Weights,
+    backbone: Mapping[str, Tensor],
+    composition: Composition | None,
+) -> Mapping[str, Any]:
+    """Of the file: what says of itself where it is from, except where only weights are read."""
+    if composition:
+        return dict(state_dict=composition.state)
+    if plan.target.library in ZOO:
+        return backbone
+    return dict(state_dict=backbone, meta=origin_of(request, plan, weights))
 
 
 def _composed(

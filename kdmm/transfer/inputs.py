@@ -43,6 +43,10 @@ class Normalisation:
             and all(math.isclose(a, b, rel_tol=1e-4) for a, b in pairs)
         )
 
+    def as_config(self) -> dict[str, Any]:
+        """What `of` reads."""
+        return dict(mean=[*self.mean], std=[*self.std], bgr_to_rgb=self.order == 'RGB')
+
     def __str__(self) -> str:
         if not self.mean:
             return f'{self.order}, 0 to 255'

@@ -100,7 +100,10 @@ def snippet(target: Architecture, out: str, complete: bool) -> str:
     if complete:
         return f'load_from = {out!r}'
     if not target.by_init_cfg:
-        return f'model.{target.path}load_state_dict(torch.load({out!r}, weights_only=True))'
+        return (
+            f'model.{target.path}load_state_dict('
+            f"torch.load({out!r}, weights_only=True)['state_dict'])"
+        )
     text = f"dict(init_cfg=dict({_delete(target)}type='Pretrained', checkpoint={out!r}))"
     *outer, last = target.path.rstrip('.').split('.')
     text = f'{last}={text}'
@@ -115,6 +118,8 @@ def _delete(target: Architecture) -> str:
     node: Any = target.config
     for name in target.path.rstrip('.').split('.'):
         node = node.get(name, {}) if isinstance(node, Mapping) else {}
-    given = node.get('init_cfg')
-    own = given is None or isinstance(given, Mapping) and set(given) == {'type', 'checkpoint'}
+    if 'init_cfg' not in node:
+        return ''
+    given = node['init_cfg']  # a dict is not merged with None either
+    own = isinstance(given, Mapping) and set(given) == {'type', 'checkpoint'}
     return '' if own else '_delete_=True, '

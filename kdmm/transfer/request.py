@@ -20,6 +20,7 @@ class Request:
         arch: Model name of torchvision or timm.
         prefix: What stands before the backbone's keys; default ``backbone.`` if there are such.
         container: Entry of the file that holds the weights; default ``state_dict``.
+        branch: Which network of several that share a trunk: ``layer3_<branch>.`` is ``layer3.``.
         into: Complete checkpoint whose backbone is replaced; the result is complete, too.
         also: Further prefixes that are carried over, with ``into``.
         accept: Traits that may differ between source and target, although features change.
@@ -36,6 +37,7 @@ class Request:
     arch: str | None = None
     prefix: str | None = None
     container: str | None = None
+    branch: int | None = None
     into: str | None = None
     also: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()

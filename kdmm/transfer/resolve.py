@@ -1,9 +1,14 @@
 """Which network a checkpoint holds, and which one is to receive it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from kdmm.errors import ConfigError
 from kdmm.transfer import model_names
 from kdmm.transfer.architecture import Architecture
 from kdmm.transfer.checkpoint import Weights
+from kdmm.transfer.declared import said
+from kdmm.transfer.families import family_of
 from kdmm.transfer.in_config import from_config, from_text
 from kdmm.transfer.recognise import Recognised, recognise
 from kdmm.transfer.registered import ZOO, installed, require
@@ -77,11 +82,22 @@ def _inferred(found: Recognised | None, weights: Weights) -> Architecture:
         raise ConfigError(
             f'the checkpoint does not say which network it holds: give {WHICH} ({weights.survey})'
         )
-    if not found.certain:
+    library = next((library for library in ZOO if installed(library)), '')
+    require(library or ZOO[0], 'the checkpoint has no config')
+    entry = said(weights.meta)
+    origin = 'recognised by its weights'
+    network = Architecture(library, found.model_name, origin, inputs=entry.get('inputs'))
+    if not (found.certain or _told(entry, network)):
         raise ConfigError(
             f'the checkpoint holds {found.phrase}, but its weights do not show all that it '
             f'computes (style of bottlenecks, way of scaling up): give {WHICH}'
         )
-    library = next((library for library in ZOO if installed(library)), '')
-    require(library or ZOO[0], 'the checkpoint has no config')
-    return Architecture(library, found.model_name, 'recognised by its weights')
+    return network
+
+
+def _told(entry: Mapping[str, Any], network: Architecture) -> bool:
+    """Whether a file of ours says that it computes what the network of that name does."""
+    if 'traits' not in entry:
+        return False
+    net = network.build()
+    return bool(entry['traits'] == family_of(net).traits(net))

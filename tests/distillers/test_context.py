@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS
@@ -26,6 +27,30 @@ def test_labels_of_a_classification_batch():
 def test_a_batch_without_labels(batch):
     with pytest.raises(ConfigError, match="needs 'labels'.*load annotations"):
         gather_context(['labels'], batch)
+
+
+def test_ids_of_a_batch():
+    batch = [SimpleNamespace(sample_idx=index) for index in (7, 0, 2**40)]
+    ids = gather_context(['sample_ids'], batch)['sample_ids']
+    assert ids.tolist() == [7, 0, 2**40] and ids.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    'batch', [None, [], [SimpleNamespace(sample_idx=3), SimpleNamespace()]], ids=str
+)
+def test_a_batch_without_ids(batch):
+    with pytest.raises(ConfigError, match="needs 'sample_ids'.*PackInputs.*'sample_idx'"):
+        gather_context(['sample_ids'], batch)
+
+
+def test_mmpretrain_packs_ids_unless_told_otherwise():
+    transforms = pytest.importorskip('mmpretrain.datasets.transforms')
+    item = dict(img=np.zeros((2, 2, 3), np.uint8), sample_idx=11, gt_label=1)
+    packed = transforms.PackInputs()(item)['data_samples']
+    assert gather_context(['sample_ids'], [packed])['sample_ids'].tolist() == [11]
+    packed = transforms.PackInputs(meta_keys=('img_path',))(item)['data_samples']
+    with pytest.raises(ConfigError, match='Add it to them'):
+        gather_context(['sample_ids'], [packed])
 
 
 def test_nothing_is_read_that_no_loss_needs():

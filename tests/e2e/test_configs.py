@@ -1,6 +1,7 @@
 """Every segmentation config: it resolves, is plain outside ``kd``, builds and trains.
 
-Those of pose and classification are in test_hsjp_configs.py and test_hssakd_configs.py.
+Those of pose, classification and detection are in test_hsjp_configs.py, test_hssakd_configs.py and
+test_transfer_configs.py.
 """
 
 import copy
@@ -25,7 +26,7 @@ from kdmm.engine import build_runner, load_config  # noqa: E402
 from .tiny_data import forget_weights, shrink, walk, write_tiny_data  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-OTHERS = ('_base_', 'hsjp', 'pose_', 'hssakd', 'cifar10_')
+OTHERS = ('_base_', 'hsjp', 'pose_', 'hssakd', 'cifar10_', 'transfer', 'bccd_')
 ALL = sorted(
     path.relative_to(CONFIGS).as_posix()
     for path in CONFIGS.rglob('*.py')

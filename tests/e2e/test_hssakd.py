@@ -12,7 +12,7 @@ from torch import Tensor, nn
 pytest.importorskip('mmpretrain')
 
 from kdmm.distillers import ConfigError  # noqa: E402
-from kdmm.hooks.distill import objective_of  # noqa: E402
+from kdmm.hooks.ownership import objective_of  # noqa: E402
 from tests.e2e.job import assert_same  # noqa: E402
 from tests.e2e.tiny_hssakd import (  # noqa: E402
     CLASSES,

@@ -53,8 +53,10 @@ def test_key_path_and_remedy_are_named(root, changes, place):
 )  # fmt: skip
 def test_wrappers_are_opened(root, wrap, key):
     check(wrap(dataset(root)))
-    with pytest.raises(ConfigError, match=rf'train_dataloader\.{key}\.data_root: '):
+    with pytest.raises(ConfigError, match=rf'train_dataloader\.{key}\.data_root: ') as no:
         check(wrap(dataset('/no/where')))
+    option = key.replace('\\[', '.').replace('\\]', '')
+    assert f'--cfg-options train_dataloader.{option}.data_root=' in str(no.value)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +90,33 @@ def test_a_prefix_that_is_a_string(root):
     check(dataset(root, data_prefix='img'))
     with pytest.raises(ConfigError, match='data_prefix'):
         check(dataset(root, data_prefix='imgs'))
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_the_annotations_of_a_metric(root, several):
+    """They do not follow a data set that is named elsewhere."""
+
+    def metric(path):
+        found = dict(type='CocoMetric', ann_file=path)
+        evaluator = [dict(type='Other'), found] if several else found
+        check_data(Config(dict(val_evaluator=evaluator)), ('val',))
+
+    metric(str(root / 'train.txt'))
+    metric('s3://bucket/a.json')
+    metric(None)
+    key = r'val_evaluator\.1\.ann_file' if several else r'val_evaluator\.ann_file'
+    with pytest.raises(ConfigError, match=f"^{key}: there is no 'none.json'.*options {key}=") as no:
+        metric('none.json')
+    assert 'variable' not in str(no.value)
+
+
+def test_a_variable_that_names_the_place(tmp_path, monkeypatch):
+    (tmp_path / 'base.py').write_text("data_root = '{{$SOME_CELLS_ROOT:data/cells}}'\n")
+    (tmp_path / 'c.py').write_text(
+        "_base_ = 'base.py'\n"
+        "train_dataloader = dict(dataset=dict(type='X', data_root=_base_.data_root))\n"
+    )
+    for place in ('data/cells', '/no/where'):  # unset, set
+        with pytest.raises(ConfigError, match=f'{place}.*, or the environment variable SOME_CELL'):
+            check_data(Config.fromfile(tmp_path / 'c.py'), ('train',))
+        monkeypatch.setenv('SOME_CELLS_ROOT', '/no/where')

@@ -242,3 +242,13 @@ class TestErrors:
     def test_temperatures(self, key, value):
         with pytest.raises(ValueError, match=f'{key} must be positive'):
             mutual_contrast(cohort(2), LABELS, **{key: value})
+
+
+def test_a_second_derivative_of_the_soft_terms_is_refused():
+    logits = contrast_logits(cohort(2)).detach().requires_grad_()
+    with pytest.raises(NotImplementedError, match='no second derivative'):
+        torch.autograd.grad(sum(mutual_soft(logits)), logits, create_graph=True)
+
+
+def test_a_second_derivative_of_the_logits_is_right():
+    assert torch.autograd.gradgradcheck(contrast_logits, (cohort(2),))

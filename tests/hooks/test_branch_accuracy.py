@@ -8,7 +8,7 @@ import torch
 pytest.importorskip('mmpretrain')
 
 from kdmm.errors import ConfigError  # noqa: E402
-from kdmm.hooks.distill import objective_of  # noqa: E402
+from kdmm.hooks.ownership import objective_of  # noqa: E402
 from tests.e2e.job import assert_same  # noqa: E402
 from tests.e2e.tiny_hssakd import CLASSES, IMAGES, Run, config, train, write_images  # noqa: E402
 

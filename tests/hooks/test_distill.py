@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 
 from kdmm.distillers import ConfigError, distill
 from kdmm.engine import Runner
-from kdmm.hooks.distill import ENTRY, DistillHook, objective_of
+from kdmm.hooks.distill import ENTRY, DistillHook
+from kdmm.hooks.ownership import OwnershipHook, objective_of
 from kdmm.registry import MODELS
 from tests.distillers.tiny_models import TEACHER, build, tiny
 from tests.engine.tiny_run import KD, TinyData, by_epoch, config, runner, validated
@@ -27,7 +28,7 @@ def load(path) -> dict:
 
 def saved(student, **entries) -> dict:
     checkpoint = dict(state_dict=student.state_dict(), **entries)
-    DistillHook().before_save_checkpoint(None, checkpoint)
+    OwnershipHook().before_save_checkpoint(None, checkpoint)
     return checkpoint
 
 
@@ -46,7 +47,7 @@ def test_without_an_optimizer_there_is_no_entry(student):
 def test_a_second_hook_takes_nothing_away(student):
     """The engine registers one; somebody's config may have another."""
     checkpoint = saved(student, optimizer={})
-    DistillHook().before_save_checkpoint(None, checkpoint)
+    OwnershipHook().before_save_checkpoint(None, checkpoint)
     assert set(checkpoint[ENTRY]) == STATE
 
 
@@ -277,7 +278,7 @@ def test_extra_state_that_the_runner_did_not_collect_is_added():
     full = saved(student, optimizer={})[ENTRY]
     state = {k: v for k, v in student.state_dict().items() if not k.endswith('_extra_state')}
     checkpoint = dict(state_dict=state, optimizer={})
-    DistillHook().before_save_checkpoint(SimpleNamespace(model=student), checkpoint)
+    OwnershipHook().before_save_checkpoint(SimpleNamespace(model=student), checkpoint)
     assert set(checkpoint[ENTRY]) == set(full)
     assert 'terms.adv.loss._extra_state' in full
 

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ pytest.importorskip('mmpretrain')
 
 from kdmm.engine import build_runner  # noqa: E402
 from kdmm.errors import ConfigError  # noqa: E402
-from kdmm.hooks.distill import objective_of  # noqa: E402
+from kdmm.hooks.ownership import objective_of  # noqa: E402
+from kdmm.hooks.peers import PeersHook  # noqa: E402
 from tests.e2e.job import assert_same  # noqa: E402
 from tests.e2e.tiny_hssakd import Run, config, logits, snapshot, train, write_images  # noqa: E402
 
@@ -102,6 +104,66 @@ def test_evaluation_leaves_the_training_alone(run: Run, tmp_path: Path) -> None:
     other = train(config(data, tmp_path, kd, **options(train_cfg__val_interval=2)))
     for entry in ('state_dict', 'kdmm', 'optimizer'):
         assert_same(run.file('epoch_2.pth')[entry], other.file('epoch_2.pth')[entry], entry)
+
+
+def test_no_ensemble_is_asked_for(run: Run) -> None:
+    """The branches of HSSAKD have one of their own."""
+    names = [key for key in run.runner.message_hub.log_scalars if key.startswith('val/')]
+    assert names and not any('ensemble' in name for name in names)
+
+
+class Steps:
+    """Stands for a network: gives back what it is shown, and writes into it, as networks do."""
+
+    def __init__(self, score: float) -> None:
+        self.score, self.seen = score, 0
+
+    def eval(self) -> None:
+        pass
+
+    def val_step(self, batch: list[dict[str, float]]) -> list[dict[str, float]]:
+        self.seen += 1
+        for sample in batch:
+            assert sample['score'] == 0.5  # the first network's, and no other peer's
+            sample['score'] = self.score
+        return batch
+
+
+class Given:
+    """Stands for an evaluator: keeps what it is given."""
+
+    dataset_meta = 'that of the data'
+
+    def __init__(self) -> None:
+        self.given: list[float] = []
+
+    def process(self, data_samples: Any, data_batch: Any) -> None:
+        self.given += [sample['score'] for sample in data_samples]
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        assert size == len(self.given)
+        return dict(total=sum(self.given))
+
+
+def test_every_network_sees_each_batch_once_and_its_own_predictions_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peers = dict(peer1=Steps(1.0), peer2=Steps(2.0))
+    monkeypatch.setattr('kdmm.hooks.peers.plain_networks', lambda model: [('', 0), *peers.items()])
+    loop = SimpleNamespace(evaluator=Given(), fp16=False)
+    loader = SimpleNamespace(dataset=range(4))
+    runner = SimpleNamespace(model=torch.nn.Linear(1, 1), val_loop=loop, val_dataloader=loader)
+    hook, metrics = PeersHook(), {}
+    for epoch in (1, 2):  # nothing is left of the first
+        hook.before_val_epoch(runner)
+        for _ in range(2):
+            batch = [dict(score=0.5), dict(score=0.5)]
+            hook.after_val_iter(runner, 0, batch, batch)
+            assert batch == [dict(score=0.5)] * 2
+        hook.after_val_epoch(runner, metrics)
+        assert metrics == {'peer1/total': 4.0, 'peer2/total': 8.0}
+        assert [peer.seen for peer in peers.values()] == [2 * epoch] * 2
+    assert loop.evaluator.given == [] and hook.evaluators['peer1'].dataset_meta
 
 
 @pytest.mark.parametrize('best', ['peer1/mean_score', ['mean_score', 'peer2/mean_score']])

@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 
 from kdmm.distillers.shares import Share
 from kdmm.engine import Runner
-from kdmm.hooks.distill import objective_of
+from kdmm.hooks.ownership import objective_of
 from kdmm.hooks.running_line import RunningLineHook, state_of
 from kdmm.registry import MODELS
 from tests.distillers.tiny_models import Distance

@@ -15,6 +15,7 @@ import pathlib, sys
 out = pathlib.Path(sys.argv[sys.argv.index('--out') + 1])
 if 'bad.pth' in sys.argv:
     sys.exit('convert: bad.pth is no checkpoint')
+print('source: it\\nwarning: trained on BGR')
 out.write_text(' '.join(pathlib.Path(word).name for word in [*sys.argv[:-2]]))
 """
 FAKE_TRAIN = """
@@ -78,7 +79,7 @@ def test_arms_differ_in_the_backbone_alone(run):
             f'convert.py scratch_seed{seed}.pth --source-config pose.py --to mmpose'
         )
         assert start(f'finetune/puzzle_seed{seed}') == (
-            'convert.py last.pth --source-config puzzle.py --to mmpose '
+            'convert.py last.pth --source-config puzzle.py --to mmpose --config pose.py '
             f'--into scratch_seed{seed}.pth'
         )
     options = json.loads(Path('work/pretrain/puzzle_seed1/options.json').read_text())
@@ -93,8 +94,21 @@ def test_classification_weights_are_an_arm(run):
     code, out, _ = run(*flags, '--pretrain', 'puzzle.py', *WORK)
     assert code == 0 and '| imagenet |' in out
     assert start('finetune/imagenet_seed1') == (
-        'convert.py r50.pth --arch resnet50 --to mmpose --into scratch_seed1.pth'
+        'convert.py r50.pth --arch resnet50 --to mmpose --config pose.py --into scratch_seed1.pth'
     )
+
+
+def test_files_are_arms(run):
+    given = ('--start', 'mcl=mcl_puzzle.pth', 'peers=p{seed}.pth', '--library', 'mmdet')
+    code, out, said = run(*given, *WORK)
+    assert code == 0
+    rows = [line.split('|')[1].strip() for line in out.splitlines() if line.startswith('|')]
+    assert rows[rows.index('scratch') :] == ['scratch', 'mcl', 'peers']
+    for seed in '01':
+        into = f'--to mmdet --config pose.py --into scratch_seed{seed}.pth'
+        assert start(f'finetune/mcl_seed{seed}') == f'convert.py mcl_puzzle.pth {into}'
+        assert start(f'finetune/peers_seed{seed}') == f'convert.py p{seed}.pth {into}'
+    assert 'warning: trained on BGR' in said and 'source:' not in said
 
 
 def test_only_scratch_and_options(run):
@@ -135,6 +149,9 @@ def test_wrong_command_lines(run, capsys):
         (('--pretrain', 'puzzle.py', 'puzzle.py'), 'repeated'),
         (('--seeds', '1', '1'), 'repeated'),
         (('--jobs', '0'), '--jobs'),
+        (('--start', 'x.pth'), 'expected NAME=FILE'),
+        (('--start', 'a/b=x.pth'), 'expected NAME=FILE'),
+        (('--start', 'puzzle=x.pth', '--pretrain', 'puzzle.py'), 'arms are repeated'),
     ):
         with pytest.raises(SystemExit) as stop:
             run(*words)

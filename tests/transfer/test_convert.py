@@ -101,7 +101,7 @@ def test_a_basic_resnet_is_recognised_by_its_weights_a_bottleneck_is_not(shelf, 
         go(shelf / 'resnet50.pth', 'mmdet', tmp_path / 'out50.pth')
 
 
-def test_the_file_is_flat_owned_contiguous_and_the_same_again(shelf, tmp_path):
+def test_the_files_weights_are_owned_contiguous_and_the_same_again(shelf, tmp_path):
     out, again = tmp_path / 'out.pth', tmp_path / 'again.pth'
     state = torch.load(shelf / 'mmdet18.pth', weights_only=False)['state_dict']
     whole = torch.zeros(2, *state['backbone.conv1.weight'].shape)
@@ -113,7 +113,7 @@ def test_the_file_is_flat_owned_contiguous_and_the_same_again(shelf, tmp_path):
     state['backbone.layer1.1.bn1.weight'] = state['backbone.layer1.0.bn1.weight']  # shared
     torch.save(dict(state_dict=state), tmp_path / 'in.pth')
     go(tmp_path / 'in.pth', 'mmdet', out)
-    written = torch.load(out, weights_only=True)
+    written = torch.load(out, weights_only=True)['state_dict']
     storages = {value.untyped_storage().data_ptr() for value in written.values()}
     assert len(storages) == len(written) == 120
     for key, value in written.items():
@@ -128,7 +128,7 @@ def test_half_precision_is_kept(shelf, tmp_path):
              for key, value in torch.load(shelf / 'resnet18.pth').items()}  # fmt: skip
     torch.save(state, tmp_path / 'in.pth')
     go(tmp_path / 'in.pth', 'mmdet', tmp_path / 'out.pth')
-    assert torch.load(tmp_path / 'out.pth')['conv1.weight'].dtype == torch.float16
+    assert torch.load(tmp_path / 'out.pth')['state_dict']['conv1.weight'].dtype == torch.float16
 
 
 def test_dilation_strides_and_frozen_stages_do_not_matter(tmp_path):
@@ -243,7 +243,7 @@ def test_old_files_without_batch_counters_get_zeros(shelf, tmp_path):
     torch.save(state, tmp_path / 'old.pth')
     report = go(tmp_path / 'old.pth', 'mmdet', tmp_path / 'out.pth')
     assert len(report.filled) == 20 and '20 num_batches_tracked' in str(report)
-    assert torch.load(tmp_path / 'out.pth')['bn1.num_batches_tracked'] == 0
+    assert torch.load(tmp_path / 'out.pth')['state_dict']['bn1.num_batches_tracked'] == 0
 
 
 def test_a_wrong_mapping_does_not_survive_the_proof(shelf, tmp_path, monkeypatch):
@@ -297,8 +297,8 @@ def test_what_is_damaged_on_disk_is_noticed(shelf, tmp_path, monkeypatch):
     write = Draft.write
 
     def spoil(self, content):
-        write(self, {key: value * 2 if key == 'bn1.weight' else value
-                     for key, value in content.items()})  # fmt: skip
+        content['state_dict']['bn1.weight'] *= 2
+        write(self, content)
 
     monkeypatch.setattr(Draft, 'write', spoil)
     with pytest.raises(ProofError, match='the features differ'):

@@ -18,6 +18,7 @@ INIT = dict(type='Pretrained', checkpoint='old', prefix='backbone')
     'base, other',
     [
         (dict(depth=18), {}),
+        (dict(init_cfg=None), {}),
         (dict(init_cfg=dict(type='Pretrained', checkpoint='old')), {}),
         (dict(init_cfg=INIT), {}),
         (dict(init_cfg=[dict(type='Kaiming', layer='Conv2d')]), {}),
@@ -49,5 +50,5 @@ def test_a_complete_checkpoint_is_loaded_as_such():
 def test_what_mmengine_cannot_load():
     plain = Architecture('mmdet', nn.Identity, 'x')
     assert snippet(plain, 'a.pth', False) == (
-        "model.backbone.load_state_dict(torch.load('a.pth', weights_only=True))"
+        "model.backbone.load_state_dict(torch.load('a.pth', weights_only=True)['state_dict'])"
     )

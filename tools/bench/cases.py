@@ -131,6 +131,22 @@ CASES: dict[str, Case] = {
         naive.csd,
         dict(ours=ours.form('class_correlation_mse')),
     ),
+    'mcl': Case(
+        'MCL, contrast between all pairs of networks',
+        tuple(dict(networks=networks, batch=128, channels=128) for networks in (2, 4)),
+        dict(networks=3, batch=8, channels=6),
+        inputs.embeddings,
+        naive.mcl,
+        dict(ours=ours.mcl),
+    ),
+    'mcl_bank': Case(
+        'MCL, contrast with memory banks',
+        (dict(networks=2, batch=64, channels=128, images=100000, negatives=4096),),
+        dict(networks=3, batch=4, channels=6, images=40, negatives=5),
+        inputs.banked,
+        naive.mcl_bank,
+        dict(ours=ours.mcl_bank),
+    ),
     'channel': Case(
         'CIRKDv2, channels of the batch with each other',
         (_maps(4, 16, 32, **_SAME),),

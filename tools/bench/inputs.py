@@ -63,6 +63,26 @@ def teacher_rows(shape: Shape, random: torch.Generator) -> Inputs:
     return dict(rows=rows, labels=labels(shape, random).flatten(1))
 
 
+def embeddings(shape: Shape, random: torch.Generator) -> Inputs:
+    """Unit rows (networks, B, channels) and labels (B,), two images a class."""
+    size = (shape['networks'], shape['batch'], shape['channels'])
+    rows = F.normalize(torch.randn(size, generator=random), dim=2)
+    return dict(student=rows, labels=torch.arange(shape['batch']) // 2)
+
+
+def banked(shape: Shape, random: torch.Generator) -> Inputs:
+    """Unit rows (networks, B, channels), a bank of images each, and the columns of every anchor."""
+    count, width = shape['networks'], shape['channels']
+    rows, banks = (
+        F.normalize(torch.randn(count, number, width, generator=random), dim=2)
+        for number in (shape['batch'], shape['images'])
+    )
+    index = torch.randint(
+        shape['images'], (shape['batch'], 2 + shape['negatives']), generator=random
+    )
+    return dict(student=rows, banks=banks, index=index)
+
+
 def layers(shape: Shape, random: torch.Generator) -> Inputs:
     """Three maps of each network: of classes, of channels, of classes."""
     maps = [

@@ -57,6 +57,61 @@ def csd(student: Tensor, teacher: Tensor, tau: float = 4.0) -> Tensor:
     return torch.stack(losses).mean()
 
 
+def weighted(vcl: Tensor, soft_vcl: Tensor, icl: Tensor, soft_icl: Tensor) -> Tensor:
+    """MCL's terms with the paper's weights."""
+    return 0.1 * vcl + soft_vcl + 0.1 * icl + soft_icl
+
+
+def mcl(student: Tensor, labels: Tensor, tau: float = 0.1, temperature: float = 3.0) -> Tensor:
+    """MCL: four terms for each ordered pair of networks, (networks, B, channels) and (B,)."""
+    other = 1 - torch.eye(len(labels), device=labels.device)
+    positive = (labels[:, None] == labels) * other
+
+    def hard(logits: Tensor) -> Tensor:
+        exp = logits.exp()
+        log_p = logits - (exp * other).sum(1, keepdim=True).log()
+        return -((log_p * positive).sum(1) / positive.sum(1)).mean()
+
+    def soft(logits: Tensor, target: Tensor) -> Tensor:
+        return kd(logits, target.detach(), temperature)
+
+    terms = [[student.new_zeros(())] for _ in range(4)]
+    for i, own in enumerate(student):
+        terms[0].append(hard(own @ own.T / tau))
+        for j, others in enumerate(student):
+            if i == j:
+                continue
+            terms[1].append(soft(own @ own.T / tau, others @ others.T / tau))
+            terms[2].append(hard(own @ others.T / tau))
+            terms[3].append(soft(own @ others.T / tau, others @ own.T / tau))
+    return weighted(*(torch.stack(term).sum() for term in terms))
+
+
+def mcl_bank(
+    student: Tensor, banks: Tensor, index: Tensor, tau: float = 0.07, temperature: float = 3.0
+) -> Tensor:
+    """MCL with banks (networks, n, C): all rows that `index` (B, 2 + K) names, fetched at once."""
+
+    def scores(i: int, j: int) -> Tensor:
+        return (banks[i][index] * student[j][:, None]).sum(2) / tau
+
+    def hard(logits: Tensor, positives: int) -> Tensor:
+        return (logits.logsumexp(1) - logits[:, :positives].mean(1)).mean()
+
+    terms = [[student.new_zeros(())] for _ in range(4)]
+    for i in range(len(student)):
+        own = scores(i, i)[:, 1:]
+        terms[0].append(hard(own, 1))
+        for j in range(len(student)):
+            if i == j:
+                continue
+            cross = scores(i, j)
+            terms[1].append(kd(own, scores(j, j)[:, 1:].detach(), temperature))
+            terms[2].append(hard(cross, 2))
+            terms[3].append(kd(cross, scores(j, i).detach(), temperature))
+    return weighted(*(torch.stack(term).sum() for term in terms))
+
+
 def p2p(student: Tensor, teacher: Tensor, tau: float = 0.1) -> Tensor:
     """CIRKD's pixel-to-pixel term: two maps for each ordered pair of images."""
     batch = student.shape[0]

@@ -48,6 +48,17 @@ def psd(student: Tensor, others: list[Tensor], teacher: list[Tensor]) -> Tensor:
     return path_differences([others[0], student, others[1]], teacher)
 
 
+def mcl(student: Tensor, labels: Tensor) -> Tensor:
+    """MCL's four terms with the paper's weights, all pairs of networks at once."""
+    return naive.weighted(*import_module('kdmm.functional').mutual_contrast(student, labels))
+
+
+def mcl_bank(student: Tensor, banks: Tensor, index: Tensor) -> Tensor:
+    """The same against memory banks."""
+    terms = import_module('kdmm.functional').mutual_bank_contrast(student, banks, index)
+    return naive.weighted(*terms)
+
+
 _QUEUES = dict(pixel_size=2000, region_size=200, per_image=16)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdmm.distillers.attach import Objective, beside_a_total
 from kdmm.distillers.hssakd.viewer import Viewer, hard_labels, make_branches, views_of
 from kdmm.distillers.schedules import Progress
-from kdmm.distillers.weighting import Weighting
+from kdmm.distillers.weighting import weights_by_part
 from kdmm.errors import ConfigError, refuse_unknown
 from kdmm.functional import joint_labels
 from kdmm.models import AuxiliaryBranches
@@ -55,7 +55,7 @@ class SelfSupervised(Objective):
         )
         self.branches = make_branches(student, stages, checkpointing)
         self.viewer = Viewer(student, self.branches, detached=not self.trains_student)
-        self.weights = _weighting(weight, self.parts)
+        self.weights = weights_by_part(weight, self.parts)
         self.channels_last = channels_last
         if channels_last:
             student.to(memory_format=torch.channels_last)
@@ -168,16 +168,3 @@ def _recalibration(value: Any) -> Mapping[str, Any]:
         )
     refuse_unknown('kd.recalibrate', value, ['num_samples'])
     return value
-
-
-def _weighting(weight: Any, parts: Sequence[str]) -> Weighting:
-    if isinstance(weight, Mapping) and 'type' not in weight:
-        refuse_unknown('kd.weight', weight, parts)
-        weight = {**dict.fromkeys(parts, 1.0), **weight}
-    made = Weighting(weight, 'kd.weight')
-    for part, schedule in made.schedules.items():
-        if schedule(Progress()) < 0:
-            raise ConfigError(f'kd.weight: expected 0 or more, got {weight!r} ({part or "all"})')
-    if len(made.autos):
-        raise ConfigError('kd.weight: expected numbers or schedules, not a measured weight')
-    return made

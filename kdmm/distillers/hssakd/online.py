@@ -1,17 +1,16 @@
 """HSSAKD without a teacher: peers that learn the joint task and each other's logits."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any, ClassVar, cast
 
 import torch
-from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
 from kdmm.distillers.hssakd.frame import SelfSupervised, check_temperature
 from kdmm.distillers.hssakd.joint import branch_divergence, joint_cross_entropy
 from kdmm.distillers.hssakd.viewer import Sight, Viewer, make_branches
+from kdmm.distillers.peers import build_peer, refuse_one_start
 from kdmm.errors import ConfigError
 from kdmm.functional import kl_divergence
 
@@ -27,8 +26,7 @@ class Peer(nn.Module):
 
     def __init__(self, config: Mapping[str, Any], owner: str, **options: Any) -> None:
         super().__init__()
-        self.network: Any = ROOT_MODELS.build(copy.deepcopy(dict(config)))
-        self.network.init_weights()
+        self.network = build_peer(config)
         self.branches = make_branches(self.network, owner=owner, **options)
         self.view = Viewer(self.network, self.branches, owner)
 
@@ -84,11 +82,11 @@ class PeerTraining(SelfSupervised):
 
     def check_start(self, loaded: bool, resumed: bool = False) -> None:
         """Refuse weights for the first network alone."""
-        if loaded and not resumed:
-            raise ConfigError(
-                'load_from: its weights would reach the first of the peers only. All of them read '
-                "model.init_cfg=dict(type='Pretrained', checkpoint=...), and would start alike"
-            )
+        refuse_one_start(loaded, resumed)
+
+    def networks(self) -> dict[str, Any]:
+        """``peer1`` and so on."""
+        return {f'peer{index}': peer.network for index, peer in enumerate(self.others(), 1)}
 
     def others(self) -> list[Peer]:
         """The peers but the first, which is the student."""

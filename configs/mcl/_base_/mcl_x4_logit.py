@@ -1,0 +1,7 @@
+# The logit term: of four networks the last learns the mean of all, so it is the one to keep.
+_base_ = 'mcl_x4.py'
+kd = dict(
+    keep=3,
+    taps=dict(logits='head.fc.out'),
+    losses=dict(logit=dict(type='EnsembleKDLoss', on='logits', tau=3.0)),
+)

@@ -1,0 +1,1 @@
+_base_ = ['_base_/resnet110.py', '_base_/cifar100.py']

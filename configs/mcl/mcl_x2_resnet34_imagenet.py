@@ -1,0 +1,1 @@
+_base_ = ['_base_/resnet34_imagenet.py', '_base_/mcl_bank.py']

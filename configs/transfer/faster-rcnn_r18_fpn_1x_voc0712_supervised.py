@@ -1,0 +1,1 @@
+_base_ = ['_base_/faster-rcnn_r18_fpn_1x_voc0712.py', '_base_/pretrained.py']

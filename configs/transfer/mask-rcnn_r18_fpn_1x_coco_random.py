@@ -1,0 +1,2 @@
+_base_ = ['_base_/mask-rcnn_r18_fpn_1x_coco.py', '_base_/random.py']
+model = dict(backbone=_base_.from_scratch)

@@ -1,0 +1,2 @@
+_base_ = ['mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', '_base_/random.py']
+model = dict(backbone=_base_.from_scratch)

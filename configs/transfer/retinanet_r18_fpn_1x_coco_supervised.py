@@ -1,0 +1,1 @@
+_base_ = ['mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', '_base_/pretrained.py']

@@ -1,0 +1,70 @@
+"""The networks of a cohort."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from kdmm.distillers.peers import build_peer
+from kdmm.distillers.preprocess import Normalization
+from kdmm.distillers.teacher import load_model_config
+from kdmm.errors import ConfigError
+
+
+def other_configs(peers: Any, config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Model configs of the networks beside the student.
+
+    Args:
+        peers: How many networks with the student, or a list of the others: model dicts, or names of
+            config files, also ``package::path``, whose models are meant. One that does not say how
+            it prepares images does it as the student.
+        config: The student's.
+
+    Raises:
+        ConfigError: If there would be fewer than two networks, or a config cannot be read.
+    """
+    if type(peers) is int and peers >= 2:
+        return [config] * (peers - 1)
+    if isinstance(peers, Sequence) and not isinstance(peers, str) and peers:
+        same = {key: config[key] for key in ('data_preprocessor',) if key in config}
+        return [{**same, **_model_of(item)} for item in peers]
+    raise ConfigError(
+        'kd.peers: expected the number of networks, 2 or more, or a list of model configs of those '
+        f'beside the student, got {peers!r}'
+    )
+
+
+def build_others(
+    configs: Sequence[Mapping[str, Any]], keep: int, student: nn.Module
+) -> dict[str, nn.Module]:
+    """The peers beside the student by name: ``peer<place>`` in a cohort where it has ``keep``.
+
+    Raises:
+        ConfigError: If ``keep`` is no place, or a peer prepares images otherwise than the student.
+    """
+    places = range(len(configs) + 1)
+    if type(keep) is not int or keep not in places:
+        raise ConfigError(f'kd.keep: expected a place from 0 to {len(configs)}, got {keep!r}')
+    names = [f'peer{place}' for place in places if place != keep]
+    others = {name: build_peer(config) for name, config in zip(names, configs, strict=True)}
+    for name, peer in others.items():
+        if not _normalization(peer).same_as(_normalization(student)):
+            raise ConfigError(
+                f'kd.peers: the data_preprocessor of {name} ({type(peer).__name__}) gives other '
+                "values than the student's. All peers see one batch: give them one mean, std, "
+                'channel order and pad value'
+            )
+    return others
+
+
+def _normalization(network: nn.Module) -> Normalization:
+    return Normalization.of(network.get_submodule('data_preprocessor'))
+
+
+def _model_of(item: Any) -> Mapping[str, Any]:
+    if isinstance(item, str):
+        model, scope = load_model_config(item, 'kd.peers')
+        return {**model, '_scope_': scope}
+    if not isinstance(item, Mapping):
+        raise ConfigError(f'kd.peers: expected model dicts or names of configs, got {item!r}')
+    return item

@@ -1,0 +1,181 @@
+"""`Cohort`: networks that are trained together and learn from each other, without a teacher."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from kdmm.distillers.attach import beside_a_total
+from kdmm.distillers.cohort.members import build_others, other_configs
+from kdmm.distillers.cohort.reading import check_dicts, tapped
+from kdmm.distillers.cohort.table import cohort_table
+from kdmm.distillers.cohort.terms import CohortTerm, cohort_term
+from kdmm.distillers.cohort.trunk import Trunk
+from kdmm.distillers.context import gather_context, task_facts
+from kdmm.distillers.peers import refuse_one_start
+from kdmm.distillers.probe import blank_taps
+from kdmm.distillers.taps import Taps, require_gradient
+from kdmm.distillers.termed import TermedObjective
+from kdmm.distillers.weighting import switched_on
+
+#: The student's own losses, computed on the inputs given.
+Own = Callable[[Any], dict[str, Tensor]]
+
+
+class Cohort(TermedObjective):
+    """N networks on one batch: the task's losses of each, and losses between them.
+
+    Each network runs once a step. The student is one of them, the one that the run keeps as its
+    model; the others lie beside it as children, are trained, evaluated and written like it.
+
+    Args:
+        student: The network at place ``keep``.
+        config: Its model config, of which the others are made unless they are given.
+        peers: See `other_configs`.
+        keep: The student's place; it matters where a loss treats places differently.
+        trunk: Modules of the student that all networks share, see `Trunk`.
+        taps: Tap name to ``module.path.in|.out``, or to a list of one such path a place.
+        losses: Term name to ``dict(type=, on=, weight=, ...)``, see `cohort_term`; none at all
+            trains the networks side by side.
+        ensemble: Whether validation reports the ensemble, too.
+        channels_last: Use this memory format for the batch and all networks.
+        probe_size: (H, W) of the blank image that measures the taps when the model is built.
+    """
+
+    is_result = True
+    averages = True
+
+    def __init__(
+        self,
+        student: nn.Module,
+        config: Mapping[str, Any],
+        peers: int | Sequence[Any] = 2,
+        keep: int = 0,
+        trunk: Sequence[str] = (),
+        taps: Mapping[str, Any] | None = None,
+        losses: Mapping[str, Mapping[str, Any]] | None = None,
+        ensemble: bool = True,
+        channels_last: bool = False,
+        probe_size: tuple[int, int] = (64, 64),
+    ) -> None:
+        super().__init__()
+        # the first child: averages of weights (EMA) pair parameters by their order
+        self.peers = nn.ModuleDict(build_others(other_configs(peers, config), keep, student))
+        self.keep, self.channels_last = keep, channels_last
+        self.trunk = Trunk(student, trunk)
+        if channels_last:
+            student.to(memory_format=torch.channels_last)
+            self.peers.to(memory_format=torch.channels_last)
+        taps, losses = taps or {}, losses or {}
+        check_dicts(taps, losses)
+        losses = switched_on(losses)
+        with evaluating(student):  # what the peers share is in its mode
+            for peer in self.peers.values():
+                self.trunk.plant(peer, probe_size)
+            self.taps = tapped({'': student, **self.peers}, keep, taps, losses)
+            self.terms = nn.ModuleDict(self._build_terms(student, losses, probe_size))
+        self.hooks.append(dict(type='kdmm.PeersHook', ensemble=ensemble))
+        self._announced = False
+
+    def forward(self, own: Own, inputs: Any, samples: Sequence[Any] | None) -> dict[str, Tensor]:
+        """All losses of one batch.
+
+        Args:
+            own: The student's forward pass.
+            inputs: The preprocessed batch, which all networks see.
+            samples: The base library's data samples.
+
+        Returns:
+            The student's losses under their own names (``loss`` as ``head.loss``), the others' as
+            ``kd.<peer>_<name>``, the terms as ``kd.loss_<term>``.
+        """
+        if self.channels_last and isinstance(inputs, Tensor):
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        losses: dict[str, Tensor] = {}
+        seen = []
+        with self.trunk.kept():
+            for taps, run in self._passes(own, samples):
+                with taps.record() as found:
+                    losses.update(run(inputs))
+                require_gradient(found, taps.owner)
+                seen.append(found)
+        return {**losses, **self._between(self._by_place(seen), samples)}
+
+    def check_start(self, loaded: bool, resumed: bool = False) -> None:
+        """Refuse weights for the student alone."""
+        refuse_one_start(loaded, resumed)
+
+    def networks(self) -> dict[str, Any]:
+        """The networks beside the student, ``peer<place>``."""
+        return dict(self.peers.items())
+
+    def __deepcopy__(self, memo: Any) -> nn.Module:
+        copied = nn.Module()
+        copied.add_module('peers', copy.deepcopy(self.peers, memo))
+        return copied
+
+    def _by_place(self, found: Sequence[Any]) -> list[Any]:
+        """The student's, then the others' -> by place."""
+        own, *others = found
+        return [*others[: self.keep], own, *others[self.keep :]]
+
+    def _passes(self, own: Own, samples: Any) -> Iterator[tuple[Taps, Own]]:
+        """The student first: what it computed of the trunk, the others continue."""
+        yield self.taps[''], lambda inputs: beside_a_total(own(inputs))
+        for name, peer in self.peers.items():
+            yield self.taps[name], self._prefixed(name, peer, samples)
+
+    def _prefixed(self, name: str, peer: nn.Module, samples: Any) -> Own:
+        def run(inputs: Any) -> dict[str, Tensor]:
+            with self.trunk.unchanged(inputs):
+                losses = peer(inputs, samples, mode='loss')
+            return {f'kd.{name}_{key}': value for key, value in losses.items()}
+
+        return run
+
+    def _between(self, seen: Sequence[Any], samples: Any) -> dict[str, Tensor]:
+        """The weighted terms; ``seen`` are the taps of each place."""
+        terms = cast(list[CohortTerm], list(self.terms.values()))
+        if not self._announced:
+            print_log(cohort_table(terms, seen), 'current')
+            self._announced = True
+        busy = [term for term in terms if not term.idle]
+        context = gather_context(sorted({need for term in busy for need in term.needs}), samples)
+        result: dict[str, Tensor] = {}
+        for term in terms:
+            if term.idle:
+                result.update(term.still(seen))
+            else:
+                given = {need: context[need] for need in term.needs}
+                result.update(term.weigh(term.compute(seen, **given)))
+        return result
+
+    def _build_terms(
+        self, student: nn.Module, losses: Mapping[str, Any], size: tuple[int, int]
+    ) -> dict[str, nn.Module]:
+        if not losses:
+            return {}
+        networks = {'': student, **self.peers}
+        blanks = [blank_taps(networks[name], self.taps[name], size) for name in networks]
+        seen, note = self._by_place([found for found, _ in blanks]), blanks[0][1]
+        facts, taps = task_facts(student), list(self.taps[''].paths)
+        known = dict.fromkeys(taps)
+        return {
+            name: cohort_term(name, config, known, facts, seen, note)
+            for name, config in losses.items()
+        }
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """In eval mode inside."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)

@@ -1,0 +1,150 @@
+"""Losses between the peers of a cohort."""
+
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from kdmm.distillers.bridge import channels_of
+from kdmm.distillers.building import check_shapes
+from kdmm.distillers.term import Term
+from kdmm.distillers.weighted import WeightedLoss
+from kdmm.errors import ConfigError
+from kdmm.registry import MODELS
+
+Seen = Sequence[Mapping[str, Any]]
+
+
+class MutualTerm(WeightedLoss):
+    """A loss that looks at all peers at once, such as `MCLLoss`.
+
+    Args:
+        name: The term's name under ``kd.losses``.
+        config: The term's dict: the loss's arguments, ``on`` and ``weight``.
+        taps: Known tap names.
+        facts: Values for arguments that the config leaves out. The term adds ``peer_channels``, one
+            number a peer.
+        blanks: Of each peer, tap name to activation as training will give them, blank.
+        note: For which input that is, as the end of an error message.
+
+    Raises:
+        ConfigError: As `Term`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        taps: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        blanks: Seen,
+        note: str = '',
+    ) -> None:
+        super().__init__(name, config, taps)
+        given = [self.pick(blank) for blank in blanks]
+        if not self.several:
+            facts = {**facts, 'peer_channels': [channels_of(x) for x in given]}
+        self.build(facts)
+        check_shapes(f'{self.where} on {self.called}', self.loss, [given], note)
+
+    def compute(self, seen: Seen, **context: Any) -> dict[str, Tensor]:
+        """The unweighted loss by part."""
+        return self.run([self.pick(one) for one in seen], **context)
+
+    def still(self, seen: Seen) -> dict[str, Tensor]:
+        """See `WeightedLoss.silence`."""
+        return self.silence([self.pick(one) for one in seen])
+
+
+class PairTerm(nn.Module):
+    """A loss of student and teacher between all ordered pairs of peers (DML, arXiv 1706.00384).
+
+    The sum over pairs (learner, taught by) over N - 1. Who teaches gets no gradient from it.
+
+    Args:
+        name, config, taps, facts, blanks, note: As for `MutualTerm`, config as for `Term`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        taps: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        blanks: Seen,
+        note: str = '',
+    ) -> None:
+        super().__init__()
+        if 'teacher' in config:
+            raise ConfigError(f'kd.losses.{name}.teacher: a cohort has none, all teach each other')
+        self.name, self.share = name, 1 / (len(blanks) - 1)
+        self.ordered = list(permutations(range(len(blanks)), 2))
+        self.pairs = nn.ModuleList(
+            Term(name, config, taps, facts, {k: (blanks[i][k], blanks[j][k]) for k in taps}, note)
+            for i, j in self.ordered
+        )
+
+    @property
+    def first(self) -> Term:
+        """The term of one pair, in what is the same for all."""
+        return cast(Term, self.pairs[0])
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Context the loss asks for."""
+        return self.first.needs
+
+    @property
+    def idle(self) -> bool:
+        """See `WeightedLoss`."""
+        return self.first.idle
+
+    def compute(self, seen: Seen, **context: Any) -> dict[str, Tensor]:
+        """The unweighted loss by part."""
+        return self._sum(
+            term.compute(term.pick(seen[i]), detached(term.pick(seen[j])), **context)
+            for term, i, j in self._each()
+        )
+
+    def weigh(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted log entries."""
+        return self.first.weigh(values)
+
+    def still(self, seen: Seen) -> dict[str, Tensor]:
+        """See `WeightedLoss.silence`."""
+        return self._sum(term.silence(term.pick(seen[i])) for term, i, _ in self._each())
+
+    def _each(self) -> Any:
+        return ((cast(Term, t), *pair) for t, pair in zip(self.pairs, self.ordered, strict=True))
+
+    def _sum(self, found: Any) -> dict[str, Tensor]:
+        every = list(found)
+        return {key: self.share * torch.stack([x[key] for x in every]).sum() for key in every[0]}
+
+
+CohortTerm = MutualTerm | PairTerm
+
+
+def cohort_term(name: str, config: Mapping[str, Any], *args: Any) -> CohortTerm:
+    """The term for a loss of all peers (its class says ``mutual = True``) or of pairs.
+
+    Raises:
+        ConfigError: Whatever is wrong with it; a weight that is to be measured.
+    """
+    kind = MODELS.get(config['type']) if isinstance(config['type'], str) else config['type']
+    made = (MutualTerm if getattr(kind, 'mutual', False) else PairTerm)(name, config, *args)
+    if (made if isinstance(made, MutualTerm) else made.first).weights.autos:
+        raise ConfigError(
+            f"kd.losses.{name}.weight: 'auto' is measured against one student's task; give a "
+            'cohort numbers or schedules'
+        )
+    return made
+
+
+def detached(value: Any) -> Any:
+    """An activation without its graph, however nested it is."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(detached, value))
+    return value.detach() if isinstance(value, Tensor) else value

@@ -1,0 +1,148 @@
+"""The first part of a network, shared by all peers and computed once a step."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdmm.distillers.probe import Size, look
+from kdmm.distillers.taps import Taps
+from kdmm.errors import ConfigError, nearest
+
+
+class Shared(nn.Module):
+    """Stands in a peer where the student has a module that all of them share.
+
+    It has no parameters of its own, so that each is in the optimizer and in DDP's buckets once; its
+    ``state_dict`` is the student's module's, so that the peer's is a plain network's.
+
+    Args:
+        owner: The student's module.
+        path: Its name.
+        trunk: What was computed in this step.
+    """
+
+    def __init__(self, owner: nn.Module, path: str, trunk: 'Trunk') -> None:
+        super().__init__()
+        self._owner, self.path, self._trunk = (owner,), path, (trunk,)  # tuples: no children
+
+    @property
+    def owner(self) -> nn.Module:
+        """The student's module."""
+        return self._owner[0]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the student's module gave in this step, where that is known."""
+        outputs = self._trunk[0].outputs
+        return outputs[self.path] if outputs else self.owner(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The student's module's."""
+        return self.owner.state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(
+        self, state: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *_: Any
+    ) -> None:
+        for key, value in self.owner.state_dict(prefix=prefix).items():
+            if key in state:
+                value.copy_(state[key])
+            elif strict:
+                missing.append(key)
+
+
+class Trunk:
+    """Modules of the student that the peers share.
+
+    Args:
+        student: The network that owns them.
+        paths: Their names, all that runs up to the branching point.
+
+    Raises:
+        ConfigError: If a path names no module; the nearest names are given.
+    """
+
+    def __init__(self, student: nn.Module, paths: Sequence[str]) -> None:
+        if isinstance(paths, str):
+            raise ConfigError(f'kd.trunk: expected a list of modules, got {paths!r}')
+        modules = {path: module for path, module in student.named_modules() if path}
+        for path in paths:
+            if path not in modules:
+                raise ConfigError(f'kd.trunk: no module {path!r}; {nearest(str(path), modules)}')
+        self.student, self.paths = (student,), tuple(paths)
+        self.outputs: dict[str, Any] = {}
+
+    def plant(self, peer: nn.Module, size: Size) -> None:
+        """Let ``peer`` use the student's modules in place of its own.
+
+        Args:
+            peer: The network.
+            size: (H, W) of a blank image that shows in which order its modules run.
+
+        Raises:
+            ConfigError: If it has no such modules, or runs others before their end.
+        """
+        for path in self.paths:
+            parent, _, name = path.rpartition('.')
+            owner = self.student[0].get_submodule(path)
+            try:
+                holder = peer.get_submodule(parent)
+                holder.get_submodule(name)
+            except AttributeError:
+                raise ConfigError(
+                    f'kd.trunk: {path!r} is no module of the peer, a {type(peer).__name__}'
+                ) from None
+            setattr(holder, name, Shared(owner, path, self))
+        if self.paths:
+            self._refuse_gaps(peer, size)
+
+    def _refuse_gaps(self, peer: nn.Module, size: Size) -> None:
+        """Nothing would train layers whose output is not used."""
+        early: list[str] = []
+        with ExitStack() as hooks:
+            for path, module in peer.named_modules():
+                if module._parameters or module._buffers:
+                    handle = module.register_forward_pre_hook(lambda *_, p=path: early.append(p))
+                    hooks.callback(handle.remove)
+            look(peer, Taps(peer, {path: f'{path}.out' for path in self.paths}, 'peer'), size)
+        if early:
+            raise ConfigError(
+                f'kd.trunk: {early[0]!r} runs before its end and is not shared. List all modules '
+                'up to the branching point'
+            )
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Inside, what the student's modules give next is what the peers continue from."""
+
+        def keep(path: str) -> Any:
+            return lambda module, args, output: self.outputs.update({path: output})
+
+        with ExitStack() as hooks:
+            for path in self.paths:
+                handle = self.student[0].get_submodule(path).register_forward_hook(keep(path))
+                hooks.callback(handle.remove)
+            try:
+                yield
+            finally:
+                self.outputs = {}
+
+    @contextmanager
+    def unchanged(self, inputs: Any) -> Iterator[None]:
+        """Refuse peers that write into what others read.
+
+        Raises:
+            ConfigError: If so: an activation works in place, and is no part of the trunk.
+        """
+        before = self._versions(inputs)
+        yield
+        if before != self._versions(inputs):
+            raise ConfigError(
+                'kd.trunk: a module of a peer changes in place what all of them read (an '
+                'activation such as relu). List it, too, or let the trunk end behind it'
+            )
+
+    def _versions(self, inputs: Any) -> list[int]:
+        images = inputs if isinstance(inputs, list | tuple) else [inputs]
+        read = [*images, *self.outputs.values()]
+        return [x._version for x in read if isinstance(x, Tensor)]

@@ -1,0 +1,64 @@
+"""Who owns what in a checkpoint."""
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from torch import nn
+
+from kdmm.distillers import CHILD, Objective
+from kdmm.distillers.weights import ENTRY
+from kdmm.registry import HOOKS
+
+#: Prefix of the objective's keys in the state of a model in training.
+PREFIX = f'{CHILD}.'
+#: The entry for weights as trained, where `ENTRY` has their averages.
+AVERAGES = f'{ENTRY}_ema'
+
+
+def objective_of(model: nn.Module) -> Objective:
+    """The objective attached to a (possibly wrapped) student."""
+    inner = model.module if is_model_wrapper(model) else model
+    return getattr(inner, CHILD)
+
+
+def extra_states(module: nn.Module) -> dict[str, Any]:
+    """What modules give as ``get_extra_state``; some MMEngine versions do not save it."""
+    state = module.state_dict()
+    return {key: value for key, value in state.items() if key.endswith('_extra_state')}
+
+
+@HOOKS.register_module()
+class OwnershipHook(Hook):
+    """Keeps the student's ``state_dict`` pure.
+
+    In the file, ``state_dict`` (and ``ema_state_dict``) holds the student's keys under their own
+    names, so that the base library loads it strictly; projectors, queues, peers, measured weights
+    and losses' extra state are in the entry ``kdmm``. Files that cannot be resumed (no optimizer,
+    as ``save_best`` writes them) get no such entry, unless it is a result of the run.
+
+    Where an `EMAHook` averages peers, too, their averages are in ``kdmm``, as the student's are in
+    ``state_dict``, and their weights as trained in ``kdmm_ema``. This hook must then come after it.
+    """
+
+    priority = 'VERY_HIGH'  # other hooks see the student's keys alone
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Move what is not the student's to entries of its own."""
+        entry = taken(checkpoint['state_dict'], PREFIX)
+        trained = taken(checkpoint.get('ema_state_dict', {}), f'module.{PREFIX}')
+        objective = objective_of(runner.model) if runner is not None else None
+        if 'optimizer' in checkpoint or (objective is not None and objective.is_result):
+            extra = extra_states(objective) if objective is not None else {}
+            checkpoint.setdefault(ENTRY, {**extra, **entry})
+            if trained:
+                checkpoint.setdefault(AVERAGES, trained)
+
+
+def taken(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Remove the keys with a prefix, and give them without it."""
+    metadata = getattr(state, '_metadata', {})
+    for key in [key for key in metadata if f'{key}.'.startswith(prefix)]:
+        del metadata[key]
+    keys = [key for key in state if key.startswith(prefix)]
+    return {key.removeprefix(prefix): state.pop(key) for key in keys}

@@ -1,0 +1,49 @@
+"""Where contrastive losses compare images: unit vectors behind a small head."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..functional.precision import full_precision, promote
+
+
+class EmbeddingHeads(nn.Module):
+    """A head for each of N networks: Linear, ReLU, Linear, unit length (MCL, arXiv 2104.12565).
+
+    Args:
+        channels: Length of each network's pooled features.
+        dim: Length of an embedding.
+    """
+
+    def __init__(self, channels: Sequence[int], dim: int = 128) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, dim), nn.ReLU(inplace=True), nn.Linear(dim, dim))
+            for width in channels
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """N times (B, channels of the network) -> unit rows (N, B, dim), at least float32.
+
+        Raises:
+            ValueError: As `check_pooled`.
+        """
+        check_pooled(features)
+        rows = torch.stack([head(x) for head, x in zip(self.heads, features, strict=True)])
+        with full_precision(rows):
+            return nn.functional.normalize(promote(rows), dim=-1)
+
+
+def check_pooled(features: Sequence[Tensor]) -> None:
+    """Refuse what is not one vector an image.
+
+    Raises:
+        ValueError: If a network's features are not (B, channels).
+    """
+    shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in features]
+    if any(isinstance(shape, str) or len(shape) != 2 for shape in shapes):
+        raise ValueError(
+            f'embeddings are made of pooled features (B, channels), got {shapes}: tap what the '
+            "classifier reads, for MMPretrain 'head.fc.in'"
+        )

@@ -1,0 +1,111 @@
+"""Mutual contrastive learning of a cohort, contrast within the batch (MCL, arXiv 2104.12565)."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..functional import kl_divergence, mutual_contrast
+from ..functional.collective import all_gather_cat, gather_with_grad
+from ..registry import MODELS
+from .embedding import EmbeddingHeads, check_pooled
+
+
+@MODELS.register_module()
+class MCLLoss(nn.Module):
+    """VCL, SoftVCL, ICL and SoftICL between all pairs of networks, on the images of all ranks.
+
+    See `kdmm.functional.mutual_contrast`. The paper weighs the parts 0.1, 1, 0.1, 1. Images of one
+    class must meet in a batch: use `kdmm.PKSampler`.
+
+    Every rank compares the images of all ranks and sends gradients back to theirs, so W ranks learn
+    what one would from the same images. The authors' code, for one process, has no such case.
+
+    Args:
+        peer_channels: Length of each network's pooled features; filled in by the cohort.
+        tau: Temperature of the similarities.
+        temperature: Temperature of the soft terms, on top of ``tau``.
+        dim: Length of an embedding.
+        soft_include_diag: Let the soft distributions have the anchor's own column, as in the
+            authors' code; the paper leaves it out.
+        icl_self_positive: Let the same image's embedding in the other network be a positive of ICL.
+            In the authors' in-batch code it is neither positive nor negative.
+    """
+
+    mutual: ClassVar[bool] = True
+    stateful: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ('labels',)
+    parts: ClassVar[tuple[str, ...]] = ('vcl', 'soft_vcl', 'icl', 'soft_icl')
+
+    def __init__(
+        self,
+        peer_channels: Sequence[int],
+        tau: float = 0.1,
+        temperature: float = 3.0,
+        dim: int = 128,
+        soft_include_diag: bool = True,
+        icl_self_positive: bool = False,
+    ) -> None:
+        super().__init__()
+        self.heads = EmbeddingHeads(peer_channels, dim)
+        self.tau, self.temperature = tau, temperature
+        self.soft_include_diag, self.icl_self_positive = soft_include_diag, icl_self_positive
+
+    def check(self, peers: Sequence[Tensor]) -> None:
+        """Refuse features that are not pooled (`ValueError`)."""
+        check_pooled(peers)
+
+    def forward(self, peers: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+        """Pooled features, N times (B, channels), and labels (B,) -> four scalars."""
+        rows = self.heads(peers).transpose(0, 1)  # (B, N, dim)
+        rows = gather_with_grad(rows.contiguous()).transpose(0, 1)
+        return mutual_contrast(
+            rows,
+            all_gather_cat(labels),
+            self.tau,
+            self.temperature,
+            self.soft_include_diag,
+            self.icl_self_positive,
+        )._asdict()
+
+
+@MODELS.register_module()
+class EnsembleKDLoss(nn.Module):
+    """Logit distillation from the mean of all networks' logits (MCL's logit term).
+
+    ``sum over learners of tau^2 KL(softmax(mean / tau) || softmax(z_i / tau))``, mean over images,
+    the target detached.
+
+    Args:
+        tau: Temperature.
+        learners: ``'all'``, ``'last'`` (the network at the last place, which is then the one to
+            keep), or None: all of two networks, the last of more, as in the authors' CIFAR code.
+    """
+
+    mutual: ClassVar[bool] = True
+    stateful: ClassVar[bool] = False
+
+    def __init__(self, tau: float = 3.0, learners: str | None = None) -> None:
+        super().__init__()
+        if learners not in (None, 'all', 'last'):
+            raise ValueError(f"learners must be 'all', 'last' or None, got {learners!r}")
+        self.tau, self.learners = tau, learners
+
+    def check(self, peers: Sequence[Tensor]) -> None:
+        """Refuse logits of different shapes.
+
+        Raises:
+            ValueError: With all shapes.
+        """
+        shapes = [tuple(z.shape) for z in peers]
+        if len(set(shapes)) > 1:
+            raise ValueError(f'EnsembleKDLoss averages logits of one shape, got {shapes}')
+
+    def forward(self, peers: Sequence[Tensor]) -> Tensor:
+        """Logits, N times (B, C) or (B, C, h, w) -> a scalar."""
+        self.check(peers)
+        target = torch.stack([z.detach().float() for z in peers]).mean(0)
+        all_learn = self.learners == 'all' or (self.learners is None and len(peers) == 2)
+        learners = peers if all_learn else peers[-1:]
+        return torch.stack([kl_divergence(z, target, self.tau) for z in learners]).sum()

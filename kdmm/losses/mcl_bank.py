@@ -1,0 +1,117 @@
+"""Mutual contrastive learning for large data sets (MCL, arXiv 2104.12565): banks of all images."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from kdmm.datasets.annotations import read_labels, read_sample_ids
+from kdmm.errors import ConfigError
+from kdmm.registry import MODELS
+
+from ..functional import draw_columns, mutual_bank_contrast
+from ..memory import InstanceBank, SampleRows
+from .embedding import EmbeddingHeads
+
+WHERE = 'MCLBankLoss'
+_DTYPES = ('float16', 'bfloat16', 'float32', 'float64')
+
+
+@MODELS.register_module()
+class MCLBankLoss(nn.Module):
+    """Contrast of N peers with a bank of embeddings each, a row for every training image.
+
+    The authors' ImageNet form; see :func:`kdmm.functional.mutual_bank_contrast` for the four terms
+    and where they depart from that code. Per image one positive and ``negatives`` images of other
+    classes are drawn, with replacement, by a hash of step, place in the global batch and column: on
+    any number of ranks the same ones. The banks, a copy on every device, learn a batch when
+    :meth:`after_step` is called, and are saved with the run. The loss is the mean over this
+    process's images.
+
+    Args:
+        peer_channels: Channels of each peer's embedding.
+        num_samples: Different images in the training set.
+        negatives: K. The authors found 4096 similar.
+        tau: Temperature of the similarities.
+        temperature: T of the soft terms, on top of ``tau``.
+        momentum: Share of its old value in a bank row that is written.
+        dtype: Of the banks; ``'float16'`` or ``'bfloat16'`` for half the memory.
+        dim: Channels of the embeddings that are compared.
+        seed: Of the banks' start and of the draws.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        ConfigError: If there is no memory for the banks.
+    """
+
+    mutual: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ('labels', 'sample_ids')
+    parts: ClassVar[tuple[str, ...]] = ('vcl', 'soft_vcl', 'icl', 'soft_icl')
+    stateful: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        peer_channels: Sequence[int],
+        num_samples: int,
+        negatives: int = 8192,
+        tau: float = 0.07,
+        temperature: float = 3.0,
+        momentum: float = 0.5,
+        dtype: str = 'float32',
+        dim: int = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if dtype not in _DTYPES:
+            raise ValueError(f'{WHERE}: dtype must be one of {_DTYPES}, got {dtype!r}')
+        if negatives < 1:
+            raise ValueError(f'{WHERE}: negatives must be at least 1, got {negatives!r}')
+        self.negatives, self.tau, self.temperature = negatives, tau, temperature
+        self.bank = InstanceBank(
+            len(peer_channels), num_samples, dim, momentum, getattr(torch, dtype), seed, WHERE
+        )
+        self.samples = SampleRows(WHERE)
+        self.heads = EmbeddingHeads(peer_channels, dim)
+
+    def memory_bytes(self) -> int:
+        """Memory of the banks."""
+        return self.bank.memory_bytes()
+
+    def see_dataset(self, dataset: Any) -> None:
+        """Read ids and classes of the training set; to be called before each (resumed) training.
+
+        Raises:
+            ConfigError: If its images are not ``num_samples`` different ones with one class each.
+        """
+        ids, labels = read_sample_ids(dataset, WHERE), read_labels(dataset, WHERE)
+        self.samples.fill(torch.from_numpy(ids), torch.from_numpy(labels))
+        expected, found = self.bank.rows.shape[1], len(self.samples)
+        if found != expected:
+            raise ConfigError(
+                f'{WHERE}.num_samples: {expected}, but the training set has {found} different '
+                f'images. Set num_samples={found}'
+            )
+
+    def forward(
+        self, peers: Sequence[Tensor], labels: Tensor, sample_ids: Tensor
+    ) -> dict[str, Tensor]:
+        """Embeddings (B, d_i) of N peers, classes (B,) and ids (B,) -> the four unweighted parts.
+
+        In training with gradients the batch is kept for :meth:`after_step`.
+
+        Raises:
+            ConfigError: If the training set was not seen, or an image is not in it.
+        """
+        rows, classes = self.samples.find(sample_ids, labels)
+        noise = self.bank.noise(len(rows), 1 + self.negatives)
+        index = draw_columns(self.samples.classes, rows, classes, noise)
+        embeddings = self.heads(peers)  # (N, B, dim)
+        terms = mutual_bank_contrast(embeddings, self.bank.rows, index, self.tau, self.temperature)
+        if self.training and torch.is_grad_enabled():
+            self.bank.remember(rows, embeddings)
+        return terms._asdict()
+
+    def after_step(self) -> None:
+        """Write what was embedded since the last call; after the backward pass."""
+        self.bank.after_step()

@@ -1,0 +1,109 @@
+"""Which row of a bank an image of the training set has, and where those of each class are."""
+
+import torch
+from torch import Tensor, nn
+
+from kdmm.errors import ConfigError
+
+from ..functional.negatives import ClassIndex, index_classes
+
+
+class SampleRows(nn.Module):
+    """Rows 0..n-1 for the n different ids of a training set, in the order of the ids.
+
+    Ids may be larger than the data set (a subset of another) or come several times (a repeated
+    one). What is kept, O(n) numbers, is in nobody's state: it is read off the data set at each
+    start.
+
+    Args:
+        owner: Whose rows they are, for messages.
+    """
+
+    order: Tensor
+    size: Tensor
+    start: Tensor
+
+    def __init__(self, owner: str = 'SampleRows') -> None:
+        super().__init__()
+        self.owner = owner
+        for name in ClassIndex._fields:
+            self.register_buffer(name, torch.zeros(0, dtype=torch.long), persistent=False)
+        # on the CPU, where a batch's ids lie
+        self._ids = self._labels = torch.zeros(0, dtype=torch.long)
+        self._compared = False
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def classes(self) -> ClassIndex:
+        """For drawing rows by class, on the module's device."""
+        return ClassIndex(self.order, self.size, self.start)
+
+    def fill(self, ids: Tensor, labels: Tensor) -> None:
+        """Give the ids their rows.
+
+        Args:
+            ids: Of all items of the training set, int64 on the CPU.
+            labels: Their classes, likewise.
+
+        Raises:
+            ConfigError: If one id has two classes, or all images have one.
+        """
+        self._ids, row = ids.unique(return_inverse=True)
+        self._labels = labels.new_empty(len(self._ids)).index_copy_(0, row, labels)
+        wrong = (self._labels[row] != labels).nonzero()
+        if len(wrong):
+            item = int(wrong[0])
+            raise ConfigError(
+                f'{self.owner}: two images of the training set have sample_idx {int(ids[item])}, '
+                f'of class {int(labels[item])} and {int(self._labels[row[item]])}. Data sets that '
+                'are joined number their images from 0 each; read them as one data set'
+            )
+        try:
+            classes = index_classes(self._labels)
+        except ValueError as error:
+            raise ConfigError(f'{self.owner}: the training set: {error}') from error
+        for name, value in zip(classes._fields, classes, strict=True):
+            setattr(self, name, value.to(self.order.device))
+
+    def find(self, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and classes (B,) of a batch's images, on the module's device.
+
+        Labels on a GPU are compared with the data set's for the first batch only, and ids there
+        make the processor wait.
+
+        Args:
+            ids: (B,).
+            labels: Classes (B,).
+
+        Raises:
+            ConfigError: If the training set was not seen, has no such id, or other labels.
+        """
+        if not len(self):
+            raise ConfigError(
+                f'{self.owner} does not know the training set. Call see_dataset(dataset) before '
+                'training, as the hook of a run does'
+            )
+        ids = ids.cpu()
+        rows = torch.searchsorted(self._ids, ids).clamp_max_(len(self) - 1)
+        unknown = self._ids[rows] != ids
+        if unknown.any():
+            raise ConfigError(
+                f'{self.owner}: no image of the training set has sample_idx {int(ids[unknown][0])}'
+            )
+        self._compare(ids, labels, self._labels[rows])
+        device = self.order.device
+        return rows.to(device), self._labels[rows].to(device)
+
+    def _compare(self, ids: Tensor, labels: Tensor, expected: Tensor) -> None:
+        if self._compared and labels.is_cuda:
+            return
+        wrong = labels.cpu() != expected
+        if wrong.any():
+            raise ConfigError(
+                f'{self.owner}: the image with sample_idx {int(ids[wrong][0])} has label '
+                f'{int(labels[wrong.to(labels.device)][0])} in the batch and '
+                f'{int(expected[wrong][0])} in the training set'
+            )
+        self._compared = True

@@ -1,0 +1,69 @@
+"""Cohorts on any number of gloo ranks: what a rank saw of losses, gradients and metrics."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from tests.e2e.hssakd_world import GROUP_NORM, watched
+
+TAPS = dict(logits='head.fc.out', embedding='head.fc.in')
+MCL = dict(
+    type='MCLLoss', on='embedding', dim=8, tau=0.5,
+    weight=dict(vcl=0.1, soft_vcl=1.0, icl=0.1, soft_icl=1.0),
+)  # fmt: skip
+DML = dict(type='KDLoss', on='logits')
+TRUNK = [f'backbone.{name}' for name in ('conv1', 'gn1', 'relu', 'layer1', 'layer2')]
+LATER = dict(type='Linear', start=0.0, stop=1.0, begin=1, end=2)
+KINDS: dict[str, dict[str, Any]] = dict(
+    mcl=dict(peers=3, losses=dict(mcl=MCL)),
+    trunk=dict(peers=2, trunk=TRUNK, losses=dict(mcl=MCL, dml=DML)),
+    later=dict(
+        peers=2,
+        losses=dict(mcl=dict(MCL, weight=dict(vcl=LATER, icl=LATER)), dml=dict(DML, weight=LATER)),
+    ),
+)
+
+
+def everything(data: Path, folder: Path) -> dict[str, Any]:
+    """Three iterations of 2 classes x 2 images of each kind."""
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    sampler = dict(_delete_=True, type='kdmm.PKSampler', classes_per_batch=2 // world)
+    sampler['samples_per_class'] = 2
+    found = {}
+    for kind, section in KINDS.items():
+        kd = dict(type='Cohort', taps=TAPS, **section)
+        options: Any = dict(backbone=GROUP_NORM, train_dataloader__sampler=sampler)
+        run, seen = watched(kd, data, folder / kind, **options)
+        inner = run.model.module if dist.is_initialized() else run.model
+        found[kind] = dict(seen, state=dict(inner.state_dict()))
+    return found
+
+
+def _rank(rank: int, world: int, data: str, folder: str, port: str) -> None:
+    torch.set_num_threads(1)
+    names = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world, LOCAL_WORLD_SIZE=world)
+    os.environ.update({key: str(value) for key, value in names.items()})
+    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+    dist.init_process_group('gloo')
+    torch.save(everything(Path(data), Path(folder)), f'{folder}/{rank}.pt')
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def on_two_ranks(data: Path, folder: Path) -> list[dict[str, Any]]:
+    """Each rank's results."""
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+        store = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
+        port = store.port
+        del store
+        mp.get_context('forkserver').set_forkserver_preload(['tests.e2e.cohort_world'])
+        mp.start_processes(
+            _rank, (2, str(data), str(folder), str(port)), nprocs=2, start_method='forkserver'
+        )
+    return [torch.load(folder / f'{rank}.pt', weights_only=True) for rank in range(2)]

@@ -1,0 +1,64 @@
+"""Heads of contrastive losses."""
+
+import pytest
+import torch
+
+from kdmm.losses.embedding import EmbeddingHeads, check_pooled
+from tests.functional.test_mutual import fix
+
+
+def heads(*channels: int, dim: int = 128) -> EmbeddingHeads:
+    torch.manual_seed(0)
+    return EmbeddingHeads(channels, dim)
+
+
+def test_parameters_of_two_heads_on_resnet32():
+    """Specification, mcl section 2.3."""
+    made = heads(64, 64)
+    assert [sum(p.numel() for p in head.parameters()) for head in made.heads] == [24_832] * 2
+
+
+def test_rows_are_two_linear_layers_and_unit_length():
+    made = heads(5, 3, dim=4).double()
+    features = [fix((6, width), width) for width in (5, 3)]
+    rows = made(features)
+    assert rows.shape == (2, 6, 4)
+    for network, x in enumerate(features):
+        first, _, second = made.heads[network]
+        for image, row in enumerate(x):
+            hidden = (first.weight @ row + first.bias).clamp(min=0)
+            plain = second.weight @ hidden + second.bias
+            expected = plain / plain.square().sum().sqrt()
+            torch.testing.assert_close(rows[network, image], expected, rtol=1e-12, atol=1e-14)
+
+
+def test_features_are_not_written_to():
+    """The activation is in place; what the classifier reads must stay."""
+    x = fix((4, 3), 0).float()
+    before = x.clone()
+    heads(3, 3)([x, x]).sum().backward()
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_unit_length_in_float32_under_autocast(dtype):
+    with torch.autocast('cpu', dtype):
+        rows = heads(3, dim=8)([100 * fix((4, 3), 1).float()])
+    assert rows.dtype == torch.float32
+    torch.testing.assert_close(rows.norm(dim=-1), torch.ones(1, 4), rtol=0, atol=1e-6)
+
+
+def test_an_image_of_no_direction_has_no_gradient_of_nothing():
+    x = torch.zeros(2, 3, requires_grad=True)
+    made = heads(3, dim=4)
+    for parameter in made.parameters():
+        torch.nn.init.zeros_(parameter)
+    made([x]).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('x', [torch.zeros(2, 3, 4, 4), (torch.zeros(2, 3),), torch.zeros(2)])
+def test_what_is_not_one_vector_an_image_is_refused(x):
+    """Also the tuple that MMPretrain's necks give."""
+    with pytest.raises(ValueError, match=r"made of pooled features.*'head.fc.in'"):
+        check_pooled([torch.zeros(2, 3), x])

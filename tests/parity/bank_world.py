@@ -1,0 +1,105 @@
+"""Instance banks and their loss on any number of gloo ranks, the same global batches."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from oracles import gen, unit
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from world import share
+
+from kdmm.functional import collective
+from kdmm.losses import MCLBankLoss
+from kdmm.memory import InstanceBank
+from tests.datasets.labelled import LabelsOnly
+
+#: Rows of one global batch each; images come twice, on one rank, on two ranks and in two batches.
+BATCHES = ([5, 3, 5, 5, 1, 3, 0, 7], [2, 2, 9, 4, 4, 5, 6, 8], [1, 0, 3, 1, 9, 9, 9, 3])
+
+
+class Ten(LabelsOnly):
+    METAINFO = dict(classes=('a', 'b', 'c'))
+    LABELS = [0, 1, 2, 0, 0, 1, 0, 2, 0, 0]
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def banks(dtype: torch.dtype) -> list[dict[str, Tensor]]:
+    """The banks after each of two steps; the second has two batches."""
+    store = InstanceBank(2, 10, 4, dtype=dtype)
+    states = []
+    for steps in ((0,), (1, 2)):
+        for step in steps:
+            rows = unit(gen((8, 2, 4), 0.3 + step), 2)
+            store.remember(share(torch.tensor(BATCHES[step])), share(rows).transpose(0, 1))
+        store.after_step()
+        noise = collective.gather_images(store.noise(8 // collective.world_size(), 5))
+        states.append(dict(state_of(store), noise=noise))
+    return states
+
+
+class _Sum(nn.Module):
+    """What DDP sees: a module whose forward is the sum of the parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.ModuleList([nn.Linear(5, 3), nn.Linear(5, 7)])
+        self.loss = MCLBankLoss((3, 7), 10, negatives=6, dtype='float64', dim=4)
+        self.double().loss.see_dataset(Ten())
+
+    def forward(self, images: Tensor, *args: Tensor) -> Tensor:
+        return torch.stack([*self.loss([net(images) for net in self.body], *args).values()]).sum()
+
+
+def training() -> dict[str, Any]:
+    """Three steps of SGD, whose losses see the banks of the steps before."""
+    made = _Sum()
+    model = made
+    if collective.distributed():
+        model = DistributedDataParallel(made, broadcast_buffers=False)
+    optimizer = torch.optim.SGD(made.parameters(), lr=0.01)
+    values = []
+    for step, ids in enumerate(BATCHES):
+        labels = torch.tensor(Ten.LABELS)[ids]
+        loss = model(share(gen((8, 5), step)), share(labels), share(torch.tensor(ids)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        made.loss.after_step()
+        values.append(collective.sum_over_ranks(loss) / collective.world_size())
+    return dict(values=torch.stack(values).detach(), state=state_of(made))
+
+
+def everything() -> dict[str, Any]:
+    dtypes = dict(double=torch.float64, single=torch.float32, half=torch.float16)
+    return dict(**{name: banks(dtype) for name, dtype in dtypes.items()}, training=training())
+
+
+def _rank(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=world
+    )
+    torch.save(everything(), f'{folder}/{rank}.pt')
+    dist.destroy_process_group()
+
+
+def run(world: int) -> list[dict[str, Any]]:
+    """Every rank's results. Ranks are forked from a server that has imported this module once."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
+    ):
+        mp.get_context('forkserver').set_forkserver_preload(['bank_world'])
+        mp.start_processes(_rank, (world, folder), nprocs=world, start_method='forkserver')
+        return [torch.load(Path(folder) / f'{r}.pt', weights_only=True) for r in range(world)]

@@ -1,0 +1,174 @@
+"""Checkpoints as the methods' authors write them: one backbone of many parts, or a refusal."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdmm.errors import ConfigError
+from kdmm.transfer import Request, convert
+from kdmm.transfer.branches import branches, in_branch
+from tests.transfer.nets import build, loaded, shake, write_config
+
+NARROW = dict(type='ResNet', depth=18, base_channels=8, stem_channels=8)
+
+
+def state_of(value: float) -> dict[str, Tensor]:
+    """A backbone and its classifier; weights tell which network it is."""
+    state = shake(build('mmdet', NARROW)).state_dict()
+    state = {key: x + value if x.is_floating_point() else x for key, x in state.items()}
+    return state | {'fc.weight': torch.ones(5, 64), 'fc.bias': torch.ones(5)}
+
+
+def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f'{prefix}{key}': value for key, value in state.items()}
+
+
+FIRST, SECOND = state_of(0.0), state_of(0.25)
+QUEUE = {'module.queue': torch.ones(4, 8), 'module.queue_ptr': torch.zeros(1)}
+HEADS = {f'auxiliary_classifier.{key}': torch.ones(3) for key in ('0.weight', '1.bias')}
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = dict(
+    mmpretrain=(dict(state_dict=under('backbone.', SECOND)), {}),
+    hsakd=(dict(net=under('backbone.', SECOND) | HEADS, epoch=3), dict(container='net')),
+    hsakd_online=(
+        dict(net=under('net1.backbone.', FIRST) | under('net2.backbone.', SECOND)),
+        dict(container='net', prefix='net2.backbone'),
+    ),
+    mcl=(
+        dict(net=under('module_list.0.', FIRST) | under('module_list.1.', SECOND)),
+        dict(container='net', prefix='module_list.1'),
+    ),
+    moco=(
+        dict(
+            state_dict=under('module.encoder_q_0.', FIRST)
+            | under('module.encoder_q_1.', SECOND)
+            | under('module.encoder_k_1.', FIRST)
+            | QUEUE
+        ),
+        dict(prefix='encoder_q_1'),
+    ),
+    lmcl=(
+        dict(net=under('module_list.1.backbone.', SECOND) | under('module_list.1.', HEADS)),
+        dict(container='net', prefix='module_list.1.backbone'),
+    ),
+    lmcl_two=(
+        dict(net=under('net2.module_list.0.backbone.', SECOND) | under('net1.', FIRST)),
+        dict(container='net', prefix='net2.module_list.0.backbone'),
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture
+def go(tmp_path: Path) -> Callable[..., dict[str, Tensor]]:
+    """Converts a content; the narrow network must be named."""
+    config = write_config(tmp_path / 'narrow.py', 'mmdet', NARROW)
+
+    def run(content: dict[str, Any], **flags: Any) -> dict[str, Tensor]:
+        torch.save(content, tmp_path / 'in.pth')
+        out = tmp_path / 'out.pth'
+        report = convert(
+            Request(str(tmp_path / 'in.pth'), 'mmdet', str(out), source_config=config, **flags)
+        )
+        run.report = report
+        return torch.load(out, weights_only=True)['state_dict']
+
+    return run
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_one_network_of_each_kind_of_file(go, tmp_path, kind):
+    content, flags = KINDS[kind]
+    state = go(content, **flags)
+    assert len(state) == 120
+    assert all(torch.equal(value, SECOND[key]) for key, value in state.items())
+    assert len(loaded('mmdet', NARROW, tmp_path / 'out.pth').state_dict()) == 120
+    assert len(go.report.dropped) == sum(len(part) for part in _parts(content)) - 120
+
+
+def _parts(content: dict[str, Any]) -> list[dict[str, Any]]:
+    return [part for part in content.values() if isinstance(part, dict)]
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_without_the_flags_nothing_is_guessed(go, kind):
+    content, flags = KINDS[kind]
+    if flags:
+        with pytest.raises(ConfigError, match='name one with --container|--prefix|missing'):
+            go(content)
+
+
+def valued(like: Tensor, branch: int) -> Tensor:
+    """Every weight and statistic of a branch; the trunk's is -1. Small: maps stay finite."""
+    return torch.full_like(like, (branch + 2) / 64 if like.is_floating_point() else branch)
+
+
+def shared(count: int) -> dict[str, Tensor]:
+    """A trunk and branches, each of one value: see `valued`."""
+    state = {}
+    for key, value in FIRST.items():
+        head = key.startswith('fc.')
+        if head or key.startswith(('layer3.', 'layer4.')):
+            for branch in range(count):
+                first, _, rest = key.partition('.')
+                name = f'{"classifier" if head else first}_{branch}.{rest}'
+                state[name] = valued(value, branch)
+        else:
+            state[key] = valued(value, -1)
+    return state
+
+
+@pytest.mark.parametrize('wrap', ['', 'module.'])
+@pytest.mark.parametrize('branch', [0, 3])
+def test_a_branch_behind_a_shared_trunk(go, branch, wrap):
+    content = dict(net=under(wrap, shared(4)))
+    state = go(content, container='net', branch=branch)
+    assert len(state) == 120
+    for key, value in state.items():
+        owner = branch if key.startswith(('layer3.', 'layer4.')) else -1
+        assert torch.equal(value, valued(value, owner)), key
+    dropped = {key.split('.')[0] for key in go.report.dropped}
+    others = {f'{part}_{i}' for part in ('layer3', 'layer4') for i in range(4) if i != branch}
+    assert dropped == others | {f'classifier_{i}' for i in range(4) if i != branch} | {'classifier'}
+
+
+def test_308_weights_of_four_branches_give_120(go):
+    assert len([key for key in shared(4) if not key.startswith('classifier')]) == 120 + 3 * 60
+    assert len(shared(4)) == 308
+
+
+def test_a_branch_must_be_named_and_be_there(go):
+    with pytest.raises(ConfigError, match=r'60 missing: layer3\.0\.conv1\.weight'):
+        go(shared(2))
+    with pytest.raises(ConfigError, match='--branch: .* has no branch 2, there are: 0, 1'):
+        go(shared(2), branch=2)
+    with pytest.raises(ConfigError, match='--branch: .* has no branch 0, there are: none'):
+        go(FIRST, branch=0)
+
+
+def test_names_of_branches():
+    assert in_branch('layer3_1.0.bn1.bias', 1) == 'layer3.0.bn1.bias'
+    assert in_branch('layer3_1.0.bn1.bias', 0) is None
+    assert in_branch('layer3_1.0.bn1.bias', None) == 'layer3_1.0.bn1.bias'
+    for key in ('layer2.0.conv1.weight', 'conv1.weight', 'encoder_q_0.conv1.weight'):
+        assert in_branch(key, 0) == key
+    assert branches(['layer3_10.x', 'layer3_2.x', 'layer4_2.y', 'conv1.weight']) == [2, 10]
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda state: state.pop('backbone.layer4.1.bn2.bias'), r'1 missing: layer4\.1\.bn2\.bias'),
+        (lambda state: state.update({'backbone.more': torch.ones(1)}), '1 left over: more'),
+        (lambda state: state.update({'backbone.conv1.weight': torch.ones(8, 3, 3, 3)}),
+         r'1 of another shape: conv1\.weight'),
+    ],
+)  # fmt: skip
+def test_one_fault_is_named(go, tmp_path, change, message):
+    state = under('backbone.', FIRST)
+    change(state)
+    with pytest.raises(ConfigError, match=message):
+        go(dict(state_dict=state))
+    assert not (tmp_path / 'out.pth').exists()
