@@ -150,8 +150,8 @@ def starts(
             flags = ('--arch', args.imagenet_arch) if args.imagenet_arch else ()
             yield (IMAGENET, seed), weights.with_backbone(IMAGENET, seed, (args.imagenet, *flags))
         for name, file in args.start:
-            source = (file.replace('{seed}', str(seed)),)
-            yield (name, seed), weights.with_backbone(name, seed, source)
+            checkpoint = file.replace('{seed}', str(seed))
+            yield (name, seed), weights.with_backbone(name, seed, (checkpoint,))
 
 
 def arms(args: argparse.Namespace) -> list[str]:

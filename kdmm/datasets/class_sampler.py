@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.dist import get_dist_info, sync_random_seed
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from kdmm.datasets.annotations import read_labels
 from kdmm.errors import ConfigError
@@ -17,7 +17,7 @@ WHERE = 'PKSampler'
 
 
 @DATA_SAMPLERS.register_module()
-class PKSampler:
+class PKSampler(Sampler[int]):
     """Gives every rank batches of P classes x K different images of each.
 
     It is a sampler, not a batch sampler, so that MMEngine's loops, `kdmm.SeededSampler` and

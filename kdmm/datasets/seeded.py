@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import get_dist_info
+from torch.utils.data import Sampler
 
 from kdmm.registry import DATA_SAMPLERS, DATASETS
 
@@ -37,7 +38,7 @@ class StreamIndex(int):
 
 
 @DATA_SAMPLERS.register_module()
-class SeededSampler:
+class SeededSampler(Sampler[int]):
     """Wraps a sampler whose ranks take every W-th sample of one stream, as MMEngine's do.
 
     Args:

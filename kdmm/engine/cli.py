@@ -10,6 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
+from mmengine.runner import find_latest_checkpoint
 
 from kdmm.engine.checks import check_data
 from kdmm.engine.config import load_config, use_amp
@@ -42,13 +43,28 @@ def train(argv: list[str] | None = None) -> None:
     def run(cfg: Config) -> None:
         if args.amp is not None:
             use_amp(cfg, args.amp)
-        cfg.resume = args.resume is not None
-        if args.resume not in (None, 'auto'):
-            cfg.load_from = args.resume
+        choose_start(cfg, args.resume)
         check_data(cfg, ('train', 'val'))
         build_runner(cfg).train()
 
     launch(args, run)
+
+
+def choose_start(cfg: Config, resume: str | None) -> None:
+    """What ``--resume`` means: the run goes on, or begins as its config says.
+
+    Args:
+        cfg: Gets ``resume`` and ``load_from``.
+        resume: A checkpoint, 'auto' for the latest of the work dir if there is one, or None.
+    """
+    cfg.resume = resume is not None
+    if resume not in (None, 'auto'):
+        cfg.load_from = resume
+    elif resume and cfg.get('load_from'):  # from which MMEngine would resume in any case
+        if find_latest_checkpoint(cfg.work_dir):
+            cfg.load_from = None
+        else:
+            cfg.resume = False
 
 
 def test(argv: list[str] | None = None) -> None:

@@ -85,6 +85,7 @@ class EnsembleKDLoss(nn.Module):
 
     mutual: ClassVar[bool] = True
     stateful: ClassVar[bool] = False
+    parts: ClassVar[tuple[str, ...]] = ('',)
 
     def __init__(self, tau: float = 3.0, learners: str | None = None) -> None:
         super().__init__()
@@ -98,8 +99,8 @@ class EnsembleKDLoss(nn.Module):
         Raises:
             ValueError: With all shapes.
         """
-        shapes = [tuple(z.shape) for z in peers]
-        if len(set(shapes)) > 1:
+        shapes = [tuple(z.shape) if isinstance(z, Tensor) else type(z) for z in peers]
+        if len(set(shapes)) > 1 or not isinstance(peers[0], Tensor):
             raise ValueError(f'EnsembleKDLoss averages logits of one shape, got {shapes}')
 
     def forward(self, peers: Sequence[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from kdmm.registry import MODELS
 
 from ..functional import draw_columns, mutual_bank_contrast
 from ..memory import InstanceBank, SampleRows
-from .embedding import EmbeddingHeads
+from .embedding import EmbeddingHeads, check_pooled
 
 WHERE = 'MCLBankLoss'
 _DTYPES = ('float16', 'bfloat16', 'float32', 'float64')
@@ -73,6 +73,10 @@ class MCLBankLoss(nn.Module):
         )
         self.samples = SampleRows(WHERE)
         self.heads = EmbeddingHeads(peer_channels, dim)
+
+    def check(self, peers: Sequence[Tensor]) -> None:
+        """Refuse features that are not pooled (`ValueError`)."""
+        check_pooled(peers)
 
     def memory_bytes(self) -> int:
         """Memory of the banks."""

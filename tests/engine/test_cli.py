@@ -59,6 +59,16 @@ def test_resuming(fake, file, flags, load_from):
     assert fake.cfg.resume is True and fake.cfg.get('load_from') == load_from
 
 
+@pytest.mark.parametrize('begun', [False, True])
+def test_a_run_that_began_from_weights_resumes_from_its_own_checkpoint(fake, file, tmp_path, begun):
+    if begun:
+        (tmp_path / 'work').mkdir()
+        (tmp_path / 'work/last_checkpoint').write_text('iter_2.pth')
+    cli.train([file, '--resume', '--cfg-options', 'load_from=start.pth'])
+    assert fake.cfg.resume is begun
+    assert fake.cfg.load_from == (None if begun else 'start.pth')
+
+
 @pytest.mark.parametrize('flags, dtype', [(['--amp'], None), (['--amp', 'bfloat16'], 'bfloat16')])
 def test_mixed_precision(fake, file, flags, dtype):
     cli.train([file, *flags])

@@ -18,23 +18,22 @@ class Shared(nn.Module):
     ``state_dict`` is the student's module's, so that the peer's is a plain network's.
 
     Args:
-        owner: The student's module.
-        path: Its name.
-        trunk: What was computed in this step.
+        path: Name of the student's module.
+        trunk: Knows the student, and what was computed in this step.
     """
 
-    def __init__(self, owner: nn.Module, path: str, trunk: 'Trunk') -> None:
+    def __init__(self, path: str, trunk: 'Trunk') -> None:
         super().__init__()
-        self._owner, self.path, self._trunk = (owner,), path, (trunk,)  # tuples: no children
+        self.path, self.trunk = path, trunk
 
     @property
     def owner(self) -> nn.Module:
-        """The student's module."""
-        return self._owner[0]
+        """The student's module, which may have been replaced (SyncBN)."""
+        return self.trunk.module(self.path)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the student's module gave in this step, where that is known."""
-        outputs = self._trunk[0].outputs
+        outputs = self.trunk.outputs
         return outputs[self.path] if outputs else self.owner(*args, **kwargs)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -69,8 +68,12 @@ class Trunk:
         for path in paths:
             if path not in modules:
                 raise ConfigError(f'kd.trunk: no module {path!r}; {nearest(str(path), modules)}')
-        self.student, self.paths = (student,), tuple(paths)
+        self.student, self.paths = student, tuple(paths)
         self.outputs: dict[str, Any] = {}
+
+    def module(self, path: str) -> nn.Module:
+        """The student's."""
+        return self.student.get_submodule(path)
 
     def plant(self, peer: nn.Module, size: Size) -> None:
         """Let ``peer`` use the student's modules in place of its own.
@@ -84,7 +87,6 @@ class Trunk:
         """
         for path in self.paths:
             parent, _, name = path.rpartition('.')
-            owner = self.student[0].get_submodule(path)
             try:
                 holder = peer.get_submodule(parent)
                 holder.get_submodule(name)
@@ -92,7 +94,7 @@ class Trunk:
                 raise ConfigError(
                     f'kd.trunk: {path!r} is no module of the peer, a {type(peer).__name__}'
                 ) from None
-            setattr(holder, name, Shared(owner, path, self))
+            setattr(holder, name, Shared(path, self))
         if self.paths:
             self._refuse_gaps(peer, size)
 
@@ -120,7 +122,7 @@ class Trunk:
 
         with ExitStack() as hooks:
             for path in self.paths:
-                handle = self.student[0].get_submodule(path).register_forward_hook(keep(path))
+                handle = self.module(path).register_forward_hook(keep(path))
                 hooks.callback(handle.remove)
             try:
                 yield

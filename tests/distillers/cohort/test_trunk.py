@@ -4,7 +4,9 @@ import copy
 
 import pytest
 import torch
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
+from torch import nn
 
 pytest.importorskip('mmpretrain')
 
@@ -212,6 +214,18 @@ def test_a_copy_has_a_trunk_of_its_own():
     names = [name for name, _ in model.named_parameters()]
     assert [name for name, _ in copied.named_parameters()] == names
     assert not copied.kd.state_dict().keys() - model.kd.state_dict().keys()
+
+
+def test_a_module_that_is_replaced_is_replaced_for_all():
+    """As MMEngine replaces BN by SyncBN and the reverse; one forgotten would stay in train mode."""
+    model = cohort(2, resnet18(), trunk=SMALL18)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model).eval()
+    for path in SMALL18:
+        assert model.kd.peers['peer1'].get_submodule(path).owner is model.get_submodule(path)
+    model = revert_sync_batchnorm(model).eval()
+    images, peer = batch(*LABELS)[0], model.kd.peers['peer1']
+    expected = plain(peer.state_dict(), resnet18()).eval()(images)
+    assert torch.equal(peer(images), expected)
 
 
 # what is refused
