@@ -45,8 +45,12 @@ class BlankImages:
         random = np.random.default_rng(index)
         image = random.integers(0, 256, (3, *self.size), dtype=np.uint8)
         shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape'), self.size)
-        meta = dict(shapes, img_path=f'blank image {index}')
+        meta = dict(shapes, img_path=f'blank image {index}', sample_idx=index)
         return dict(inputs=torch.from_numpy(image), data_samples=self._sample(random, meta))
+
+    def get_data_info(self, index: int) -> dict[str, Any]:
+        """Label and number of an image, for samplers and losses that ask for those of all."""
+        return dict(gt_label=index % self.num_classes, sample_idx=index)
 
     def _tiles(self, random: np.random.Generator, meta: dict[str, Any]) -> Any:
         from mmengine.structures import PixelData
@@ -62,4 +66,4 @@ class BlankImages:
     def _label(self, random: np.random.Generator, meta: dict[str, Any]) -> Any:
         from mmpretrain.structures import DataSample
 
-        return DataSample(metainfo=meta).set_gt_label(int(random.integers(self.num_classes)))
+        return DataSample(metainfo=meta).set_gt_label(meta['sample_idx'] % self.num_classes)

@@ -31,8 +31,8 @@ class Objective(nn.Module):
     teachers: Sequence['Teacher'] = ()
     #: Hooks that a run with this objective needs, as configs.
     hooks: list[dict[str, Any]]
-    #: Whether the state is a result, to be kept in files that cannot be resumed, too.
-    is_result = False
+    #: Prefixes of the state that is a result, to be kept in files that cannot be resumed, too.
+    results: tuple[str, ...] = ()
     #: Whether a deep copy holds what of it is averaged (EMA); else a copy of it is None.
     averages = False
     #: Whether gradient shares are measured at iterations that are logged, and in the next one.

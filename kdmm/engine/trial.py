@@ -8,6 +8,8 @@ from mmengine.config import Config
 from kdmm.engine.config import SECTION, kind_of
 from kdmm.errors import ConfigError, nearest
 
+#: Blank images, each the same whenever it is asked for.
+LENGTH = 256
 _STAGES = ('val', 'test')
 #: MMEngine's own, which None leaves out.
 _DEFAULT_HOOKS = (
@@ -49,7 +51,7 @@ def to_trial(cfg: Config, loop: Mapping[str, Any], work_dir: str) -> None:
             term['weight'] = _constant(term.get('weight', 1.0))
         if kind_of(section) == 'HSSAKDTeacher':
             section['random'] = True
-        if kind_of(section) != 'Distiller':
+        if kind_of(section).startswith('HSSAKD'):
             section.update(recalibrate=False, evaluate_branches=False)
 
 
@@ -81,8 +83,13 @@ def to_blank_data(cfg: Config, size: tuple[int, int] | None = None) -> None:
     size = (size[0], size[1]) if size else crop_size(cfg)
     if 'size' in (cfg.model.get('data_preprocessor') or {}):
         cfg.model.data_preprocessor.size = size
-    dataset = dict(type='kdmm.BlankImages', size=size, num_classes=classes, task=task)
+    dataset = dict(
+        type='kdmm.BlankImages', size=size, num_classes=classes, task=task, length=LENGTH
+    )
     cfg.train_dataloader.dataset = dataset
+    for term in ((cfg.get(SECTION) or {}).get('losses') or {}).values():
+        if 'num_samples' in term:  # a memory of every image
+            term['num_samples'] = LENGTH
 
 
 def _task_and_classes(model: Mapping[str, Any]) -> tuple[str, int]:

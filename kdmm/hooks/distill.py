@@ -9,7 +9,7 @@ from mmengine.logging import print_log
 
 from kdmm.distillers import ConfigError, Objective, Progress
 from kdmm.distillers.weights import ENTRY, load_strictly
-from kdmm.hooks.ownership import AVERAGES, PREFIX, objective_of
+from kdmm.hooks.ownership import PREFIX, TRAINED, objective_of
 from kdmm.registry import HOOKS
 
 
@@ -27,7 +27,7 @@ def check_average(hooks: Iterable[Hook], objective: Objective) -> None:
                 'EMAHook.update_buffers=True: MMEngine cannot average the buffers of a model that '
                 'has parameters of kd beside its own. Leave it out'
             )
-        if objective.is_result and not objective.averages:
+        if objective.results and not objective.averages:
             raise ConfigError(
                 'EMAHook: the file would hold an averaged network with branches or peers that are '
                 'not. Leave it out of this run'
@@ -90,9 +90,14 @@ class DistillHook(Hook):
                 'resumed with a kd section: it comes from a plain run or was written for '
                 'deployment. Start a new run from it with load_from instead of resume'
             )
-        entry = checkpoint[ENTRY]
-        raw = {**entry, **checkpoint.get(AVERAGES, {})}
+        entry, trained = checkpoint[ENTRY], checkpoint.get(TRAINED, {})
+        if trained and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            raise ConfigError(
+                'this checkpoint holds averages of the networks (EMAHook), and the config has no '
+                'EMAHook: it cannot be resumed without it'
+            )
+        raw = {**entry, **trained}
         load_strictly(objective_of(runner.model), raw, 'the distillation state')
-        for key in checkpoint.get(AVERAGES, {}):  # for the EMAHook, which exchanges them
+        for key in trained:  # for the EMAHook, which exchanges them
             checkpoint['state_dict'][f'{PREFIX}{key}'] = entry[key]
             checkpoint['ema_state_dict'][f'module.{PREFIX}{key}'] = raw[key]

@@ -13,7 +13,7 @@ from kdmm.registry import HOOKS
 #: Prefix of the objective's keys in the state of a model in training.
 PREFIX = f'{CHILD}.'
 #: The entry for weights as trained, where `ENTRY` has their averages.
-AVERAGES = f'{ENTRY}_ema'
+TRAINED = f'{ENTRY}_ema'
 
 
 def objective_of(model: nn.Module) -> Objective:
@@ -35,7 +35,7 @@ class OwnershipHook(Hook):
     In the file, ``state_dict`` (and ``ema_state_dict``) holds the student's keys under their own
     names, so that the base library loads it strictly; projectors, queues, peers, measured weights
     and losses' extra state are in the entry ``kdmm``. Files that cannot be resumed (no optimizer,
-    as ``save_best`` writes them) get no such entry, unless it is a result of the run.
+    as ``save_best`` writes them) have in it what is a result of the run, if anything is.
 
     Where an `EMAHook` averages peers, too, their averages are in ``kdmm``, as the student's are in
     ``state_dict``, and their weights as trained in ``kdmm_ema``. This hook must then come after it.
@@ -48,11 +48,15 @@ class OwnershipHook(Hook):
         entry = taken(checkpoint['state_dict'], PREFIX)
         trained = taken(checkpoint.get('ema_state_dict', {}), f'module.{PREFIX}')
         objective = objective_of(runner.model) if runner is not None else None
-        if 'optimizer' in checkpoint or (objective is not None and objective.is_result):
-            extra = extra_states(objective) if objective is not None else {}
-            checkpoint.setdefault(ENTRY, {**extra, **entry})
+        if objective is not None:
+            entry = {**extra_states(objective), **entry}
+        if 'optimizer' in checkpoint:
+            checkpoint.setdefault(ENTRY, entry)
             if trained:
-                checkpoint.setdefault(AVERAGES, trained)
+                checkpoint.setdefault(TRAINED, trained)
+        elif objective is not None and objective.results:
+            results = {key: entry[key] for key in entry if key.startswith(objective.results)}
+            checkpoint.setdefault(ENTRY, results)
 
 
 def taken(state: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class MCLBankLoss(nn.Module):
         dtype: Of the banks; ``'float16'`` or ``'bfloat16'`` for half the memory.
         dim: Channels of the embeddings that are compared.
         seed: Of the banks' start and of the draws.
+        icl_self_positive: In ICL, whether an image's own embedding in the other network's bank is a
+            positive, as in the authors' code; otherwise it is neither positive nor negative.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -61,8 +63,10 @@ class MCLBankLoss(nn.Module):
         dtype: str = 'float32',
         dim: int = 128,
         seed: int = 0,
+        icl_self_positive: bool = True,
     ) -> None:
         super().__init__()
+        self.icl_self_positive = icl_self_positive
         if dtype not in _DTYPES:
             raise ValueError(f'{WHERE}: dtype must be one of {_DTYPES}, got {dtype!r}')
         if negatives < 1:
@@ -111,7 +115,14 @@ class MCLBankLoss(nn.Module):
         noise = self.bank.noise(len(rows), 1 + self.negatives)
         index = draw_columns(self.samples.classes, rows, classes, noise)
         embeddings = self.heads(peers)  # (N, B, dim)
-        terms = mutual_bank_contrast(embeddings, self.bank.rows, index, self.tau, self.temperature)
+        terms = mutual_bank_contrast(
+            embeddings,
+            self.bank.rows,
+            index,
+            self.tau,
+            self.temperature,
+            self.icl_self_positive,
+        )
         if self.training and torch.is_grad_enabled():
             self.bank.remember(rows, embeddings)
         return terms._asdict()

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from kdmm.errors import ConfigError
@@ -70,6 +69,8 @@ class InstanceBank(nn.Module):
             f'{networks} instance bank{"s" * (networks > 1)} of {num_samples} x {dim} '
             f'{str(dtype).removeprefix("torch.")}, {size:.0f} MiB on each device'
         )
+        from mmengine.logging import print_log  # late: nothing else here needs a base library
+
         print_log(f'{owner}: {self._size}', 'current')
         self.register_buffer('rows', self._start((networks, num_samples, dim), dtype))
         self.register_buffer('step', torch.zeros((), dtype=torch.long))

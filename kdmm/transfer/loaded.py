@@ -112,7 +112,10 @@ def _check_traits(theirs: Mapping[str, Any], ours: Mapping[str, Any], where: str
 
 
 def _read(file: str, where: str) -> Mapping[str, Any]:
-    """Weights only; an address of a model zoo is left to MMEngine, which has just loaded it."""
+    """Weights only; an address of a model zoo is left to MMEngine, which keeps what it fetches."""
     if '://' in file and not file.startswith(('http://', 'https://')):
-        return CheckpointLoader.load_checkpoint(file, map_location='cpu', logger='silent')
+        try:
+            return CheckpointLoader.load_checkpoint(file, map_location='cpu', logger='silent')
+        except (OSError, ImportError, KeyError, ValueError, RuntimeError) as error:
+            raise ConfigError(f'{where}: cannot be loaded ({error})') from error
     return read_checkpoint(file, what=where)

@@ -89,6 +89,7 @@ def test_the_pipeline_says_the_crop(cfg: Config) -> None:
 def test_blank_data(cfg: Config) -> None:
     to_blank_data(cfg)
     found = dict(type='kdmm.BlankImages', size=(64, 96), num_classes=5, task='segmentation')
+    found['length'] = 256
     assert cfg.train_dataloader == dict(batch_size=3, dataset=found)
     to_blank_data(cfg, (40, 56))
     assert cfg.train_dataloader.dataset.size == (40, 56)

@@ -13,7 +13,7 @@ from kdmm.distillers import ConfigError, cohort, distill
 from kdmm.distillers.weights import ENTRY
 from kdmm.engine import Runner
 from kdmm.hooks.distill import DistillHook
-from kdmm.hooks.ownership import AVERAGES, OwnershipHook, objective_of, taken
+from kdmm.hooks.ownership import TRAINED, OwnershipHook, objective_of, taken
 from tests.distillers.tiny_models import TEACHER, build, tiny
 from tests.e2e.job import assert_same
 from tests.engine.tiny_run import KD, config
@@ -68,26 +68,26 @@ def test_averages_of_peers_lie_where_the_students_do(saved):
         assert torch.equal(value, saved.averages[key])
         assert torch.equal(content['ema_state_dict'][f'module.{key}'], saved.raw[key])
     peers = {key for key in saved.averages if key.startswith('kd.peers.')}
-    assert {f'kd.{key}' for key in content[AVERAGES]} == peers
+    assert {f'kd.{key}' for key in content[TRAINED]} == peers
     assert {f'kd.{key}' for key in content[ENTRY]} == {k for k in saved.raw if k[:3] == 'kd.'}
     for key, value in content[ENTRY].items():
         name = f'kd.{key}'
         expected = saved.averages if name in peers else saved.raw
         assert torch.equal(value, expected[name]), key
         if name in peers:
-            assert torch.equal(content[AVERAGES][key], saved.raw[name])
+            assert torch.equal(content[TRAINED][key], saved.raw[name])
 
 
 def test_averages_and_weights_are_restored(saved):
     """By both hooks, in the order in which a run calls them."""
     model, hook = made(), EMAHook(momentum=0.1)
-    runner = SimpleNamespace(model=model, _resume=True)
+    runner = SimpleNamespace(model=model, _resume=True, hooks=[hook])
     hook.before_run(runner)
     checkpoint = copy.deepcopy(saved.checkpoint)
     DistillHook().after_load_checkpoint(runner, checkpoint)
     hook.after_load_checkpoint(runner, checkpoint)
     assert_same(dict(hook.ema_model.module.state_dict()), saved.averages)
-    assert taken(checkpoint['state_dict'], 'kd.').keys() == saved.checkpoint[AVERAGES].keys()
+    assert taken(checkpoint['state_dict'], 'kd.').keys() == saved.checkpoint[TRAINED].keys()
     model.load_state_dict(checkpoint['state_dict'], strict=False)
     assert_same(dict(model.state_dict()), saved.raw)
 
@@ -95,10 +95,28 @@ def test_averages_and_weights_are_restored(saved):
 def test_an_average_that_lacks_a_peer_is_refused(saved):
     del saved.checkpoint[ENTRY]['peers.peer2.head.weight']
     with pytest.raises(ConfigError, match='missing: peers.peer2.head.weight'):
-        saved.checkpoint[AVERAGES].pop('peers.peer2.head.weight')
+        saved.checkpoint[TRAINED].pop('peers.peer2.head.weight')
         DistillHook().after_load_checkpoint(
-            SimpleNamespace(model=made(), _resume=True), saved.checkpoint
+            SimpleNamespace(model=made(), _resume=True, hooks=[EMAHook()]), saved.checkpoint
         )
+
+
+def test_averages_are_not_resumed_without_an_average(saved):
+    with pytest.raises(ConfigError, match='the config has no EMAHook'):
+        DistillHook().after_load_checkpoint(
+            SimpleNamespace(model=made(), _resume=True, hooks=[]), saved.checkpoint
+        )
+
+
+def test_of_files_that_cannot_be_resumed_peers_are_a_result_and_terms_are_not():
+    model = made()
+    model.kd.terms['memory'] = torch.nn.BatchNorm1d(2)
+    checkpoint = dict(state_dict=model.state_dict())
+    OwnershipHook().before_save_checkpoint(SimpleNamespace(model=model), checkpoint)
+    assert checkpoint[ENTRY].keys() == {f'peers.{key}' for key in model.kd.peers.state_dict()}
+    whole = dict(state_dict=model.state_dict(), optimizer={})
+    OwnershipHook().before_save_checkpoint(SimpleNamespace(model=model), whole)
+    assert 'terms.memory.running_mean' in whole[ENTRY]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +135,7 @@ def test_a_distilled_students_average_has_no_entry_of_peers():
     model, hook = distill(tiny(), **{**copy.deepcopy(KD), 'teacher': TEACHER}), EMAHook()
     checkpoint, _ = averaged(model, hook)
     OwnershipHook().before_save_checkpoint(SimpleNamespace(model=model), checkpoint)
-    assert ENTRY in checkpoint and AVERAGES not in checkpoint
+    assert ENTRY in checkpoint and TRAINED not in checkpoint
 
 
 def test_the_objective_of_a_wrapped_model():

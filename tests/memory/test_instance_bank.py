@@ -194,7 +194,7 @@ class TestMemory:
     @pytest.fixture
     def said(self, monkeypatch):
         lines = []
-        monkeypatch.setattr('kdmm.memory.instance_bank.print_log', lambda *args: lines.append(args))
+        monkeypatch.setattr('mmengine.logging.print_log', lambda *args: lines.append(args))
         return lines
 
     def test_is_said_before_it_is_taken(self, said, monkeypatch):

@@ -151,14 +151,24 @@ def test_steps_leave_terms_without_weight_out(job, monkeypatch):
     assert steps.rows_of(str(job.root / 'plain.py'), {}) == ['student']
 
 
-@pytest.mark.parametrize('role', ['teacher', 'hssakd', 'online'])
-def test_steps_of_an_objective_without_terms(role):
+@pytest.mark.parametrize(
+    'role, batch',
+    [
+        ('hssakd/cifar10_small_teacher', 2),
+        ('hssakd/cifar10_small_hssakd', 2),
+        ('hssakd/cifar10_small_online', 2),
+        ('mcl/cifar10_small_mcl', 64),  # 8 classes x 8 images
+        ('mcl/mcl_x2_resnet18_imagenet', 2),
+    ],
+)
+def test_steps_of_an_objective_without_terms(role, batch):
     """In this process; the figures are those of a child."""
     from bench.steps_child import measure_steps
 
-    config = str(ROOT / f'configs/hssakd/cifar10_small_{role}.py')
+    config = str(ROOT / f'configs/{role}.py')
     assert steps.rows_of(config, {}) == ['student', '+ all']
-    job = dict(config=config, size=(8, 8), batch=2, dtype='float32', iters=1)
+    size = (32, 32) if 'imagenet' in role else (8, 8)
+    job = dict(config=config, size=size, batch=batch, dtype='float32', iters=1)
     found = {}
     for row in ('student', '+ all'):
         # two runs of a second would share MMEngine's visualizer, and its folder

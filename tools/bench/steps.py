@@ -28,12 +28,14 @@ def rows_of(config: str, options: dict[str, Any]) -> list[str]:
     from kdmm.distillers import ConfigError
     from kdmm.distillers.weighting import is_switched_off
     from kdmm.engine import load_config
+    from kdmm.engine.config import kind_of
 
     try:
         section = load_config(config, options).get('kd') or {}
+        kind = kind_of(section)
     except ConfigError as error:
         stop(str(error))
-    if 'losses' not in section:
+    if kind != 'Distiller' or not section:
         return [STUDENT, ALL] if section else [STUDENT]
     terms = [
         name

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdmm.distillers.attach import beside_a_total
 from kdmm.distillers.cohort.members import build_others, other_configs
-from kdmm.distillers.cohort.reading import check_dicts, tapped
+from kdmm.distillers.cohort.reading import check_dicts, refuse_shared, tapped
 from kdmm.distillers.cohort.table import cohort_table
 from kdmm.distillers.cohort.terms import CohortTerm, cohort_term
 from kdmm.distillers.cohort.trunk import Trunk
@@ -46,7 +46,7 @@ class Cohort(TermedObjective):
         probe_size: (H, W) of the blank image that measures the taps when the model is built.
     """
 
-    is_result = True
+    results = ('peers.',)
     averages = True
 
     def __init__(
@@ -77,6 +77,7 @@ class Cohort(TermedObjective):
             for peer in self.peers.values():
                 self.trunk.plant(peer, probe_size)
             self.taps = tapped({'': student, **self.peers}, keep, taps, losses)
+            refuse_shared(self.taps[''], self.trunk.paths)
             self.terms = nn.ModuleDict(self._build_terms(student, losses, probe_size))
         self.hooks.append(dict(type='kdmm.PeersHook', ensemble=ensemble))
         self._announced = False

@@ -1,6 +1,6 @@
 """Where the networks of a cohort are read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -52,6 +52,20 @@ def tapped(
         every.paths = {tap: every.paths[tap] for tap in read}
         result[name] = every
     return result
+
+
+def refuse_shared(taps: Taps, trunk: Sequence[str]) -> None:
+    """Refuse to compare networks where they are one and the same.
+
+    Raises:
+        ConfigError: If a tap reads a module of the trunk.
+    """
+    for name, path in taps.paths.items():
+        if path.module in trunk:
+            raise ConfigError(
+                f'kd.taps.{name}: {path.module!r} is part of kd.trunk, where all networks are the '
+                'same. Tap what comes behind it'
+            )
 
 
 def _paths(name: str, path: Any, count: int) -> list[str]:

@@ -47,7 +47,7 @@ class PeerTraining(SelfSupervised):
     """
 
     parts: ClassVar[tuple[str, ...]] = ('joint', 'logits', 'branches')
-    is_result = True  # branches and peers
+    results = ('',)  # branches and peers
 
     def __init__(
         self,

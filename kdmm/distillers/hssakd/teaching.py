@@ -20,7 +20,7 @@ class TeacherTraining(SelfSupervised):
     """
 
     parts: ClassVar[tuple[str, ...]] = ('joint',)
-    is_result = True  # the branches teach the next run
+    results = ('',)  # the branches teach the next run
 
     def __init__(self, student: nn.Module, random: bool = False, **options: Any) -> None:
         super().__init__(student, **options)

@@ -35,7 +35,7 @@ class MoCoCohort(Objective):
     """
 
     parts: ClassVar[tuple[str, ...]] = ('vcl', 'soft_vcl', 'icl', 'soft_icl')
-    is_result = True
+    results = ('peers.',)
 
     def __init__(
         self,
@@ -95,7 +95,9 @@ class MoCoCohort(Objective):
     def see_loader(self, loader: Any) -> None:
         """Refuse batches of which MMPretrain's queue would not take a whole number."""
         length = next(iter(self.networks().values())).queue_len
-        batch = (loader.batch_size or 1) * collective.world_size()
+        if loader.batch_size is None:  # a batch sampler's, which may vary
+            return
+        batch = loader.batch_size * collective.world_size()
         if length % batch:
             raise ConfigError(
                 f'model.queue_len: expected a multiple of the batch of all ranks, {batch}, got '
