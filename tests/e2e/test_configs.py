@@ -26,7 +26,7 @@ from kdmm.engine import build_runner, load_config  # noqa: E402
 from .tiny_data import forget_weights, shrink, walk, write_tiny_data  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-OTHERS = ('_base_', 'hsjp', 'pose_', 'hssakd', 'cifar10_', 'transfer', 'bccd_')
+OTHERS = ('_base_', 'hsjp', 'pose_', 'hssakd', 'cifar10_', 'mcl', 'transfer', 'bccd_')
 ALL = sorted(
     path.relative_to(CONFIGS).as_posix()
     for path in CONFIGS.rglob('*.py')
