@@ -58,7 +58,7 @@ def write_coco(root: Path, splits: dict[str, str], classes: Sequence[str]) -> No
 
 
 def write_voc(root: Path) -> None:
-    """``VOC2007`` with trainval and test, ``VOC2012`` with trainval; half of the images in each."""
+    """``VOC2007`` with trainval and test (one image), ``VOC2012`` with trainval: half of all."""
     numbers = [str(number) for number in range(1, IMAGES // 2 + 1)]
     for year, splits in (('VOC2007', ('trainval', 'test')), ('VOC2012', ('trainval',))):
         (root / year / 'Annotations').mkdir(parents=True)
@@ -67,7 +67,10 @@ def write_voc(root: Path) -> None:
             draw(root / year / 'JPEGImages' / f'{number}.jpg', int(number))
             write_xml(root / year / 'Annotations' / f'{number}.xml')
         for split in splits:
-            (root / year / 'ImageSets/Main' / f'{split}.txt').write_text('\n'.join(numbers))
+            # of several images MMDetection computes mAP in forked processes, and a process of
+            # threads, as this one is, may leave them a lock that nobody opens
+            listed = numbers[:1] if split == 'test' else numbers
+            (root / year / 'ImageSets/Main' / f'{split}.txt').write_text('\n'.join(listed))
 
 
 def write_xml(path: Path) -> None:
