@@ -1,15 +1,8 @@
 """Small MoCos, what they are shown, and the same steps on any number of gloo ranks."""
 
-import os
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -103,23 +96,3 @@ def training(backbone: dict[str, Any]) -> dict[str, Any]:
 def everything() -> dict[str, Any]:
     """With a norm that acts on each image, and with one that acts on a rank's batch."""
     return dict(group=training(GROUP_NORM), batch=training(BATCH_NORM))
-
-
-def _rank(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=world
-    )
-    torch.save(everything(), f'{folder}/{rank}.pt')
-    dist.destroy_process_group()
-
-
-def on_ranks(world: int) -> list[dict[str, Any]]:
-    """Every rank's results."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
-    ):
-        mp.get_context('forkserver').set_forkserver_preload(['tests.distillers.mocos'])
-        mp.start_processes(_rank, (world, folder), nprocs=world, start_method='forkserver')
-        return [torch.load(Path(folder) / f'{r}.pt', weights_only=True) for r in range(world)]

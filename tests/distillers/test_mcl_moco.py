@@ -16,6 +16,7 @@ from mmengine.registry import MODELS  # noqa: E402
 from kdmm.distillers import Progress  # noqa: E402
 from kdmm.distillers.mcl_moco.encoders import enqueue  # noqa: E402
 from kdmm.errors import ConfigError  # noqa: E402
+from tests.ranks import on_ranks  # noqa: E402
 
 from .hssakd.classifiers import classifier_config  # noqa: E402
 from .mocos import (  # noqa: E402
@@ -24,7 +25,6 @@ from .mocos import (  # noqa: E402
     build,
     everything,
     moco_config,
-    on_ranks,
     snapshot,
     total,
     views,
@@ -357,7 +357,7 @@ def one():
 
 @pytest.fixture(scope='module')
 def ranks():
-    return on_ranks(2)
+    return on_ranks(everything, 2)
 
 
 def test_two_ranks_are_one_with_the_whole_batch(one, ranks):

@@ -1,14 +1,9 @@
 """Every role of HSSAKD on any number of gloo ranks: what a rank saw of losses and gradients."""
 
-import os
-import sys
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmengine.hooks import Hook
 from torch import Tensor
 
@@ -90,27 +85,3 @@ def everything(data: Path, folder: Path) -> dict[str, Any]:
         inner = run.model.module if dist.is_initialized() else run.model
         found[name] = dict(seen, state=dict(inner.state_dict()))
     return found
-
-
-def _rank(rank: int, world: int, data: str, folder: str, port: str) -> None:
-    torch.set_num_threads(1)
-    names = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world, LOCAL_WORLD_SIZE=world)
-    os.environ.update({key: str(value) for key, value in names.items()})
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
-    dist.init_process_group('gloo')
-    torch.save(everything(Path(data), Path(folder)), f'{folder}/{rank}.pt')
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def on_two_ranks(data: Path, folder: Path) -> list[dict[str, Any]]:
-    """Each rank's results."""
-    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
-        store = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
-        port = store.port
-        del store
-        mp.get_context('forkserver').set_forkserver_preload(['tests.e2e.hssakd_world'])
-        mp.start_processes(
-            _rank, (2, str(data), str(folder), str(port)), nprocs=2, start_method='forkserver'
-        )
-    return [torch.load(folder / f'{rank}.pt', weights_only=True) for rank in range(2)]

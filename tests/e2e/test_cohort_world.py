@@ -8,9 +8,10 @@ import torch
 
 pytest.importorskip('mmpretrain')
 
-from tests.e2e.cohort_world import KINDS, everything, on_two_ranks  # noqa: E402
+from tests.e2e.cohort_world import KINDS, everything  # noqa: E402
 from tests.e2e.job import assert_same  # noqa: E402
 from tests.e2e.tiny_hssakd import write_images  # noqa: E402
+from tests.ranks import on_ranks  # noqa: E402
 
 kinds = pytest.mark.parametrize('kind', KINDS)
 
@@ -27,7 +28,7 @@ def one(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope='module')
 def two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return on_two_ranks(data, tmp_path_factory.mktemp('two'))
+    return on_ranks(everything, 2, data, tmp_path_factory.mktemp('two'))
 
 
 @kinds

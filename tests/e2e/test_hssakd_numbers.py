@@ -14,9 +14,10 @@ pytest.importorskip('mmpretrain')
 
 from kdmm.functional import joint_labels, kl_divergence, unrotated  # noqa: E402
 from tests.distillers.hssakd.classifiers import batch, build, random_teacher, total  # noqa: E402
-from tests.e2e.hssakd_world import ROLES, everything, on_two_ranks  # noqa: E402
+from tests.e2e.hssakd_world import ROLES, everything  # noqa: E402
 from tests.e2e.job import assert_same  # noqa: E402
 from tests.e2e.tiny_hssakd import classifier, write_images  # noqa: E402
+from tests.ranks import on_ranks  # noqa: E402
 
 #: Role to whether its classifier is trained, and how many networks with branches there are.
 TRAINED = dict(frozen=(False, 1), joint=(True, 1), student=(True, 1), online=(True, 2))
@@ -39,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module')
 def two(data: Path, folder: Path) -> list[dict[str, Any]]:
-    return on_two_ranks(data, folder)
+    return on_ranks(everything, 2, data, folder)
 
 
 # two processes

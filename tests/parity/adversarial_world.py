@@ -1,15 +1,9 @@
 """The adversarial term on any number of ranks: three steps of a tiny student under DDP."""
 
-import os
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from oracles import gen
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -67,22 +61,3 @@ def everything() -> dict[str, Any]:
         rank_local_norm=train(dict(type='BN'), twins=False),
         unreduced=unreduced(),
     )
-
-
-def _rank(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=world
-    )
-    torch.save(everything(), f'{folder}/{rank}.pt')
-    dist.destroy_process_group()
-
-
-def run(world: int) -> list[dict[str, Any]]:
-    """Every rank's results."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
-    ):
-        mp.start_processes(_rank, (world, folder), nprocs=world, start_method='forkserver')
-        return [torch.load(Path(folder) / f'{r}.pt', weights_only=True) for r in range(world)]

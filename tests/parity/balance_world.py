@@ -1,16 +1,9 @@
 """A distilled student whose weights are measured, on any number of gloo ranks."""
 
-import os
-import sys
-import tempfile
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from world import share
@@ -72,22 +65,3 @@ def steps(count: int = 5) -> dict[str, Any]:
         found.append({key: torch.as_tensor(value).clone() for key, value in entries.items()})
     state = {key: value.clone() for key, value in made.state_dict().items()}
     return dict(steps=found, state=state)
-
-
-def _rank(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=world
-    )
-    torch.save(steps(), f'{folder}/{rank}.pt')
-    dist.destroy_process_group()
-
-
-def run(world: int) -> list[dict[str, Any]]:
-    """Every rank's results."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
-    ):
-        mp.start_processes(_rank, (world, folder), nprocs=world, start_method='forkserver')
-        return [torch.load(Path(folder) / f'{r}.pt', weights_only=True) for r in range(world)]

@@ -4,6 +4,8 @@ import adversarial_world
 import pytest
 import torch
 
+from tests.ranks import on_ranks
+
 
 @pytest.fixture(scope='module')
 def one():
@@ -12,7 +14,7 @@ def one():
 
 @pytest.fixture(scope='module')
 def ranks():
-    return adversarial_world.run(2)
+    return on_ranks(adversarial_world.everything, 2)
 
 
 @pytest.mark.parametrize('name', ['none', 'batch_norm', 'rank_local_norm'])

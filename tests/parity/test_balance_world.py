@@ -4,6 +4,8 @@ import balance_world
 import pytest
 import torch
 
+from tests.ranks import on_ranks
+
 
 @pytest.fixture(scope='module')
 def one():
@@ -16,7 +18,7 @@ def one():
 
 @pytest.fixture(scope='module')
 def two():
-    return balance_world.run(2)
+    return on_ranks(balance_world.steps, 2)
 
 
 def test_ranks_have_the_same_weights_to_the_bit(two):

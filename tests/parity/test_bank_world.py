@@ -4,6 +4,8 @@ import bank_world
 import pytest
 import torch
 
+from tests.ranks import on_ranks
+
 CLOSE = dict(rtol=1e-9, atol=1e-11)
 
 
@@ -14,7 +16,7 @@ def one():
 
 @pytest.fixture(scope='module')
 def ranks():
-    return bank_world.run(2)
+    return on_ranks(bank_world.everything, 2)
 
 
 @pytest.mark.parametrize('name', ['double', 'single', 'half'])

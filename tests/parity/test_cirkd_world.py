@@ -5,6 +5,8 @@ import torch
 import world
 from oracles import naive_p2p
 
+from tests.ranks import on_ranks
+
 CLOSE = dict(rtol=1e-10, atol=1e-12)
 
 
@@ -15,7 +17,7 @@ def one():
 
 @pytest.fixture(scope='module', params=[2, 4])
 def ranks(request):
-    return world.run(request.param)
+    return on_ranks(world.everything, request.param)
 
 
 def test_one_process_equals_the_naive_loop(one):

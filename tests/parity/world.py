@@ -1,15 +1,8 @@
-"""Scenarios that give the same result on any number of ranks, and a launcher for gloo ranks."""
+"""Scenarios that give the same result on any number of ranks."""
 
-import os
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from oracles import gen, lab, naive_p2p, unit
 from torch.nn.parallel import DistributedDataParallel
 
@@ -139,23 +132,3 @@ def everything() -> dict[str, Any]:
         row_queue=row_queue(),
         memory=memory(),
     )
-
-
-def _rank(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=world
-    )
-    torch.save(everything(), f'{folder}/{rank}.pt')
-    dist.destroy_process_group()
-
-
-def run(world: int) -> list[dict[str, Any]]:
-    """Every rank's results. Ranks are forked from a server that has imported this module once."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
-    ):
-        mp.get_context('forkserver').set_forkserver_preload(['world'])
-        mp.start_processes(_rank, (world, folder), nprocs=world, start_method='forkserver')
-        return [torch.load(Path(folder) / f'{r}.pt', weights_only=True) for r in range(world)]
