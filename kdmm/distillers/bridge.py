@@ -8,6 +8,7 @@ from torch import nn
 from kdmm.distillers.building import build_part
 from kdmm.distillers.class_map import ClassMap
 from kdmm.errors import ConfigError
+from kdmm.utils.tree import leaves
 
 Pair = tuple[Any, Any]
 
@@ -113,6 +114,6 @@ def _link(
 
 
 def channels_of(activation: Any) -> int:
-    """C of (B, C, ...); of the first call of a module that runs several times."""
-    first = activation[0] if isinstance(activation, tuple | list) else activation
-    return first.shape[1]
+    """C of (B, C, ...); of the first tensor where there are several, 0 where there is none."""
+    first = next(leaves(activation), None)
+    return 0 if first is None or first.ndim < 2 else first.shape[1]

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from kdmm.distillers.schedules import Progress, Schedule, build_schedule, is_schedule
 from kdmm.errors import ConfigError, nearest, refuse_unknown
@@ -87,6 +87,13 @@ def check_shapes(where: str, loss: nn.Module, activations: Sequence[Any], note: 
         check(*activations)
     except ValueError as error:
         raise ConfigError(f'{where}: {error} {note}'.rstrip()) from error
+    except (AttributeError, TypeError) as error:
+        if all(isinstance(activation, Tensor) for activation in activations):
+            raise
+        raise ConfigError(
+            f'{where}: {type(loss).__name__} compares tensors, and the tap gives a tuple. Choose '
+            'an item with [i], the first is [0]'
+        ) from error
 
 
 def _required(parameters: Mapping[str, inspect.Parameter]) -> list[str]:

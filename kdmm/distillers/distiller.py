@@ -32,8 +32,9 @@ def distill(
     teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     taps: Mapping[str, Any] | None = None,
     losses: Mapping[str, Mapping[str, Any]] | None = None,
-    probe_size: tuple[int, int] = (64, 64),
+    probe_size: tuple[int, int] | None = None,
     measure: bool = True,
+    crop_size: tuple[int, int] | None = None,
     **unknown: Any,
 ) -> nn.Module:
     """Attach a distillation objective to a student.
@@ -49,6 +50,7 @@ def distill(
         losses: Term name to ``dict(type=, on=, weight=, ...)``; see `Term`.
         probe_size: See `Distillation`.
         measure: See `Distillation`.
+        crop_size: See `Distillation`; ``tools/train.py`` reads it off the training pipeline.
         **unknown: Refused, with the nearest known keys.
 
     Raises:
@@ -60,6 +62,6 @@ def distill(
             raise ConfigError(f'kd.{key}: missing')
 
     def build(model: nn.Module) -> Distillation:
-        return Distillation(model, teacher, taps, losses, probe_size, measure)  # type: ignore[arg-type]
+        return Distillation(model, teacher, taps, losses, probe_size, measure, crop_size)  # type: ignore[arg-type]
 
     return attach(student, Distilled, build)

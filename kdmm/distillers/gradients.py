@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kdmm.distillers.taps import source_of
 from kdmm.functional.collective import sum_over_ranks, world_size
 from kdmm.functional.precision import full_precision
 
@@ -58,8 +59,12 @@ def gradient_norms(
             reentrant form, or compiled so that its graph can be walked only once.
     """
     every = {id(x): x for group in activations for x in group}
+    try:
+        sources = [source_of(x) for x in every.values()]  # the task goes on from the originals
+    except NotImplementedError as error:
+        raise UnmeasurableError(str(error)) from error
     with full_precision(task):
-        own = dict(zip(every, _squares(task, list(every.values())), strict=True))
+        own = dict(zip(every, _squares(task, sources), strict=True))
         squares = [
             torch.stack([_total(_squares(loss, group), loss), _total(_entries(own, group), loss)])
             for loss, group in zip(losses, activations, strict=True)
@@ -74,7 +79,7 @@ def _entries(squares: Mapping[int, Tensor | None], group: Sequence[Tensor]) -> l
     return [squares[id(x)] for x in group]
 
 
-def _squares(loss: Tensor, activations: Sequence[Tensor]) -> list[Tensor | None]:
+def _squares(loss: Tensor, activations: Sequence[Any]) -> list[Tensor | None]:
     """Squared norm of the gradient at each; None where ``loss`` does not depend on it."""
     if not loss.requires_grad or not activations:
         return [None] * len(activations)

@@ -35,8 +35,10 @@ class Distillation(TermedObjective):
         teacher: Arguments of `Teacher`, or a list of such dicts.
         taps: Tap name to one path for both networks or ``dict(student=, teacher=)``.
         losses: Term name to the arguments of `Term`.
-        probe_size: (H, W) of the blank image that measures the taps when the model is built.
+        probe_size: (H, W) of the blank image that measures the taps when the model is built; None
+            takes what the model is built for, or a small one.
         measure: Whether gradient shares are measured at the iterations that are logged.
+        crop_size: (H, W) of training images, where the model does not say it.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class Distillation(TermedObjective):
         teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         taps: Mapping[str, Any],
         losses: Mapping[str, Mapping[str, Any]],
-        probe_size: tuple[int, int] = (64, 64),
+        probe_size: tuple[int, int] | None = None,
         measure: bool = True,
+        crop_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         teachers = list_of_teachers(teacher, list(inspect.signature(Teacher).parameters))
@@ -63,7 +66,7 @@ class Distillation(TermedObjective):
         for index, item in zip(used, self.teachers, strict=True):
             read = taps_read(losses, index)
             item.connect(student, {name: sides[name]['teacher'] for name in read})
-            probes[index] = probe(student, self.student_taps, item, probe_size)
+            probes[index] = probe(student, self.student_taps, item, probe_size, crop_size)
         facts = task_facts(student)
         self.terms = nn.ModuleDict()
         for name, config in losses.items():

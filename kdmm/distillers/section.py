@@ -10,7 +10,7 @@ KINDS = ('Distiller', 'HSSAKD', 'HSSAKDTeacher', 'HSSAKDOnline', 'Cohort', 'MCLM
 #: What ``model.type`` is where the section is written by hand around the student.
 WRAPPERS = tuple(f'kdmm.{kind}' for kind in KINDS)
 #: What the section of a ``Distiller`` may hold.
-KEYS = ('teacher', 'taps', 'losses', 'probe_size', 'measure')
+KEYS = ('teacher', 'taps', 'losses', 'probe_size', 'measure', 'crop_size')
 
 
 def check_section(taps: Any, losses: Any, teachers: int, measure: Any) -> None:

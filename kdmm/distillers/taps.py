@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,36 +10,43 @@ import torch
 from torch import Tensor, nn
 
 from kdmm.errors import ConfigError, nearest
+from kdmm.utils.tree import leaves, map_leaves
 
-_PATH = re.compile(r'^(?P<module>[^\[\]]+)\.(?P<side>in|out)(\[(?P<item>-?\d+)\])?$')
+_PATH = re.compile(
+    r'^(?P<module>[^\[\]#]+)\.(?P<side>in|out)(\[(?P<item>-?\d+)\])?(#(?P<call>\d+))?$'
+)
 
 
 @dataclass(frozen=True)
 class TapPath:
-    """``module.path.in`` or ``.out``, of a tuple ``.out[i]``."""
+    """``module.path.in`` or ``.out``; ``[i]`` of a tuple, ``#k`` of the k-th call, from 1 on."""
 
     module: str
     side: str
     item: int | None = None
+    call: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> 'TapPath':
-        """Read the notation above; `ConfigError` if it is none."""
-        match = _PATH.match(text)
+        """Read the notation above.
+
+        Raises:
+            ConfigError: If ``text`` is none of it.
+        """
+        match = _PATH.match(text) if isinstance(text, str) else None
         if match is None:
             raise ConfigError(
                 f'tap {text!r}: expected a module path that ends in .in, .out, .in[i] or .out[i], '
-                "for instance 'decode_head.conv_seg.in'"
+                "for instance 'decode_head.conv_seg.in'; #k chooses the k-th call of a module that "
+                'runs several times'
             )
-        item = match['item']
-        return cls(match['module'], match['side'], None if item is None else int(item))
+        item, call = (None if match[key] is None else int(match[key]) for key in ('item', 'call'))
+        if call == 0:
+            raise ConfigError(f'tap {text!r}: calls are counted from 1 on, #1 is the first')
+        return cls(match['module'], match['side'], item, call)
 
-    def pick(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
-        """The tensor (or tuple) this path means in one call of its module."""
-        if self.side == 'out':
-            value = output
-        else:
-            value = args[0] if args else next(iter(kwargs.values()), None)
+    def pick(self, value: Any) -> Any:
+        """The tensor (or tuple) that this path means of what one call took or gave."""
         if self.item is None:
             return value
         if not isinstance(value, (tuple, list)) or not -len(value) <= self.item < len(value):
@@ -48,8 +55,94 @@ class TapPath:
         return value[self.item]
 
 
+class Calls(tuple):
+    """The activations of a module that ran several times in one pass, in order."""
+
+
+class DidNotRunError(ConfigError):
+    """A tapped module was not called in a forward pass.
+
+    Attributes:
+        module: Its path.
+    """
+
+    def __init__(self, message: str, module: str = '') -> None:
+        super().__init__(message)
+        self.module = module
+
+
 class _EnoughError(Exception):
     """Every tap has been read: the rest of the forward pass is not needed."""
+
+
+class _Keep(torch.autograd.Function):
+    """A copy whose graph says that it is one, see `source_of`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return grad
+
+
+def source_of(activation: Tensor) -> Any:
+    """The place in the graph where the network itself goes on from a tapped activation.
+
+    It is the activation, unless that is a copy: then it is the gradient edge of the original before
+    it was overwritten. `torch.autograd.grad` takes both as inputs.
+
+    Raises:
+        NotImplementedError: If it is a copy, and this torch cannot name edges.
+    """
+    node = activation.grad_fn
+    if node is None or type(node).__name__ != f'{_Keep.__name__}Backward':
+        return activation
+    if not hasattr(torch.autograd.graph, 'GradientEdge'):
+        raise NotImplementedError('this torch takes no gradient at an overwritten activation')
+    source, number = node.next_functions[0]
+    assert source is not None, 'a copy is of what carries a gradient'
+    return torch.autograd.graph.GradientEdge(source, number)
+
+
+class _Reading:
+    """The calls of one tapped module in the pass that runs.
+
+    A tap gives what the module took or gave at that moment. An operation that later works in place
+    would change it, so tensors that are overwritten are copied (`copying`); that of others is read
+    off the tensors' version counters when the pass ends.
+    """
+
+    def __init__(self, name: str, path: TapPath, copying: bool, watching: bool) -> None:
+        self.name, self.path, self.copying, self.watching = name, path, copying, watching
+        self.count = 0
+        self.values: list[Any] = []
+        self.originals: list[Any] = []
+        self._versions: list[tuple[Tensor, int]] = []
+
+    def take(self, value: Any) -> None:
+        """Read one call."""
+        self.count += 1
+        if self.path.call not in (None, self.count):
+            return
+        try:
+            original = map_leaves(lambda x: x, self.path.pick(value))  # lists may be changed later
+        except ConfigError as error:
+            raise ConfigError(f'kd.taps.{self.name}: {error}') from None
+        self.originals.append(original)
+        self.values.append(map_leaves(_copy, original) if self.copying else original)
+        if self.watching:
+            self._versions += [(x, x._version) for x in leaves(original) if not x.is_inference()]
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether a tensor was changed in place since it was read."""
+        return any(x._version != version for x, version in self._versions)
+
+    def done(self, calls: int) -> bool:
+        """Whether nothing more is to be read in a pass in which the module runs ``calls`` times."""
+        return self.count >= (self.path.call or calls)
 
 
 class Taps:
@@ -60,8 +153,11 @@ class Taps:
 
     Args:
         model: The network to read.
-        paths: Tap name to ``module.path.in|.out`` (``[i]`` for one item of a tuple).
+        paths: Tap name to a `TapPath` as text.
         owner: How errors call the network, for instance ``'student'``.
+
+    Attributes:
+        calls: Tap name to how often its module runs in a whole pass, as far as one was recorded.
 
     Raises:
         ConfigError: If a path is malformed or names no module; the nearest names are given.
@@ -78,47 +174,100 @@ class Taps:
                     f'{path.module!r}; {nearest(path.module, modules)}'
                 )
         self._model = model
+        self.calls: dict[str, int] = {}
+        # (tap, training mode, early stop) -> whether something overwrites it later in such a pass
+        self._overwritten: dict[tuple[str, bool, bool], bool] = {}
 
     @contextmanager
-    def record(self, stop_early: bool = False) -> Iterator[dict[str, Any]]:
+    def record(
+        self, stop_early: bool = False, tolerant: bool = False, compiled: bool = False
+    ) -> Iterator[dict[str, Any]]:
         """Collect the taps of one forward pass made inside the block.
 
         Args:
-            stop_early: Abandon the forward pass once every tap was read.
+            stop_early: Abandon the pass once every tap was read, as often as `calls` says.
+            tolerant: Let an error end the pass once every tap was read.
+            compiled: The pass is compiled, where version counters say nothing: copy what was
+                overwritten in an eager pass before.
 
         Yields:
-            Filled while the block runs: tap name to tensor. A module that runs several times gives
-            a tuple, one entry a call.
-        """
-        calls: dict[str, list[Any]] = {name: [] for name in self.paths}
-        found: dict[str, Any] = {}
-        with ExitStack() as hooks:
-            for name, path in self.paths.items():
-                handle = self._model.get_submodule(path.module).register_forward_hook(
-                    self._reader(calls, name, path, stop_early), with_kwargs=True
-                )
-                hooks.callback(handle.remove)
-            with suppress(_EnoughError):
-                yield found
-        for name, values in calls.items():
-            if not values:
-                raise ConfigError(
-                    f'kd.taps.{name}: module {self.paths[name].module!r} of the {self.owner} did '
-                    'not run in this forward pass'
-                )
-            found[name] = values[0] if len(values) == 1 else tuple(values)
+            Filled when the block ends: tap name to activation, a tensor or a tuple of them. A
+            module that runs several times gives `Calls`, unless the path chooses one.
 
-    @staticmethod
-    def _reader(calls: dict[str, list[Any]], name: str, path: TapPath, stop: bool) -> Any:
-        def read(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            try:
-                calls[name].append(path.pick(args, kwargs, output))
-            except ConfigError as error:
-                raise ConfigError(f'kd.taps.{name}: {error}') from None
-            if stop and all(calls.values()):
+        Raises:
+            DidNotRunError: If a tapped module, or the call that a path names, did not run.
+            ConfigError: If an activation was overwritten that was not in earlier passes.
+        """
+        found: dict[str, Any] = {}
+        readings = [self._reading(name, stop_early, compiled) for name in self.paths]
+
+        def take(reading: _Reading, value: Any) -> None:
+            reading.take(value)
+            if stop_early and all(r.done(self.calls.get(r.name, 1)) for r in readings):
                 raise _EnoughError
 
-        return read
+        with ExitStack() as hooks:
+            for reading in readings:
+                hooks.callback(self._listen(reading, take).remove)
+            try:
+                yield found
+            except _EnoughError:
+                pass
+            except Exception:
+                if not tolerant or not all(reading.values for reading in readings):
+                    raise
+        for reading in readings:
+            found[reading.name] = self._settle(reading, stop_early, compiled)
+            if not stop_early:
+                self.calls[reading.name] = reading.count
+
+    def _mode(self, name: str, stop_early: bool, compiled: bool) -> tuple[str, bool, bool]:
+        return name, self._model.training, stop_early and not compiled
+
+    def _reading(self, name: str, stop_early: bool, compiled: bool) -> _Reading:
+        """One that copies, too, where nothing is known yet."""
+        known = self._overwritten.get(self._mode(name, stop_early, compiled))
+        return _Reading(name, self.paths[name], known is not False, not compiled)
+
+    def _listen(self, reading: _Reading, take: Any) -> Any:
+        """An input is read before its module runs, which may work in place."""
+        module = self._model.get_submodule(reading.path.module)
+        if reading.path.side == 'in':
+            return module.register_forward_pre_hook(
+                lambda _, args, kwargs: take(
+                    reading, args[0] if args else next(iter(kwargs.values()), None)
+                ),
+                with_kwargs=True,
+            )
+        return module.register_forward_hook(lambda _, args, output: take(reading, output))
+
+    def _settle(self, reading: _Reading, stop_early: bool, compiled: bool) -> Any:
+        path, where = reading.path, f'kd.taps.{reading.name}'
+        if not reading.values:
+            often = f'ran {reading.count} time(s)' if reading.count else 'did not run'
+            chosen = f', so there is no call #{path.call}' if reading.count else ''
+            raise DidNotRunError(
+                f'{where}: module {path.module!r} of the {self.owner} {often} in this forward pass'
+                f'{chosen}',
+                path.module,
+            )
+        values = reading.values
+        if not compiled:
+            known = self._overwritten.setdefault(
+                self._mode(reading.name, stop_early, compiled), reading.overwritten
+            )
+            if reading.overwritten and not reading.copying:
+                raise ConfigError(
+                    f'{where}: {path.module}.{path.side} of the {self.owner} was overwritten in '
+                    'place in this forward pass, and not in the first one. Tap a module that '
+                    'nothing changes, for instance what comes behind it'
+                )
+            values = reading.values if known else reading.originals
+        return values[0] if len(values) == 1 else Calls(values)
+
+
+def _copy(x: Tensor) -> Tensor:
+    return _Keep.apply(x) if torch.is_grad_enabled() and x.requires_grad else x.clone()
 
 
 def taps_of_student(
@@ -150,10 +299,5 @@ def require_gradient(taps: Mapping[str, Any], owner: str = 'student') -> None:
 
 
 def trained(value: Any) -> Iterator[Tensor]:
-    """The tensors of an activation that carry a gradient, however nested it is."""
-    if isinstance(value, Tensor):
-        if value.requires_grad:
-            yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from trained(item)
+    """Yield the tensors of an activation that carry a gradient."""
+    return (x for x in leaves(value) if x.requires_grad)

@@ -99,7 +99,8 @@ class Teacher:
         self.compile = compile
         self._taps: Taps | None = None
         self._forward = torch.compile(self.module) if compile else self.module
-        self._stop_early: bool | None = None
+        #: Of its forward pass: ``'loss'`` where only that reaches the taps.
+        self.mode = 'tensor'
 
     def connect(self, student: nn.Module, paths: Mapping[str, str]) -> None:
         """Say which taps are read, and for which student inputs are prepared."""
@@ -123,11 +124,25 @@ class Teacher:
         """
         assert self._taps is not None, 'connect() comes first'
         inputs = self._prepare(self._adapt(inputs, samples))
-        with self._precision(inputs), self._taps.record(bool(self._stop_early)) as found:
-            self._forward(inputs, samples, mode='tensor')
-        if self._stop_early is None:  # modules that run several times must be let through
-            once = not any(isinstance(value, tuple) for value in found.values())
-            self._stop_early = once and not self.compile
+        stop = bool(self._taps.calls) and not self.compile  # it is known how often modules run
+        recording = self._taps.record(stop, compiled=self.compile)
+        with self._precision(inputs), recording as found:
+            self._forward(inputs, samples, mode=self.mode)
+        return found
+
+    @torch.no_grad()
+    def whole_pass(self, inputs: Any, samples: Sequence[Any], mode: str) -> dict[str, Any]:
+        """The taps of a whole pass, as far as it comes once all taps were read.
+
+        Args:
+            inputs: In the student's preprocessing.
+            samples: Data samples.
+            mode: Of the forward pass.
+        """
+        assert self._taps is not None, 'connect() comes first'
+        inputs = self._prepare(self._adapt(inputs, samples))
+        with self._precision(inputs), self._taps.record(tolerant=True) as found:
+            self.module(inputs, samples, mode=mode)
         return found
 
     def apply(self, function: Any) -> None:

@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kdmm.distillers.bridge import build_connectors, channels_of, check_classes, class_maps
 from kdmm.distillers.building import check_shapes
+from kdmm.distillers.taps import Calls
 from kdmm.distillers.weighted import WeightedLoss
+from kdmm.errors import ConfigError
 
 
 class Term(WeightedLoss):
@@ -42,8 +45,14 @@ class Term(WeightedLoss):
     ) -> None:
         super().__init__(name, config, taps)
         self.teacher = self.arguments.pop('teacher', 0)
-        facts, given = dict(facts), [pairs[tap] for tap in self.taps]
-        link = self.arguments.pop('connector', None)
+        self.calls = 1
+        levels = self._levels(
+            self._one_or_all([pairs[tap][0] for tap in self.taps]),
+            self._one_or_all([pairs[tap][1] for tap in self.taps]),
+        )
+        self.calls = len(levels)
+        facts, link = dict(facts), self.arguments.pop('connector', None)
+        given = list(zip(*levels[0], strict=True)) if self.several else [levels[0]]
         self.connector, bridged = build_connectors(
             f'{self.where}.connector', link, facts, given, self.several
         )
@@ -52,18 +61,79 @@ class Term(WeightedLoss):
         facts['teacher_channels'] = self._one_or_all([channels_of(t) for _, t in bridged])
         self.build(facts)
         check_classes(self.where, self.connector, self.loss)
-        sides = [self._one_or_all(side) for side in zip(*bridged, strict=True)]
-        check_shapes(f'{self.where} on {self.called}', self.loss, sides, note)
+        self._check_levels(levels, note)
 
     def forward(self, student: Any, teacher: Any, **context: Any) -> dict[str, Tensor]:
         """Weighted log entries: ``kd.loss_<name>`` or ``kd.loss_<name>_<part>``."""
         return self.weigh(self.compute(student, teacher, **context))
 
     def compute(self, student: Any, teacher: Any, **context: Any) -> dict[str, Tensor]:
-        """The unweighted loss by part, those parts only that have a weight."""
-        if self.connector is not None:
-            student, teacher = self.connector(student, teacher)
-            for link in class_maps(self.connector):
-                if 'labels' in context:
-                    context['labels'] = link.remap(context['labels'])
-        return self.run(student, teacher, **context)
+        """The unweighted loss by part, those parts only that have a weight.
+
+        Of a module that runs several times, as a detector's head does on every level of its
+        pyramid, it is the sum over the calls, each compared with its own.
+        """
+        levels = self._levels(student, teacher)
+        if len(levels) != self.calls:
+            raise ConfigError(
+                f'{self.where}: {self.called} runs {len(levels)} time(s) in training and '
+                f'{self.calls} time(s) when the model is built; choose a call with #k, the first '
+                'is #1'
+            )
+        for link in class_maps(self.connector):
+            if 'labels' in context:
+                context['labels'] = link.remap(context['labels'])
+        values = [self.run(*self._bridge(*level), **context) for level in levels]
+        if len(values) == 1:
+            return values[0]
+        return {part: torch.stack([v[part] for v in values]).sum() for part in values[0]}
+
+    def _bridge(self, student: Any, teacher: Any) -> tuple[Any, Any]:
+        return (student, teacher) if self.connector is None else self.connector(student, teacher)
+
+    def _levels(self, student: Any, teacher: Any) -> list[tuple[Any, Any]]:
+        """What is compared with what: a pair, or one a call of a module that runs several times.
+
+        Raises:
+            ConfigError: If the numbers of calls differ, or several taps are to be compared at once.
+        """
+        if self.several:
+            for tap, *sides in zip(self.taps, student, teacher, strict=True):
+                if any(isinstance(side, Calls) for side in sides):
+                    raise ConfigError(
+                        f'{self.where}.on: tap {tap!r} is a module that runs several times, which '
+                        'a term on several taps does not take. Name taps that choose a call with '
+                        '#k, the first is #1'
+                    )
+            return [(student, teacher)]
+        counts = [len(x) if isinstance(x, Calls) else 1 for x in (student, teacher)]
+        if counts[0] != counts[1]:
+            raise ConfigError(
+                f'{self.where}: the module of {self.called} runs {counts[0]} time(s) in the '
+                f'student and {counts[1]} time(s) in the teacher. Choose calls with #k, the first '
+                'is #1: dict(student=..., teacher=...) in kd.taps'
+            )
+        return list(zip(student, teacher, strict=True)) if counts[0] > 1 else [(student, teacher)]
+
+    def _check_levels(self, levels: list[tuple[Any, Any]], note: str) -> None:
+        """Let the loss judge every call.
+
+        Raises:
+            ConfigError: If it refuses one, or cannot be computed several times a step.
+        """
+        if self.calls > 1 and (
+            getattr(self.loss, 'stateful', False) or hasattr(self.loss, 'after_step')
+        ):
+            raise ConfigError(
+                f'{self.where}: {self.called} runs {self.calls} times, and '
+                f'{type(self.loss).__name__} keeps a memory of one activation a step. Choose a '
+                'call with #k, the first is #1'
+            )
+        for number, level in enumerate(levels, start=1):
+            call = f', call #{number}' * (self.calls > 1)
+            where = f'{self.where} on {self.called}{call}'
+            try:
+                bridged = self._bridge(*level)
+            except (ValueError, RuntimeError, AttributeError) as error:
+                raise ConfigError(f'{where}: {error} {note}'.rstrip()) from error
+            check_shapes(where, self.loss, bridged, note)

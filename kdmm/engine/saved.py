@@ -8,15 +8,6 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors of an activation, however nested."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors_in(item)
-
-
 def total_bytes(tensors: Iterable[Tensor]) -> int:
     """Memory of tensors, shared storage counted once."""
     storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}

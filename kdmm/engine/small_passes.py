@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from kdmm.distillers.context import gather_context
 from kdmm.engine.crops import at_size, corners, grown
 from kdmm.engine.meter import Meter
-from kdmm.engine.saved import Saved, tensors_in, total_bytes
+from kdmm.engine.saved import Saved, total_bytes
 from kdmm.engine.split_step import set_aside
 from kdmm.functional.blocks import BUFFERS, block_elements
 from kdmm.functional.collective import distributed
+from kdmm.utils.tree import leaves
 
 
 @dataclass
@@ -75,8 +76,8 @@ def teacher_pass(objective: Any, optim: Any, inputs: Tensor, samples: Sequence[A
         def note(module: Any, args: Any, output: Any, sizes: list[int] = sizes) -> None:
             sizes.extend(_sizes(output))
 
-        leaves = [m for m in teacher.module.modules() if not any(True for _ in m.children())]
-        hooks = [leaf.register_forward_hook(note) for leaf in leaves]
+        innermost = [m for m in teacher.module.modules() if not any(True for _ in m.children())]
+        hooks = [module.register_forward_hook(note) for module in innermost]
         with optim.optim_context(teacher.module):
             found = teacher(crop, labels)
         for hook in hooks:
@@ -106,8 +107,8 @@ def term_passes(
 
 def _try_term(trial: Any, optim: Any, pair: Any, samples: Sequence[Any], result: Pass) -> None:
     """Add the memory of one term for the batch to ``result``."""
-    like, held = next(tensors_in(pair)), total_bytes(trial.buffers())
-    saved = Saved([*trial.parameters(), *tensors_in(pair)])
+    like, held = next(leaves(pair)), total_bytes(trial.buffers())
+    saved = Saved([*trial.parameters(), *leaves(pair)])
     context = gather_context(trial.needs, samples[:1])
     with optim.optim_context(trial), saved.watch(), Meter(like.device).stretch() as stretch:
         losses = trial(*pair, **context)
@@ -130,4 +131,4 @@ def _own_buffers(student: nn.Module) -> dict[str, Tensor]:
 
 
 def _sizes(value: Any) -> list[int]:
-    return [x.numel() * x.element_size() for x in tensors_in(value)]
+    return [x.numel() * x.element_size() for x in leaves(value)]

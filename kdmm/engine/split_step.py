@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kdmm.distillers import CHILD
 from kdmm.distillers.context import gather_context
+from kdmm.utils.tree import map_leaves
 
 
 class Parts(Protocol):
@@ -43,15 +44,14 @@ def loosened(value: Any, pairs: list[tuple[Tensor, Tensor]]) -> Any:
 
     ``pairs`` collects (tap, leaf) of the tensors that carry a gradient.
     """
-    if isinstance(value, Mapping):
-        return {key: loosened(item, pairs) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return tuple(loosened(item, pairs) for item in value)
-    if not isinstance(value, Tensor) or not value.requires_grad:
-        return value
-    leaf = value.detach().requires_grad_()
-    pairs.append((value, leaf))
-    return leaf
+
+    def loosen(x: Tensor) -> Tensor:
+        if not x.requires_grad:
+            return x
+        pairs.append((x, x.detach().requires_grad_()))
+        return pairs[-1][1]
+
+    return map_leaves(loosen, value)
 
 
 def split_step(runner: Any, batch: Any, parts: Parts) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kdmm.engine.saved import tensors_in
 from kdmm.errors import ConfigError
 from kdmm.transfer.families import Family
+from kdmm.utils.tree import leaves
 
 
 class ProofError(RuntimeError):
@@ -24,7 +24,7 @@ def features(net: nn.Module, family: Family, size: tuple[int, int]) -> list[Tens
     found: list[Tensor] = []
 
     def keep(_: nn.Module, __: object, output: object) -> None:
-        found.extend(x.clone() for x in tensors_in(output))
+        found.extend(x.clone() for x in leaves(output))
 
     stages = [stage for name, stage in net.named_children() if name in family.stages]
     hooks = [stage.register_forward_hook(keep) for stage in stages or [net]]

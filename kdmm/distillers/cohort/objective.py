@@ -17,7 +17,7 @@ from kdmm.distillers.cohort.terms import CohortTerm, cohort_term
 from kdmm.distillers.cohort.trunk import Trunk
 from kdmm.distillers.context import gather_context, task_facts
 from kdmm.distillers.peers import refuse_one_start
-from kdmm.distillers.probe import blank_taps
+from kdmm.distillers.probe import Size, blank_taps
 from kdmm.distillers.taps import Taps, require_gradient
 from kdmm.distillers.termed import TermedObjective
 from kdmm.distillers.weighting import switched_on
@@ -43,7 +43,7 @@ class Cohort(TermedObjective):
             trains the networks side by side.
         ensemble: Whether validation reports the ensemble, too.
         channels_last: Use this memory format for the batch and all networks.
-        probe_size: (H, W) of the blank image that measures the taps when the model is built.
+        probe_size, crop_size: See `Distillation`.
     """
 
     results = ('peers.',)
@@ -60,7 +60,8 @@ class Cohort(TermedObjective):
         losses: Mapping[str, Mapping[str, Any]] | None = None,
         ensemble: bool = True,
         channels_last: bool = False,
-        probe_size: tuple[int, int] = (64, 64),
+        probe_size: tuple[int, int] | None = None,
+        crop_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         # the first child: averages of weights (EMA) pair parameters by their order
@@ -78,7 +79,7 @@ class Cohort(TermedObjective):
                 self.trunk.plant(peer, probe_size)
             self.taps = tapped({'': student, **self.peers}, keep, taps, losses)
             refuse_shared(self.taps[''], self.trunk.paths)
-            self.terms = nn.ModuleDict(self._build_terms(student, losses, probe_size))
+            self.terms = nn.ModuleDict(self._build_terms(student, losses, probe_size, crop_size))
         self.hooks.append(dict(type='kdmm.PeersHook', ensemble=ensemble))
         self._announced = False
 
@@ -156,12 +157,14 @@ class Cohort(TermedObjective):
         return result
 
     def _build_terms(
-        self, student: nn.Module, losses: Mapping[str, Any], size: tuple[int, int]
+        self, student: nn.Module, losses: Mapping[str, Any], size: Size | None, crop: Size | None
     ) -> dict[str, nn.Module]:
         if not losses:
             return {}
         networks = {'': student, **self.peers}
-        blanks = [blank_taps(networks[name], self.taps[name], size) for name in networks]
+        blanks = [
+            blank_taps(networks[name], self.taps[name], size, crop, student) for name in networks
+        ]
         seen, note = self._by_place([found for found, _ in blanks]), blanks[0][1]
         facts, taps = task_facts(student), list(self.taps[''].paths)
         known = dict.fromkeys(taps)

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from kdmm.distillers.bridge import channels_of
 from kdmm.distillers.building import check_shapes
+from kdmm.distillers.taps import Calls
 from kdmm.distillers.term import Term
 from kdmm.distillers.weighted import WeightedLoss
 from kdmm.errors import ConfigError
 from kdmm.registry import MODELS
+from kdmm.utils.tree import map_leaves
 
 Seen = Sequence[Mapping[str, Any]]
 
@@ -44,6 +46,12 @@ class MutualTerm(WeightedLoss):
     ) -> None:
         super().__init__(name, config, taps)
         given = [self.pick(blank) for blank in blanks]
+        for tap in self.taps:
+            if any(isinstance(blank[tap], Calls) for blank in blanks):
+                raise ConfigError(
+                    f'{self.where}.on: tap {tap!r} is a module that runs several times. Choose a '
+                    'call with #k in kd.taps, the first is #1'
+                )
         if not self.several:
             facts = {**facts, 'peer_channels': [channels_of(x) for x in given]}
         self.build(facts)
@@ -145,6 +153,4 @@ def cohort_term(name: str, config: Mapping[str, Any], *args: Any) -> CohortTerm:
 
 def detached(value: Any) -> Any:
     """An activation without its graph, however nested it is."""
-    if isinstance(value, tuple | list):
-        return type(value)(map(detached, value))
-    return value.detach() if isinstance(value, Tensor) else value
+    return map_leaves(Tensor.detach, value)

@@ -75,12 +75,12 @@ class Trunk:
         """The student's."""
         return self.student.get_submodule(path)
 
-    def plant(self, peer: nn.Module, size: Size) -> None:
+    def plant(self, peer: nn.Module, size: Size | None) -> None:
         """Let ``peer`` use the student's modules in place of its own.
 
         Args:
             peer: The network.
-            size: (H, W) of a blank image that shows in which order its modules run.
+            size: (H, W) of a blank image that shows in which order its modules run, see `look`.
 
         Raises:
             ConfigError: If it has no such modules, or runs others before their end.
@@ -98,7 +98,7 @@ class Trunk:
         if self.paths:
             self._refuse_gaps(peer, size)
 
-    def _refuse_gaps(self, peer: nn.Module, size: Size) -> None:
+    def _refuse_gaps(self, peer: nn.Module, size: Size | None) -> None:
         """Nothing would train layers whose output is not used."""
         early: list[str] = []
         with ExitStack() as hooks:
@@ -106,7 +106,8 @@ class Trunk:
                 if module._parameters or module._buffers:
                     handle = module.register_forward_pre_hook(lambda *_, p=path: early.append(p))
                     hooks.callback(handle.remove)
-            look(peer, Taps(peer, {path: f'{path}.out' for path in self.paths}, 'peer'), size)
+            taps = Taps(peer, {path: f'{path}.out' for path in self.paths}, 'peer')
+            look(peer, taps, size, self.student, stop_early=True)
         if early:
             raise ConfigError(
                 f'kd.trunk: {early[0]!r} runs before its end and is not shared. List all modules '
