@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from kdmm.distillers import Taps
 from kdmm.distillers.gradients import UnmeasurableError, gradient_norms, task_loss
 
 
@@ -111,3 +112,19 @@ def test_a_loss_in_half_precision_does_not_overflow():
     (norms,) = gradient_norms(loss, [loss], [[x]])
     (grad,) = torch.autograd.grad(loss, x)
     torch.testing.assert_close(norms.loss, grad.float().norm(), rtol=1e-2, atol=0)
+
+
+def test_an_activation_that_is_overwritten_later_counts_as_it_was():
+    """The task's norm at a copy is that of a network that does not work in place."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 3, 4, 4), torch.randn(3, 3, 1, 1, requires_grad=True)
+    norms = []
+    for in_place in (True, False):
+        net = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.ReLU(inplace=in_place))
+        net[0].weight = nn.Parameter(weight.detach().clone())
+        with Taps(net, dict(t='0.out'), 'student').record() as found:
+            task = net(x).square().sum()
+        loss = (found['t'] - 1).square().sum()
+        norms += gradient_norms(task, [loss], [[found['t']]])
+    assert norms[0].reached and float(norms[0].task) > 0
+    assert norms[0].loss == norms[1].loss and norms[0].task == norms[1].task

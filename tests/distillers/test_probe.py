@@ -1,8 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
+from mmengine.model import BaseModel, ImgDataPreprocessor
+from torch import nn
 
 from kdmm.distillers import ConfigError, distill
-from kdmm.distillers.probe import scaled, training_crop
+from kdmm.distillers.probe import input_channels, scaled, sizes_to_try, training_crop
 from kdmm.registry import MODELS
 from tests.distillers.tiny_models import KD, build, segmentor, tiny
 
@@ -83,3 +87,120 @@ def test_it_needs_no_memory():
     found = probe(made, made.kd.student_taps, made.kd.teachers[0], (64, 64))
     for blank in found.pairs['logits']:
         assert blank.untyped_storage().nbytes() == 4
+
+
+# models that take other images, or need more than images
+
+
+@MODELS.register_module(force=True)
+class Odd(BaseModel):
+    """Channels, and what its pass needs, as the test asks for it."""
+
+    def __init__(self, channels: int = 3, needs: str = '', fixed: int = 0) -> None:
+        super().__init__()
+        self.conv, self.side = nn.Conv2d(channels, 4, 3, 2, 1), nn.Conv2d(4, 2, 1)
+        self.head = Head()
+        self.flat = nn.Linear(4 * (fixed // 2) ** 2, 3) if fixed else None
+        self.register_buffer('losses_seen', torch.zeros(()))
+        self.needs = needs
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        y = self.conv(inputs)
+        if self.flat is not None:
+            self.flat(y.flatten(1))
+        for sample in data_samples if self.needs else ():
+            getattr(sample, self.needs)
+        if mode == 'loss':
+            self.losses_seen += 1
+            y = self.side(self.conv(inputs))
+            return dict(loss_own=y.mean())
+        return self.head.forward(y)
+
+
+class Head(nn.Module):
+    """Its forward() is called directly, as MMSegmentation calls its heads'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
+def odd(tap: str = 'conv.out', loss: str = 'FitNetLoss', kd: dict | None = None, **options):
+    net = dict(type='kdmm.Odd', **options)
+    losses = dict(f=dict(type=loss, on='f'))
+    teacher = dict(model=net, random=True)
+    return distill(net, teacher=teacher, taps=dict(f=tap), losses=losses, **(kd or {}))
+
+
+@pytest.mark.parametrize('channels', [1, 3, 4, 12])
+def test_images_have_the_channels_of_the_first_convolution(channels):
+    assert input_channels(odd(channels=channels)) == channels
+
+
+def test_the_preprocessor_knows_the_channels_better():
+    """A network may add one to what it is given; a mean of one value is for all of them."""
+    network = nn.Sequential(nn.Conv2d(4, 2, 1))
+    network.data_preprocessor = ImgDataPreprocessor(mean=[1.0] * 3, std=[1.0] * 3)
+    assert input_channels(network) == 3
+    network.data_preprocessor = ImgDataPreprocessor(mean=[1.0], std=[1.0])
+    assert input_channels(network) == 4
+    assert input_channels(nn.Linear(2, 2)) == 3
+
+
+@pytest.mark.parametrize('needs, tap', [('img_shape', 'head.inner.out'), ('boxes', 'conv.out')])
+def test_samples_are_there_and_what_fails_behind_the_last_tap_does_not_matter(needs, tap):
+    assert odd(tap, needs=needs).kd.teachers[0].mode == 'tensor'
+
+
+def test_what_fails_before_a_tap_is_read_is_one_message():
+    with pytest.raises(ConfigError, match='does not run on a blank image .*AttributeError.*boxes'):
+        odd('head.inner.out', needs='boxes')
+
+
+def test_a_module_of_the_loss_pass_alone_is_read_there():
+    """An auxiliary head; what the pass counts is put back."""
+    net = odd('side.out')
+    assert net.kd.teachers[0].mode == 'loss'
+    assert net.losses_seen == 0 and net.kd.teachers[0].module.losses_seen == 0
+    found = net.train()(torch.randn(2, 3, 8, 8), [None, None], mode='loss')
+    assert float(found['kd.loss_f']) > 0
+
+
+def test_a_module_whose_forward_is_called_directly_names_those_inside():
+    with pytest.raises(
+        ConfigError, match=r"module 'head' of .*called directly.* head\.inner\.out$"
+    ):
+        odd('head.out')
+
+
+def test_a_module_that_never_runs_has_no_such_hint():
+    with pytest.raises(ConfigError, match="module 'data_preprocessor' .*in this forward pass$"):
+        odd('data_preprocessor.out')
+
+
+def test_a_model_of_fixed_size_names_the_key_or_gets_its_size():
+    with pytest.raises(ConfigError, match=r'kd\.probe_size: the teacher \(Odd\).*1x3x64x64.*\(hei'):
+        odd('head.inner.out', fixed=32)
+    odd('head.inner.out', fixed=32, kd=dict(probe_size=(32, 32)))
+    odd('head.inner.out', fixed=32, kd=dict(crop_size=(32, 32)))  # tried after the small one
+
+
+def test_a_codec_and_position_embeddings_say_the_size():
+    """MMPose's codec says (width, height)."""
+    network = nn.Module()
+    network.head = SimpleNamespace(decoder=SimpleNamespace(input_size=(192, 256)))
+    assert sizes_to_try(network) == [(256, 192)] and training_crop(network) == (256, 192)
+    network = nn.Module()
+    network.backbone = SimpleNamespace(img_size=[224, 224])
+    assert sizes_to_try(network) == [(224, 224)]
+    assert sizes_to_try(network, (32, 48)) == [(32, 48)]
+    assert sizes_to_try(nn.Linear(1, 1), crop=(96, 96)) == [(64, 64), (96, 96)]
+
+
+def test_calls_that_only_training_makes_are_refused_at_its_first_step():
+    net = odd()
+    with pytest.raises(ConfigError, match=r"tap 'f' runs 2 time|module of tap 'f' runs 2 time"):
+        net.train()(torch.randn(2, 3, 8, 8), [None, None], mode='loss')

@@ -1,10 +1,12 @@
+from unittest import mock
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from kdmm.distillers import ConfigError, TapPath, Taps
-from kdmm.distillers.taps import require_gradient
+from kdmm.distillers import Calls, ConfigError, TapPath, Taps
+from kdmm.distillers.taps import require_gradient, source_of
 
 
 class Net(nn.Module):
@@ -54,6 +56,8 @@ def x() -> torch.Tensor:
         ('a.0.out[2]', TapPath('a.0', 'out', 2)),
         ('a.in[-1]', TapPath('a', 'in', -1)),
         ('in.out', TapPath('in', 'out')),
+        ('a.0.out#2', TapPath('a.0', 'out', None, 2)),
+        ('a.out[1]#12', TapPath('a', 'out', 1, 12)),
     ],
 )
 def test_parse(text, expected):
@@ -174,3 +178,185 @@ def test_an_item_that_is_not_there_is_a_config_error(net, x, path):
     """Of a tensor, [i] would silently pick an image of the batch."""
     with pytest.raises(ConfigError, match=r'kd\.taps\.t'), Taps(net, dict(t=path), 's').record():
         net(x)
+
+
+# what a later operation overwrites
+
+
+class InPlace(nn.Module):
+    """Convolution, norm, then modules and an addition that work in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.act, self.drop = nn.ReLU(inplace=True), nn.Dropout(0.5, inplace=True)
+        self.both, self.end = Both(), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.act(self.norm(self.conv(x)))
+        y = self.drop(self.both(y)[0])
+        y += 1
+        return self.end(y)
+
+
+class Both(nn.Module):
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [x * 2, x * 3]
+
+
+PLACES = ('norm.out', 'act.in', 'act.out', 'both.out[0]', 'both.out', 'drop.in', 'drop.out')
+
+
+def in_place() -> tuple[InPlace, torch.Tensor]:
+    torch.manual_seed(0)
+    return InPlace(), torch.randn(2, 3, 4, 4)
+
+
+def values_then(net: nn.Module, path: str, x: torch.Tensor) -> list[torch.Tensor]:
+    """Copies made by a plain hook at the moment of the call."""
+    place, kept = TapPath.parse(path), []
+
+    def keep(_: object, args: tuple, output: object = None) -> None:
+        value = place.pick(args[0] if place.side == 'in' else output)
+        kept.extend(x.clone() for x in (value if isinstance(value, list) else [value]))
+
+    module = net.get_submodule(place.module)
+    before = place.side == 'in'
+    hook = (module.register_forward_pre_hook if before else module.register_forward_hook)(keep)
+    net(x)
+    hook.remove()
+    return kept
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('path', PLACES)
+def test_a_tap_gives_what_the_module_gave(path, training):
+    """From the first pass on, and in the later ones, whose copies are fewer."""
+    net, x = in_place()
+    net.train(training)
+    taps = Taps(net, dict(t=path, free='conv.in'), 's')
+    for _ in range(3):
+        torch.manual_seed(1)
+        expected = values_then(net, path, x)
+        torch.manual_seed(1)
+        with taps.record() as found:
+            net(x)
+        value = found['t'] if isinstance(found['t'], tuple) else (found['t'],)
+        assert all(map(torch.equal, value, expected))
+        assert found['free'] is x
+
+
+def test_only_what_is_overwritten_is_copied_once_that_is_known():
+    net, x = in_place()
+    taps = Taps(net, dict(a='conv.out', b='norm.out', c='end.in'), 's')
+    copies = []
+    for _ in range(2):
+        with mock.patch('kdmm.distillers.taps._copy', side_effect=torch.clone) as copied:
+            with taps.record():
+                net(x)
+            copies.append(copied.call_count)
+    assert copies == [3, 1]
+
+
+def test_a_teacher_that_stops_before_reads_the_same():
+    net, x = in_place()
+    with Taps(net, dict(t='norm.out'), 's').record() as whole:
+        net(x)
+    with Taps(net, dict(t='norm.out'), 's').record(stop_early=True) as part:
+        net(x)
+    assert torch.equal(whole['t'], part['t']) and whole['t'].min() < 0
+
+
+def test_gradients_of_a_copy_are_those_of_the_value_before():
+    net, x = in_place()
+    with Taps(net, dict(t='norm.out'), 's').record() as found:
+        net(x)
+    require_gradient(found)
+    got = torch.autograd.grad(found['t'].square().sum(), list(net.conv.parameters()))
+    expected = torch.autograd.grad(net.norm(net.conv(x)).square().sum(), net.conv.parameters())
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_source_of_a_copy_is_where_the_network_goes_on():
+    """The task's gradient at the norm's output, that of a network that does not work in place."""
+    net, x = in_place()
+    net.eval()
+    taps = Taps(net, dict(t='norm.out', free='end.in'), 's')
+    with taps.record() as found:
+        loss = net(x).square().sum()
+    (got,) = torch.autograd.grad(loss, source_of(found['t']), retain_graph=True)
+    z = net.norm(net.conv(x)).detach().requires_grad_()
+    plain = net.end(z.relu() * 2 + 1).square().sum()
+    torch.testing.assert_close(got, torch.autograd.grad(plain, z)[0])
+    assert source_of(found['free']) is found['free']
+
+
+def test_what_is_overwritten_in_a_later_pass_alone_is_refused():
+    class Moody(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.calls = nn.Conv2d(3, 2, 1), 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y, self.calls = self.conv(x), self.calls + 1
+            return y.mul_(2) if self.calls > 1 else y * 2
+
+    net, x = Moody(), torch.randn(1, 3, 2, 2)
+    taps = Taps(net, dict(t='conv.out'), 'student')
+    with taps.record():
+        net(x)
+    with pytest.raises(ConfigError, match=r'kd\.taps\.t: conv\.out of the student was overwritten'):  # noqa: SIM117
+        with taps.record():
+            net(x)
+
+
+# calls of a module that runs several times
+
+
+def test_one_call_can_be_chosen(net, x):
+    with Taps(net, dict(a='twice.out#1', b='twice.out#2', i='twice.in#2'), 's').record() as found:
+        net(x)
+    first = net.twice(net.first(x))
+    assert torch.equal(found['a'], first) and torch.equal(found['b'], net.twice(first))
+    assert found['i'] is found['a']
+
+
+def test_all_calls_are_told_from_one_tuple(net, x):
+    with Taps(net, dict(calls='twice.out', pair='pair.out'), 's').record() as found:
+        net(x)
+    assert type(found['calls']) is Calls and type(found['pair']) is tuple
+
+
+def test_a_call_that_is_not_made_is_refused(net, x):
+    taps = Taps(net, dict(t='twice.out#3'), 'student')
+    with pytest.raises(ConfigError, match=r'ran 2 time\(s\) .* there is no call #3'), taps.record():
+        net(x)
+
+
+@pytest.mark.parametrize('text', ['a.out#0', 'a.out#', 'a.out#x', 'a.out#1[0]', 'a#1.out'])
+def test_a_malformed_call_is_refused(text):
+    with pytest.raises(ConfigError, match='tap '):
+        TapPath.parse(text)
+
+
+def test_stopping_early_waits_for_all_calls_once_their_number_is_known(net, x):
+    taps = Taps(net, dict(t='twice.out'), 's')
+    with taps.record():
+        net(x)
+    with taps.record(stop_early=True) as found:
+        net(x)
+    assert len(found['t']) == 2 and net.tail_runs == 1
+    with Taps(net, dict(t='twice.out#1'), 's').record(stop_early=True) as found:
+        net(x)
+    assert isinstance(found['t'], torch.Tensor) and net.tail_runs == 1
+
+
+def test_an_error_behind_the_last_tap_can_be_borne(net, x):
+    taps = Taps(net, dict(t='first.out'), 's')
+    with taps.record(tolerant=True) as found:
+        net(x)
+        raise TypeError('of the rest')
+    assert torch.equal(found['t'], net.first(x))
+    with pytest.raises(TypeError), taps.record(tolerant=True):
+        raise TypeError('before a tap was read')

@@ -1,7 +1,9 @@
+from typing import Any
+
 import pytest
 import torch
 
-from kdmm.distillers import ConfigError, Progress
+from kdmm.distillers import Calls, ConfigError, Progress
 from kdmm.distillers.term import Term
 from kdmm.registry import MODELS
 from tests.distillers.tiny_models import Distance
@@ -274,3 +276,84 @@ def test_diagnostics_of_a_loss():
     assert made.diagnostics() == {}
     made.loss.logged = dict(real=1.5)
     assert made.diagnostics() == {'kd.x_real': 1.5}
+
+
+# a module that runs several times gives a term several activations
+
+
+def calls(*sides: int, channels: int = 4) -> Calls:
+    return Calls(torch.randn(2, channels, side, side) for side in sides)
+
+
+def leveled(config: dict, student: Any, teacher: Any) -> Term:
+    return Term('x', {'on': 't', **config}, {'t': 't.out'}, {}, {'t': (student, teacher)})
+
+
+@pytest.mark.parametrize('loss', ['Distance', 'FitNetLoss', 'CWDLoss', 'KDLoss', 'ATLoss'])
+def test_the_loss_is_the_sum_over_the_calls_times_the_weight(loss):
+    student, teacher = calls(8, 4, 3), calls(8, 4, 3)
+    found = leveled(dict(type=loss, weight=3.0), student, teacher)(student, teacher)
+    single = leveled(dict(type=loss), student[0], teacher[0])
+    expected = 3 * sum(single(s, t)['kd.loss_x'] for s, t in zip(student, teacher, strict=True))
+    torch.testing.assert_close(found['kd.loss_x'], expected)
+    assert float(found['kd.loss_x']) != 0
+
+
+def test_one_connector_serves_all_calls():
+    student, teacher = calls(8, 4), calls(8, 4, channels=6)
+    made = leveled(dict(type='FitNetLoss', connector=dict(type='Projection')), student, teacher)
+    assert [tuple(p.shape) for p in made.parameters()] == [(6, 4, 1, 1), (6,)]
+    made(student, teacher)['kd.loss_x'].backward()
+    assert made.connector.conv.weight.grad.abs().sum() > 0
+
+
+def test_labels_are_remapped_once_for_all_calls():
+    student, teacher = calls(4, 4, channels=3), calls(4, 4, channels=3)
+    link = dict(type='ClassMap', classes=[1, 0, None])
+    config = dict(type='KDLoss', valid_only=True, connector=link)
+    labels = torch.tensor([0, 1, 2, 255]).repeat(2, 4, 1)
+    made = leveled(config, student, teacher)
+    one = leveled(config, student[0], teacher[0])
+    expected = sum(
+        one(s, t, labels=labels)['kd.loss_x'] for s, t in zip(student, teacher, strict=True)
+    )
+    torch.testing.assert_close(made(student, teacher, labels=labels)['kd.loss_x'], expected)
+
+
+@pytest.mark.parametrize(
+    'student, teacher, message',
+    [
+        (calls(8, 4), calls(8, 4, 2), r'runs 2 time\(s\) in the student and 3 time\(s\) in the t'),
+        (calls(8, 4), calls(8, 4)[0], r'runs 2 time\(s\) in the student and 1 time\(s\)'),
+        (calls(8, 4), calls(8, 2), r"on tap 't', call #2: .*resolutions differ.*2, 4, 4, 4"),
+        (calls(8, 4), Calls([calls(8)[0], calls(4, channels=5)[0]]), "tap 't', call #2: .*channel"),
+    ],
+)
+def test_calls_that_cannot_be_compared_are_refused(student, teacher, message):
+    with pytest.raises(ConfigError, match=r'kd\.losses\.x.*' + message):
+        leveled(dict(type='CWDLoss'), student, teacher)
+
+
+def test_a_loss_with_a_memory_takes_one_call():
+    config = dict(type='CIRKDMemoryLoss', num_classes=3, pixel_size=8, region_size=4)
+    with pytest.raises(ConfigError, match=r'runs 2 times, and CIRKDMemoryLoss keeps a memory.*#k'):
+        leveled(config, calls(8, 4), calls(8, 4))
+
+
+def test_several_taps_take_one_call_each():
+    pairs = {'t': (calls(8, 4), calls(8, 4)), 'u': (calls(8)[0], calls(8)[0])}
+    with pytest.raises(ConfigError, match=r"kd\.losses\.x\.on: tap 't' is a module that runs sev"):
+        Term('x', dict(type='PSDLoss', on=['t', 'u']), dict(t='t.out', u='u.out'), {}, pairs)
+
+
+def test_a_number_of_calls_that_changes_is_refused():
+    made = leveled(dict(type='Distance'), calls(8)[0], calls(8)[0])
+    with pytest.raises(ConfigError, match=r"tap 't' runs 2 time\(s\) in training and 1 time\(s\)"):
+        made(calls(8, 4), calls(8, 4))
+
+
+@pytest.mark.parametrize('loss', ['FitNetLoss', 'CWDLoss', 'ATLoss', 'KDLoss'])
+def test_a_tuple_of_one_call_is_refused_with_a_way_out(loss):
+    pair = torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 4, 4)
+    with pytest.raises(ConfigError, match=r"tap 't': \w+ compares tensors.*Choose an item with \["):
+        leveled(dict(type=loss), pair, pair)
