@@ -5,6 +5,7 @@
     python tools/benchmark.py p2p memory --device cuda   two of them, on a GPU
     python tools/benchmark.py --steps configs/seg_kd/camvid_small_cirkd.py
     python tools/benchmark.py --pipeline configs/seg_kd/camvid_small_cirkd.py
+    python tools/benchmark.py --taps                     what it costs to read them
     python tools/benchmark.py --list
 
 Every figure comes from a fresh process. ``added`` is the memory over imports and inputs, ``peak``
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import losses, pipeline, steps
+from bench import losses, pipeline, steps, taps
 from bench.cases import CASES
 from bench.errors import stop
 
@@ -36,6 +37,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--list', action='store_true', help='name the losses and stop')
     parser.add_argument('--steps', nargs='+', metavar='CONFIG', help='training steps instead')
     parser.add_argument('--pipeline', nargs='+', metavar='CONFIG', help='data pipelines instead')
+    parser.add_argument('--taps', action='store_true', help='the reading of taps instead')
     parser.add_argument('--samples', type=int, default=200, help='of --pipeline')
     parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help='of --steps')
     parser.add_argument('--batch', type=int, help='of --steps, default as in the config')
@@ -75,11 +77,11 @@ def refuse(args: argparse.Namespace) -> None:
     for option in ('threads', 'rounds', 'iters', 'batch', 'samples'):
         if getattr(args, option) is not None and getattr(args, option) < 1:
             stop(f'--{option}: at least 1, not {getattr(args, option)}')
-    for option in ('steps', 'pipeline'):
-        if getattr(args, option) and args.cases:
-            stop(f'--{option} measures configs; leave out {" ".join(args.cases)}')
-    if args.steps and args.pipeline:
-        stop('--steps and --pipeline: one of them at a time')
+    kinds = [option for option in ('steps', 'pipeline', 'taps') if getattr(args, option)]
+    if kinds and args.cases:
+        stop(f'--{kinds[0]} measures no losses; leave out {" ".join(args.cases)}')
+    if len(kinds) > 1:
+        stop(f'{" and ".join(f"--{kind}" for kind in kinds)}: one of them at a time')
     if args.pipeline and args.device != 'cpu':
         stop(f'--device {args.device}: a data pipeline runs on the CPU')
     if args.steps and args.device == 'cpu' and args.dtype != 'float32':
@@ -106,10 +108,11 @@ def main() -> int:
     if args.list:
         print('\n'.join(f'{name:<10} {case.what}' for name, case in CASES.items()))
         return 0
-    kind = steps if args.steps else pipeline if args.pipeline else losses
+    kind = steps if args.steps else pipeline if args.pipeline else taps if args.taps else losses
+    names = list(taps.PLACES if args.taps else CASES)
     print(f'{args.device}, {args.threads} threads, {args.dtype}, torch {torch.__version__}\n')
     results: list[dict[str, Any]] = []
-    for result in kind.measure(args.steps or args.pipeline or args.cases or list(CASES), args):
+    for result in kind.measure(args.steps or args.pipeline or args.cases or names, args):
         results.append(result)
         print(kind.render(result), flush=True)
         if args.json:  # what is there so far survives an interrupt

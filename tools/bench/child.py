@@ -112,6 +112,10 @@ def main() -> None:
         from .pipeline_child import measure_pipeline
 
         result = measure_pipeline(job)
+    elif job.get('kind') == 'taps':
+        from .taps import measure_taps
+
+        result = measure_taps(job)
     elif 'config' in job:
         from .steps_child import measure_steps
 
