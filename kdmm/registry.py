@@ -9,6 +9,7 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
@@ -25,6 +26,9 @@ DATA_SAMPLERS = Registry(
     'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='kdmm', locations=['kdmm']
 )
 LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='kdmm', locations=['kdmm.engine.profiling'])
+RUNNERS = Registry(
+    'runner', parent=MMENGINE_RUNNERS, scope='kdmm', locations=['kdmm.engine.runner']
+)
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='kdmm', locations=['kdmm.evaluation'])
 # derives from mmcv, which takes its time to import
 TRANSFORMS = Registry(

@@ -6,7 +6,7 @@ out with the index, and the data set draws from a generator seeded with it.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,11 @@ import torch
 from mmengine.dist import get_dist_info
 from torch.utils.data import Sampler
 
+from kdmm.errors import ConfigError
 from kdmm.registry import DATA_SAMPLERS, DATASETS
+
+#: Of the wrapped object these would give a copy that is not wrapped.
+_COPYING = ('__copy__', '__deepcopy__')
 
 
 class StreamIndex(int):
@@ -41,44 +45,71 @@ class StreamIndex(int):
 class SeededSampler(Sampler[int]):
     """Wraps a sampler whose ranks take every W-th sample of one stream, as MMEngine's do.
 
+    What is set on it, or deleted, is set on the wrapped sampler.
+
     Args:
-        sampler: Config of the sampler to wrap.
+        sampler: The sampler to wrap, or its config.
         dataset: The data set, given by the Runner.
         seed: Given by the Runner; of the stream and of the augmentation.
     """
 
-    def __init__(self, sampler: dict[str, Any], dataset: Any, seed: int | None = None) -> None:
+    _OWN = ('sampler', '_config', '_dataset', '_seed', '_epoch', '_drawn', '_place')
+
+    def __init__(self, sampler: Any, dataset: Any, seed: int | None = None) -> None:
         self._config, self._dataset = sampler, dataset
+        self._place = get_dist_info()
+        self._epoch = self._drawn = 0
         self.reseed(seed)
-        self.rank, self.world_size = get_dist_info()
-        self.epoch = 0
-        self._drawn = 0
 
     def reseed(self, seed: int | None) -> None:
         """Begin the stream of another seed."""
+        self._seed = seed
+        if not isinstance(self._config, Mapping):
+            self.sampler = self._config
+            if seed is not None and hasattr(self.sampler, 'seed'):
+                self.sampler.seed = seed
+            return
         self.sampler = DATA_SAMPLERS.build(
-            self._config, default_args=dict(dataset=self._dataset, seed=seed)
+            dict(self._config), default_args=dict(dataset=self._dataset, seed=seed)
         )
-        self.seed = int(getattr(self.sampler, 'seed', seed) or 0)
+
+    @property
+    def seed(self) -> int:
+        """That of the wrapped sampler, if it has one."""
+        return int(getattr(self.sampler, 'seed', self._seed) or 0)
+
+    @property
+    def epoch(self) -> int:
+        """The pass over the data, as `set_epoch` or the wrapped sampler has it."""
+        return int(getattr(self.sampler, 'epoch', self._epoch))
 
     def __getattr__(self, name: str) -> Any:
-        if name == 'sampler':
+        if name in self._OWN or name in _COPYING:  # not there yet while it is unpickled
             raise AttributeError(name)
         if name == 'skip' and hasattr(self.sampler, 'skip'):
             return self._skip
         return getattr(self.sampler, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._OWN:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.sampler, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self.sampler, name)
+
     def __iter__(self) -> Iterator[StreamIndex]:
+        rank, world_size = self._place
         for count, index in enumerate(self.sampler, start=self._drawn):
-            position = count * self.world_size + self.rank
-            yield StreamIndex(index, (self.seed, self.epoch, position))
+            yield StreamIndex(index, (self.seed, self.epoch, count * world_size + rank))
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def set_epoch(self, epoch: int) -> None:
         """Begin another pass."""
-        self.epoch = epoch
+        self._epoch = epoch
         self.sampler.set_epoch(epoch)
 
     def _skip(self, num_samples: int) -> None:
@@ -91,33 +122,99 @@ class SeededSampler(Sampler[int]):
 class SeededDataset:
     """Wraps a data set: each item is drawn with generators seeded by its `StreamIndex`.
 
-    Everything else, ``metainfo`` and the like, is the wrapped data set's.
+    Everything else is the wrapped data set's: what is read from, set on or deleted from the one is
+    read from, set on or deleted from the other (``pipeline``, as hooks switch it, ``metainfo``,
+    ``dataset`` of a `RepeatDataset`), and ``isinstance`` knows both classes.
 
     Args:
-        dataset: Config of the data set to wrap.
+        dataset: The data set to wrap, or its config.
     """
 
-    def __init__(self, dataset: dict[str, Any]) -> None:
-        self.dataset = DATASETS.build(dataset)
+    __slots__ = ('_wrapped',)
+    _wrapped: Any
+
+    def __init__(self, dataset: Any) -> None:
+        built = DATASETS.build(dataset) if isinstance(dataset, Mapping) else dataset
+        object.__setattr__(self, '_wrapped', built)
 
     def full_init(self) -> None:
         """Load the annotations."""
-        if hasattr(self.dataset, 'full_init'):
-            self.dataset.full_init()
+        if hasattr(self._wrapped, 'full_init'):
+            self._wrapped.full_init()
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return type(self._wrapped)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return SeededDataset, (self._wrapped,)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self._wrapped)
 
     def __getattr__(self, name: str) -> Any:
-        if name == 'dataset':  # not there yet while it is unpickled
+        if name == '_wrapped' or name in _COPYING:
             raise AttributeError(name)
-        return getattr(self.dataset, name)
+        return getattr(self._wrapped, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._wrapped, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._wrapped, name)
 
     def __getitem__(self, index: int) -> Any:
         if not isinstance(index, StreamIndex):
-            return self.dataset[index]
+            return self._wrapped[index]
         with seeded(index.entropy):
-            return self.dataset[int(index)]
+            return self._wrapped[int(index)]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """The items one by one: a `torch.utils.data.Subset` would draw them all without seeds."""
+        return [self[index] for index in indices]
+
+
+def seed_loader(loader: Any, seed: int | None) -> Any:
+    """Let a training loader draw a seeded stream.
+
+    Args:
+        loader: Config of a loader as MMEngine builds it, or a `DataLoader`, which is changed in
+            place. One that is seeded already stays as it is.
+        seed: That of the run.
+
+    Raises:
+        ConfigError: If its batch sampler does not say from which sampler it draws.
+    """
+    if isinstance(loader, Mapping):
+        changed = dict(loader)
+        for key, kind in (('dataset', 'SeededDataset'), ('sampler', 'SeededSampler')):
+            changed[key] = {'type': f'kdmm.{kind}', key: loader[key]}
+        return changed
+    if stream_of(loader) is None:
+        drawn = getattr(loader.batch_sampler or loader, 'sampler', None)
+        if drawn is None:
+            raise ConfigError(
+                f'train_dataloader.batch_sampler: {type(loader.batch_sampler).__name__} has no '
+                '`sampler`, so that its stream cannot be seeded. Give it one, or set '
+                'reproducible=False in the config'
+            )
+        sampler = SeededSampler(drawn, loader.dataset, seed)
+        if loader.batch_sampler is not None:
+            loader.batch_sampler.sampler = sampler
+        # a DataLoader refuses to have these set, for the sake of its batch sampler
+        if loader.sampler is drawn:
+            object.__setattr__(loader, 'sampler', sampler)
+        object.__setattr__(loader, 'dataset', SeededDataset(loader.dataset))
+    return loader
+
+
+def stream_of(loader: Any) -> SeededSampler | None:
+    """The seeded sampler from which a loader draws, if it has one."""
+    for owner in (getattr(loader, 'batch_sampler', None), loader):
+        sampler = getattr(owner, 'sampler', None)
+        if isinstance(sampler, SeededSampler):
+            return sampler
+    return None
 
 
 @contextmanager

@@ -72,6 +72,16 @@ class Objective(nn.Module):
         """The terms that the section lists, if it lists any."""
         return ()
 
+    def facts(self) -> list[str]:
+        """What the objective consists of, as the parts of a line."""
+        terms, parts = len(self.each()), getattr(self, 'parts', ())
+        found = [f'{terms} term{"s" * (terms != 1)}'] if terms else []
+        found += [f'{"parts" if len(parts) > 1 else "part"} {" + ".join(parts)}'] if parts else []
+        sources = ', '.join(str(teacher.source) for teacher in self.teachers)
+        found += [f'teacher{"s" * (len(self.teachers) > 1)} {sources}'] if sources else []
+        others = ', '.join(self.networks())
+        return found + ([f'with {others}'] if others else [])
+
     def diagnostics(self) -> dict[str, Any]:
         """Log names to values, asked for at iterations that are logged; nothing adds them up."""
         return {}

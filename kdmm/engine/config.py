@@ -1,10 +1,13 @@
 """Reading a config: the base library's, with an optional section ``kd``."""
 
+import copy
 import os
 from collections.abc import Mapping
+from difflib import SequenceMatcher
 from typing import Any
 
 from mmengine.config import Config
+from torch import nn
 
 from kdmm.distillers.section import KEYS, KINDS, WRAPPERS
 from kdmm.distillers.zoo import zoo_config
@@ -38,12 +41,81 @@ def load_config(
 
 
 def _to_section(cfg: Config) -> None:
-    """Turn ``model=dict(type='kdmm.Distiller', student=..., **kd)`` into student and section."""
-    if cfg.get('model', {}).get('type') in WRAPPERS:
-        section = {key: value for key, value in cfg.model.items() if key != 'student'}
-        if kind_of(section) == KINDS[0]:
-            del section['type']
-        cfg.model, cfg[SECTION] = cfg.model.student, section
+    """Bring ``model=dict(type='kdmm.Distiller', student=..., **kd)`` into the usual form."""
+    student, section = split_model(cfg.get('model'))
+    if section is not None:
+        if cfg.get(SECTION):
+            raise ConfigError(
+                f'model.type={cfg.model.type!r} and a section kd: one run has one objective. Give '
+                'either'
+            )
+        cfg.model, cfg[SECTION] = student, section
+
+
+def split_model(model: Any) -> tuple[Any, dict[str, Any] | None]:
+    """A model config as student and section.
+
+    ``data_preprocessor``, which MMEngine's Runner writes into the config of any model, goes to a
+    student that has none.
+
+    Returns:
+        ``student`` and the rest of ``dict(type='kdmm.Distiller', student=..., **kd)``, whichever
+        kind it is of; ``model`` itself and None for everything else.
+
+    Raises:
+        ConfigError: If there is no student.
+    """
+    if not isinstance(model, Mapping) or model.get('type') not in WRAPPERS:
+        return model, None
+    section = dict(model)
+    student = section.pop('student', None)
+    if not isinstance(student, Mapping | nn.Module):
+        raise ConfigError(
+            f'model.student: {student!r}, expected the config of the model that {model["type"]} '
+            'trains'
+        )
+    preprocessor = section.pop('data_preprocessor', None)
+    if isinstance(student, Mapping) and preprocessor is not None:
+        student = copy.deepcopy(student)
+        student.setdefault('data_preprocessor', preprocessor)  # type: ignore[attr-defined]
+    if kind_of(section) == KINDS[0]:
+        del section['type']
+    return student, section
+
+
+def section_of(cfg: Mapping[str, Any] | Config | None) -> dict[str, Any] | None:
+    """The section ``kd``; None, False and an empty one mean plain training.
+
+    Raises:
+        ConfigError: If it is no dict.
+    """
+    section = cfg.get(SECTION) if cfg is not None else None
+    if not section:
+        return None
+    if not isinstance(section, Mapping):
+        raise ConfigError(
+            f'{SECTION}: expected a section, dict(teacher=..., taps=..., losses=...), got '
+            f'{section!r}. None or nothing at all means plain training'
+        )
+    return dict(section)
+
+
+def nearly_section(cfg: Mapping[str, Any] | Config) -> str | None:
+    """The top-level key that was probably meant to be ``kd``, in a config without one.
+
+    That is a dict of one of `KINDS`, one with a teacher and taps or losses, or one whose name is
+    ``kd`` but for case, signs and one letter, or begins with ``distil``.
+    """
+    return next((key for key, value in cfg.items() if _is_nearly(str(key), value)), None)
+
+
+def _is_nearly(key: str, value: Any) -> bool:
+    if key == 'model' or not isinstance(value, Mapping) or not value:
+        return False
+    letters = ''.join(filter(str.isalpha, key.lower()))
+    named = SequenceMatcher(None, SECTION, letters).ratio() >= 0.8 or letters.startswith('distil')
+    kind = str(value.get('type', '')).removeprefix('kdmm.') in KINDS
+    return key != SECTION and (named or kind or len({*value} & {'teacher', 'taps', 'losses'}) > 1)
 
 
 def use_amp(cfg: Config, dtype: str | None) -> None:
@@ -75,16 +147,21 @@ def kind_of(kd: Mapping[str, Any]) -> str:
     return kind
 
 
-def model_config(model: Mapping[str, Any], kd: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The model dict that the Runner builds: the student itself, or one with an objective.
+def model_config(model: Any, kd: Mapping[str, Any] | None) -> Any:
+    """What the Runner builds: the student itself, or a dict of it and its objective.
+
+    Args:
+        model: Config of the student, or the built student.
+        kd: The section.
 
     Raises:
         ConfigError: If ``kd.type`` is none of `KINDS`.
     """
+    student = model if isinstance(model, nn.Module) else dict(model)
     if not kd:
-        return dict(model)
+        return student
     section, kind = dict(kd), kind_of(kd)
     section.pop('type', None)
     if kind == KINDS[0]:
         refuse_unknown(SECTION, section, KEYS)
-    return dict(type=f'kdmm.{kind}', student=dict(model), **section)
+    return dict(type=f'kdmm.{kind}', student=student, **section)

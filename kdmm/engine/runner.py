@@ -8,28 +8,30 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
-from mmengine.registry import RUNNERS
+from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as BaseRunner
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
-from kdmm.datasets import SeededSampler
 from kdmm.datasets.class_sampler import check_batch_size
+from kdmm.datasets.seeded import seed_loader, stream_of
 from kdmm.distillers import CHILD, ConfigError, Objective
 from kdmm.distillers.weights import load_strictly, read_checkpoint, state_dict_of
-from kdmm.engine.config import SECTION, model_config
+from kdmm.engine.config import model_config, section_of
 from kdmm.engine.launch import start_process_group
 from kdmm.hooks.checkpoint import ATOMIC
 from kdmm.hooks.nonfinite import NonFiniteError
-from kdmm.hooks.ownership import PREFIX, objective_of, taken
+from kdmm.hooks.ownership import PREFIX, objective_in, taken
+from kdmm.hooks.reproducible import restart_stream
+from kdmm.registry import RUNNERS
 
 
 class CheckpointError(OSError):
     """A checkpoint could not be written."""
 
 
-@RUNNERS.register_module(name='kdmm.Runner')
+@RUNNERS.register_module()
 class Runner(BaseRunner):
     """Runs a base library's config, and its ``kd`` section if it has one.
 
@@ -40,30 +42,36 @@ class Runner(BaseRunner):
     ``kd``).
     """
 
-    def __init__(
-        self, *args: Any, cfg: Config, train_dataloader: Any = None, **kwargs: Any
-    ) -> None:
-        self._kd = cfg.get(SECTION) or None
-        self._reproducible = bool(cfg.get('reproducible', self._kd is not None))
-        if self._reproducible and train_dataloader is not None:
-            train_dataloader = _seeded(train_dataloader)
-        super().__init__(*args, cfg=cfg, train_dataloader=train_dataloader, **kwargs)
+    @property
+    def _kd(self) -> Objective | None:
+        """The objective of the run; None in plain training."""
+        return objective_in(self.model)
+
+    @property
+    def _reproducible(self) -> bool:
+        return bool(self.cfg.get('reproducible', self._kd is not None))
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """As the base, after opening gloo where there is no GPU."""
         start_process_group(self.launcher, env_cfg.get('dist_cfg'))
         super().setup_env(env_cfg)
 
-    @staticmethod
-    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
+    @classmethod
+    def build_dataloader(cls, *args: Any, **kwargs: Any) -> DataLoader:  # type: ignore[override]
         """As the base; batches of classes must be cut where their sampler cuts them."""
-        loader = BaseRunner.build_dataloader(*args, **kwargs)
+        loader = super().build_dataloader(*args, **kwargs)
         check_batch_size(loader)
         return loader
 
+    def build_train_loop(self, loop: Any) -> BaseLoop:
+        """As the base; the loader's stream is seeded."""
+        if self._reproducible and not isinstance(loop, BaseLoop):
+            self._train_dataloader: Any = seed_loader(self._train_dataloader, self.seed)
+        return super().build_train_loop(loop)
+
     def build_model(self, model: Any) -> nn.Module:
         """Build the student, distilled if the config says so."""
-        return super().build_model(model_config(model, self._kd))
+        return super().build_model(model_config(model, section_of(self.cfg)))
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
         """As the base; on CPU without SyncBN and without device ids."""
@@ -86,11 +94,11 @@ class Runner(BaseRunner):
             default_hooks['checkpoint'] = {**checkpoint, 'type': 'kdmm.CheckpointHook'}
         super().register_hooks(default_hooks, custom_hooks)
         names = ['NonFiniteLossHook', 'LabelRangeHook', 'RunSummaryHook', 'InterruptHook']
-        names += ['StepSeedHook'] * self._reproducible
+        names += ['StepSeedHook', 'StreamSeedHook'] * self._reproducible
         for name in names:
             self.register_hook(dict(type=f'kdmm.{name}'))
         if self._kd is not None:
-            self._register_hooks_of(objective_of(self.model))
+            self._register_hooks_of(self._kd)
 
     def _register_hooks_of(self, objective: Objective) -> None:
         averaged = objective.averages and any(isinstance(hook, EMAHook) for hook in self.hooks)
@@ -102,12 +110,10 @@ class Runner(BaseRunner):
     def resume(self, *args: Any, **kwargs: Any) -> None:
         """As the base; the data stream takes the file's seed too."""
         super().resume(*args, **kwargs)
-        sampler = getattr(self.train_dataloader, 'sampler', None)
-        if isinstance(sampler, SeededSampler):
-            sampler.reseed(self.seed)
-            loop = self.train_loop
-            if hasattr(loop, 'dataloader_iterator'):  # upstream's has drawn from the old stream
-                loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
+        stream = stream_of(self.train_dataloader)
+        if stream is not None:
+            stream.reseed(self.seed)
+            restart_stream(self.train_loop)  # upstream's has drawn from the old stream
 
     def load_checkpoint(
         self, filename: str, map_location: Any = 'cpu', strict: bool = False, revise_keys: Any = ()
@@ -166,14 +172,6 @@ class Runner(BaseRunner):
             ) from error
 
 
-def _seeded(loader: Any) -> Any:
-    """Wrap data set and sampler of a loader's config; see `kdmm.datasets.seeded`."""
-    loader = dict(loader)
-    loader['dataset'] = dict(type='kdmm.SeededDataset', dataset=loader['dataset'])
-    loader['sampler'] = dict(type='kdmm.SeededSampler', sampler=loader['sampler'])
-    return loader
-
-
 def _previous(work_dir: str, failed: str) -> str:
     """Which checkpoint of the work dir still stands, as the end of an error message."""
     name = os.path.basename(str(failed))
@@ -192,6 +190,10 @@ def build_runner(cfg: Config) -> BaseRunner:
     kind = cfg.get('runner_type')
     if kind is None:
         return Runner.from_cfg(cfg)
-    if cfg.get(SECTION):
-        raise ConfigError(f'runner_type={kind!r} with a kd section: only the default Runner works')
+    made = RUNNERS.get(kind)
+    if section_of(cfg) and not (isinstance(made, type) and issubclass(made, BaseRunner)):
+        raise ConfigError(
+            f"runner_type={kind!r} with a kd section: expected MMEngine's Runner or a subclass of "
+            'it. Leave runner_type out, or the section'
+        )
     return RUNNERS.build(cfg)

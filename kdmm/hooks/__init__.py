@@ -12,7 +12,7 @@ from kdmm.hooks.ownership import OwnershipHook
 from kdmm.hooks.peers import PeersHook
 from kdmm.hooks.pretrained import PretrainedBackboneHook
 from kdmm.hooks.recalibrate import RecalibrateBNHook
-from kdmm.hooks.reproducible import StepSeedHook
+from kdmm.hooks.reproducible import StepSeedHook, StreamSeedHook
 from kdmm.hooks.running_line import RunningLineHook
 from kdmm.hooks.summary import RunSummaryHook
 
@@ -34,4 +34,5 @@ __all__ = [
     'RunSummaryHook',
     'RunningLineHook',
     'StepSeedHook',
+    'StreamSeedHook',
 ]

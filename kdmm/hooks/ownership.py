@@ -22,6 +22,13 @@ def objective_of(model: nn.Module) -> Objective:
     return getattr(inner, CHILD)
 
 
+def objective_in(model: Any) -> Objective | None:
+    """As `objective_of`; None for a model that has none, or is not built yet."""
+    inner = model.module if is_model_wrapper(model) else model
+    found = getattr(inner, CHILD, None) if isinstance(inner, nn.Module) else None
+    return found if isinstance(found, Objective) else None
+
+
 def extra_states(module: nn.Module) -> dict[str, Any]:
     """What modules give as ``get_extra_state``; some MMEngine versions do not save it."""
     state = module.state_dict()

@@ -178,7 +178,7 @@ def test_around_a_repetition(seeded):
     """MMEngine's wrappers have no ``get_cat_ids``."""
     data = RepeatDataset(ClassesOnly(), times=3)
     if seeded:
-        data, data.dataset = SeededDataset.__new__(SeededDataset), data
+        data = SeededDataset(data)
     made = sampler(data)
     assert len(made) == 3 * SIZE
     drawn = batches(made)

@@ -1,15 +1,23 @@
+import copy
 import pickle
 import random
 
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import DefaultSampler, InfiniteSampler
-from torch.utils.data import BatchSampler, DataLoader
+from mmengine.dataset import (
+    BaseDataset,
+    ConcatDataset,
+    DefaultSampler,
+    InfiniteSampler,
+    RepeatDataset,
+)
+from torch.utils.data import BatchSampler, DataLoader, Subset
 
 from kdmm.datasets import SeededDataset, SeededSampler
 from kdmm.datasets import seeded as module
-from kdmm.datasets.seeded import StreamIndex, seeded
+from kdmm.datasets.seeded import StreamIndex, seed_loader, seeded, stream_of
+from kdmm.errors import ConfigError
 from kdmm.registry import DATA_SAMPLERS, DATASETS
 
 SIZE = 12
@@ -169,6 +177,156 @@ def test_everything_else_is_the_wrapped_data_sets():
         data.nothing  # noqa: B018
     again = pickle.loads(pickle.dumps(data))
     assert again[StreamIndex(1, (0, 0, 0))] == data[StreamIndex(1, (0, 0, 0))]
+
+
+@DATASETS.register_module(force=True)
+class Piped(Noisy):
+    """Says which pipeline a worker applies, and with which number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pipeline = 0.0
+
+    def __getitem__(self, index: int) -> list[float]:
+        return [self.pipeline, float(torch.rand(1))]
+
+
+class Based(BaseDataset):
+    """MMEngine's own, whose wrappers take no other."""
+
+    def load_data_list(self) -> list[dict]:
+        return [dict(number=i) for i in range(SIZE)]
+
+
+def test_what_a_hook_sets_is_set_on_the_data_set():
+    data = SeededDataset(dict(type='kdmm.Piped'))
+    inner = object.__getattribute__(data, '_wrapped')
+    data.pipeline = 2.0
+    assert inner.pipeline == 2.0 and data[0][0] == 2.0 and data[StreamIndex(0, (0, 0, 0))][0] == 2.0
+    del data.pipeline
+    assert not hasattr(inner, 'pipeline') and not hasattr(data, 'pipeline')
+    assert isinstance(data, Piped) and isinstance(data, SeededDataset)
+
+
+@pytest.mark.parametrize('kind', [RepeatDataset, ConcatDataset])
+def test_a_wrapped_wrapper_is_walked_through_as_ever(kind):
+    """As MMPretrain's SwitchRecipeHook does; ``dataset`` is the wrapper's, as without kdmm."""
+    inner = Based(pipeline=[])
+    outer = RepeatDataset(inner, 2) if kind is RepeatDataset else ConcatDataset([inner, inner])
+    data = SeededDataset(outer)
+    assert not hasattr(data, 'pipeline')
+    found = data.dataset if kind is RepeatDataset else data.datasets[0]
+    assert found is inner and isinstance(data, kind)
+    found.pipeline = lambda item: 'second'
+    assert data[StreamIndex(0, (0, 0, 0))] == 'second'
+    data.dataset = other = Based(pipeline=[])
+    assert outer.dataset is other
+
+
+@pytest.mark.parametrize('persistent', [False, True])
+def test_workers_that_are_started_anew_see_it(persistent):
+    """As MMDetection's PipelineSwitchHook starts persistent ones."""
+    loader = DataLoader(
+        SeededDataset(dict(type='kdmm.Piped')),
+        batch_size=4,
+        sampler=sampler('DefaultSampler'),
+        num_workers=1,
+        persistent_workers=persistent,
+        multiprocessing_context='fork',
+        collate_fn=torch.tensor,
+    )
+    before = torch.cat(list(loader))
+    loader.dataset.pipeline = 1.0
+    if persistent:
+        loader._DataLoader__initialized = False
+        loader._iterator = None
+    after = torch.cat(list(loader))
+    assert before[:, 0].unique().tolist() == [0.0] and after[:, 0].unique().tolist() == [1.0]
+    assert torch.equal(before[:, 1], after[:, 1])  # drawn by place in the stream
+
+
+@pytest.mark.parametrize(
+    'again', [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_a_copy_is_seeded_and_takes_what_is_set(again):
+    data = SeededDataset(dict(type='kdmm.Piped'))
+    data.pipeline = 5.0
+    made = again(data)
+    place = StreamIndex(1, (0, 0, 0))
+    assert type(made) is SeededDataset and made[place] == data[place] and made[place][0] == 5.0
+    made.pipeline = 6.0
+    assert made[place][0] == 6.0
+
+
+def test_a_copy_of_a_data_set_that_copies_itself_is_seeded():
+    class Copies(Noisy):
+        def __deepcopy__(self, memo):
+            return Copies(self.size)
+
+    assert type(copy.deepcopy(SeededDataset(Copies()))) is SeededDataset
+
+
+def test_a_subset_that_draws_many_at_once_is_seeded():
+    """torch hands a whole batch to a data set that has ``__getitems__``, as `Subset` has."""
+    data = SeededDataset(Subset(Noisy(), [3, 4, 5]))
+    loader = DataLoader(data, 2, sampler=[StreamIndex(i, (0, 0, i)) for i in range(2)],
+                        collate_fn=torch.tensor)  # fmt: skip
+    expected = [data[StreamIndex(i, (0, 0, i))] for i in range(2)]
+    assert next(iter(loader)).tolist() == torch.tensor(expected).tolist()
+
+
+def test_what_a_hook_sets_on_the_sampler_is_set_on_it():
+    made = sampler('DefaultSampler')
+    made.shuffle, made.seed, made.epoch = False, 8, 4
+    assert (made.sampler.shuffle, made.sampler.seed, made.sampler.epoch) == (False, 8, 4)
+    drawn = list(made)
+    assert drawn == list(range(SIZE)) and drawn[1].entropy == (8, 4, 1)
+    del made.shuffle
+    assert not hasattr(made.sampler, 'shuffle')
+
+
+# loaders that are built already
+
+
+def built(**options) -> DataLoader:
+    data = Noisy()
+    return DataLoader(data, 4, sampler=DefaultSampler(data, seed=None), collate_fn=torch.tensor,
+                      **options)  # fmt: skip
+
+
+def test_a_built_loader_is_seeded_in_place():
+    expected = torch.stack(list(seed_loader(built(), 3)))
+    loader = built()
+    assert stream_of(loader) is None
+    seed_loader(loader, 3)
+    stream = stream_of(loader)
+    assert stream is loader.sampler is loader.batch_sampler.sampler and stream.sampler.seed == 3
+    assert torch.equal(torch.stack(list(loader)), expected)
+    assert torch.equal(torch.stack(list(loader)), expected)
+    assert stream_of(seed_loader(loader, 4)) is stream and stream.seed == 3
+
+
+def test_a_built_loader_is_that_of_the_config():
+    """The stream of a loader that a hook builds is the one that the run would have built."""
+    torch.manual_seed(0)
+    config = seed_loader(
+        dict(dataset=dict(type='kdmm.Noisy'), sampler=dict(type='DefaultSampler')), 3
+    )
+    data = DATASETS.build(config['dataset'])
+    drawn = DATA_SAMPLERS.build(config['sampler'], default_args=dict(dataset=data, seed=3))
+    whole = DataLoader(data, 4, sampler=drawn, collate_fn=torch.tensor)
+    assert torch.equal(torch.stack(list(seed_loader(built(), 3))), torch.stack(list(whole)))
+
+
+def test_a_batch_sampler_that_hides_its_sampler_is_refused():
+    loader = DataLoader(Noisy(), batch_sampler=[[0, 1], [2, 3]])
+    with pytest.raises(ConfigError, match='list has no `sampler`.*reproducible=False'):
+        seed_loader(loader, 3)
+
+
+def test_a_loader_without_batches():
+    loader = seed_loader(DataLoader(Noisy(), None, sampler=DefaultSampler(Noisy(), seed=1)), 3)
+    assert stream_of(loader) is loader.sampler and isinstance(loader.dataset, SeededDataset)
 
 
 def test_a_data_set_without_full_init(monkeypatch):

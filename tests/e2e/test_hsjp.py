@@ -88,7 +88,7 @@ def test_every_epoch_has_puzzles_of_its_own(people: Path, tmp_path: Path, worker
     """Whatever the number of workers, and though they are started anew each epoch."""
     changes = dict(train_dataloader__num_workers=workers, randomness__seed=0)
     runner = build_runner(config(PRETRAIN, people, tmp_path, **changes))
-    loader = runner.build_dataloader(runner._train_dataloader, seed=0)
+    loader = runner.train_dataloader
     epochs = []
     for epoch in range(3):
         loader.sampler.set_epoch(epoch)

@@ -1,0 +1,133 @@
+"""Whatever Runner of MMEngine reads a section ``kd`` obeys it, or refuses.
+
+`install` is part of ``import kdmm``. A Runner that finds neither a section nor an objective is
+MMEngine's own, untouched.
+"""
+
+import copy
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import FlexibleRunner
+from mmengine.runner import Runner as BaseRunner
+
+from kdmm.distillers import Objective
+from kdmm.engine.config import SECTION, kind_of, nearly_section, section_of, split_model
+from kdmm.engine.runner import Runner
+from kdmm.errors import ConfigError
+from kdmm.hooks.ownership import objective_in
+
+_MARK = '_kdmm'
+
+
+def install() -> None:
+    """Look at what MMEngine's Runners are given. May be called again."""
+    if hasattr(BaseRunner.__init__, _MARK):
+        return
+    for kind, name, wrap in (
+        (BaseRunner, '__init__', _obeying),
+        (BaseRunner, 'train', _announcing),
+        (FlexibleRunner, '__init__', _refusing),
+    ):
+        wrapped = wrap(getattr(kind, name))
+        setattr(wrapped, _MARK, True)
+        setattr(kind, name, wrapped)
+
+
+@functools.cache
+def serving(kind: type[BaseRunner]) -> type[BaseRunner]:
+    """``kind`` with what `kdmm.Runner` does; a subclass of both where it is a user's own."""
+    if issubclass(kind, Runner):
+        return kind
+    if kind is BaseRunner:
+        return Runner
+    return type(kind.__name__, (Runner, kind), {'__module__': kind.__module__})
+
+
+def announcement(runner: Any) -> str:
+    """What a run is, in one line: its objective, or plain training."""
+    objective = objective_in(runner.model)
+    if objective is None:
+        near = nearly_section(runner.cfg)
+        doubt = (
+            f'. The config has {near!r}, which kdmm does not read: call it {SECTION}'
+            if near
+            else ''
+        )
+        return f'no section {SECTION}: plain training{doubt}'
+    section = section_of(runner.cfg)
+    kind = kind_of(section) if section else type(objective).__name__
+    return f'{SECTION}: {", ".join([kind, *objective.facts()])}'
+
+
+def _obeying(init: Callable[..., None]) -> Callable[..., None]:
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def run(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = signature.bind(self, *args, **kwargs)
+        if _normalise(given.arguments):
+            kind: Any = type(self)
+            self.__class__ = serving(kind)
+        init(*given.args, **given.kwargs)
+        if objective_in(self.model) is not None and not isinstance(self, Runner):
+            raise ConfigError(
+                f'model: {type(self).__name__} built one with an objective of kdmm and would train '
+                f'it without its hooks. Write the section {SECTION}, or '
+                "model=dict(type='kdmm.Distiller', student=..., ...)"
+            )
+
+    return run
+
+
+def _refusing(init: Callable[..., None]) -> Callable[..., None]:
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def run(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = signature.bind(self, *args, **kwargs)
+        if _normalise(given.arguments):
+            raise ConfigError(
+                f"{type(self).__name__} with a {SECTION} section: expected MMEngine's Runner or a "
+                'subclass of it. Take another Runner, or leave the section out'
+            )
+        init(self, *args, **kwargs)
+
+    return run
+
+
+def _announcing(train: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(train)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        line = announcement(self)
+        plain = objective_in(self.model) is None
+        doubtful = plain and nearly_section(self.cfg) is not None
+        self.logger.log(logging.WARNING if doubtful else logging.INFO, line)
+        return train(self, *args, **kwargs)
+
+    return run
+
+
+def _normalise(given: dict[str, Any]) -> bool:
+    """Bring the arguments of a Runner into the usual form, a student and a section.
+
+    Returns:
+        Whether the run has an objective.
+    """
+    cfg, model = given.get('cfg'), given.get('model')
+    student, section = split_model(model)
+    if section is None:
+        return section_of(cfg) is not None or isinstance(objective_in(model), Objective)
+    if section_of(cfg) is not None:
+        raise ConfigError(
+            f'model.type={given["model"]["type"]!r} and a section {SECTION}: one run has one '
+            'objective. Give either'
+        )
+    config = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(dict(cfg or {}))
+    config.model, config[SECTION] = student, section
+    given['model'], given['cfg'] = student, config
+    return True
