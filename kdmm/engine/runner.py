@@ -20,6 +20,7 @@ from kdmm.distillers import CHILD, ConfigError, Objective
 from kdmm.distillers.weights import load_strictly, read_checkpoint, state_dict_of
 from kdmm.engine.config import model_config, section_of
 from kdmm.engine.launch import start_process_group
+from kdmm.hooks.buffers import with_common_buffers
 from kdmm.hooks.checkpoint import ATOMIC
 from kdmm.hooks.nonfinite import NonFiniteError
 from kdmm.hooks.ownership import PREFIX, objective_in, taken
@@ -104,6 +105,7 @@ class Runner(BaseRunner):
         averaged = objective.averages and any(isinstance(hook, EMAHook) for hook in self.hooks)
         ownership = dict(type='kdmm.OwnershipHook', **dict(priority='LOWEST') if averaged else {})
         hooks = [dict(type='kdmm.DistillHook'), ownership, dict(type='kdmm.RunningLineHook')]
+        hooks.append(dict(type='kdmm.BuffersHook'))
         for hook in [*hooks, *objective.hooks]:
             self.register_hook(hook)
 
@@ -144,6 +146,7 @@ class Runner(BaseRunner):
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
+    @with_common_buffers
     def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, backend_args: Any = None, **kwargs: Any
     ) -> None:

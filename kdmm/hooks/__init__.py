@@ -1,6 +1,7 @@
 """Hooks: checkpoint ownership, seeds, and what stops a run before it does harm."""
 
 from kdmm.hooks.branch_accuracy import BranchAccuracyHook
+from kdmm.hooks.buffers import BuffersHook
 from kdmm.hooks.checkpoint import CheckpointHook
 from kdmm.hooks.distill import DistillHook
 from kdmm.hooks.interrupt import Interrupted, InterruptHook
@@ -18,6 +19,7 @@ from kdmm.hooks.summary import RunSummaryHook
 
 __all__ = [
     'BranchAccuracyHook',
+    'BuffersHook',
     'CheckpointHook',
     'DistillHook',
     'InterruptHook',

@@ -10,6 +10,7 @@ from mmengine.hooks import EMAHook, Hook
 
 from kdmm.errors import ConfigError
 from kdmm.evaluation.ensemble import combine
+from kdmm.hooks.buffers import common_buffers
 from kdmm.hooks.deploy import plain_networks, write_network
 from kdmm.registry import HOOKS
 
@@ -83,7 +84,7 @@ class PeersHook(Hook):
 
     def after_train(self, runner: Any) -> None:
         """Write the others."""
-        with averaged(runner):
+        with averaged(runner), common_buffers(runner):
             for name, network in plain_networks(runner.model):
                 if name:
                     write_network(runner, network, f'{name}.pth')

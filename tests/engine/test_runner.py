@@ -53,7 +53,8 @@ def test_with_it_the_student_is_distilled_and_the_stream_seeded(tmp_path):
     assert isinstance(made.model, TinyNet) and made.model.kd is not None
     assert isinstance(made.train_dataloader.dataset, SeededDataset)
     assert isinstance(made.train_dataloader.sampler, SeededSampler)
-    own = {'StepSeedHook', 'StreamSeedHook', 'DistillHook', 'OwnershipHook', 'RunningLineHook'}
+    own = {'StepSeedHook', 'StreamSeedHook', 'DistillHook', 'OwnershipHook', 'RunningLineHook',
+           'BuffersHook'}  # fmt: skip
     assert own_hooks(made) == ALWAYS | own
 
 

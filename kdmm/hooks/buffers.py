@@ -1,0 +1,197 @@
+"""One set of buffers for what all ranks evaluate and for what is written.
+
+Without SyncBN each rank keeps running statistics of its own share of the images. MMEngine evaluates
+each part of the validation data with another rank's and writes those of rank 0, so that the file is
+not what the table was made with.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object, all_reduce, broadcast, get_comm_device, get_world_size
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+from kdmm.distillers.weights import ENTRY
+from kdmm.registry import HOOKS
+
+#: The entry for each rank's own buffers, where they differ.
+RANKS = f'{ENTRY}_ranks'
+#: Elements that a mark looks at in one go.
+BLOCK = 2**20
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@HOOKS.register_module()
+class BuffersHook(Hook):
+    """Lets all ranks evaluate and write with the means of their buffers.
+
+    Outside of validation, tests and files every rank goes on with its own, so training does not
+    depend on how often is validated or saved. A file that can be resumed has them in the entry
+    ``kdmm_ranks``; on another number of ranks all begin with the means. Buffers that are no
+    floating-point numbers are rank 0's, and those that are equal on all ranks (queues, SyncBN) stay
+    as they are.
+    """
+
+    priority = 'VERY_HIGH'  # after the hooks that evaluate, before those that save
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._written: list[dict[str, Tensor]] = []
+        self._read: list[dict[str, Tensor]] = []
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Evaluate with the common buffers."""
+        self._stack.enter_context(common_buffers(runner))
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Go on with one's own."""
+        self._stack.close()
+
+    def before_test_epoch(self, runner: Any) -> None:
+        """Evaluate with the common buffers."""
+        self._stack.enter_context(common_buffers(runner))
+
+    def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Go on with one's own."""
+        self._stack.close()
+
+    @contextmanager
+    def saving(self, runner: Any) -> Iterator[None]:
+        """What `Runner.save_checkpoint` does inside has the common buffers; on all ranks."""
+        with common_buffers(runner) as own:
+            if own:
+                cpu = {name: value.cpu() for name, value in own.items()}
+                self._written = all_gather_object(cpu)
+            try:
+                yield
+            finally:
+                self._written = []
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Add each rank's own."""
+        if self._written and 'optimizer' in checkpoint:
+            checkpoint[RANKS] = self._written
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep what `before_train` needs."""
+        self._read = checkpoint.get(RANKS, []) if runner._resume else []
+
+    @torch.no_grad()
+    def before_train(self, runner: Any) -> None:
+        """Give a resumed rank its own buffers back."""
+        if len(self._read) == runner.world_size:
+            buffers = dict(_inner(runner.model).named_buffers())
+            for name, value in self._read[runner.rank].items():
+                buffers[name].copy_(value)
+        self._read = []
+
+
+def with_common_buffers(save: Callable[..., None]) -> Callable[..., None]:
+    """Let a Runner's ``save_checkpoint`` write the common buffers, if it has a `BuffersHook`.
+
+    All ranks have to call it.
+    """
+
+    @functools.wraps(save)
+    def run(runner: Any, *args: Any, **kwargs: Any) -> None:
+        with ExitStack() as stack:
+            for hook in runner.hooks:
+                if isinstance(hook, BuffersHook):
+                    stack.enter_context(hook.saving(runner))
+            save(runner, *args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def common_buffers(runner: Any) -> Iterator[dict[str, Tensor]]:
+    """Inside, the buffers of the model and of its averages (EMA) are equal on all ranks.
+
+    Yields:
+        This rank's own, by their name in the model: those that are not equal on all ranks.
+    """
+    groups = [_saved_buffers(_inner(runner.model))]
+    groups += [
+        _saved_buffers(hook.ema_model.module)
+        for hook in runner.hooks
+        if isinstance(hook, EMAHook) and hasattr(hook, 'ema_model')
+    ]
+    buffers = {(index, name): b for index, group in enumerate(groups) for name, b in group.items()}
+    names = differing(buffers)
+    own = {name: buffers[name].detach().clone() for name in names}
+    _write(buffers, common_values(own))
+    try:
+        yield {name: value for (index, name), value in own.items() if index == 0}
+    finally:
+        _write(buffers, own)
+
+
+def differing(buffers: Mapping[Any, Tensor]) -> list[Any]:
+    """The names of buffers that are not equal on all ranks; all ranks get the same answer."""
+    if get_world_size() == 1 or not buffers:
+        return []
+    marks = torch.stack([_mark(value) for value in buffers.values()]).to(get_comm_device())
+    low, high = marks.clone(), marks.clone()
+    all_reduce(low, 'min')
+    all_reduce(high, 'max')
+    equal = (low == high).tolist()
+    return [name for name, same in zip(buffers, equal, strict=True) if not same]
+
+
+def common_values(own: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
+    """The mean over the ranks; of integers and the like what rank 0 has.
+
+    Means are taken in float64 as rank 0's value and the mean distance to it, so that elements that
+    are equal on all ranks stay equal to the bit.
+    """
+    result: dict[Any, Tensor] = {}
+    device = get_comm_device()
+    floats = {name: value for name, value in own.items() if value.is_floating_point()}
+    for name, value in own.items():
+        if name not in floats:
+            first = value.to(device, torch.int64, copy=True)  # backends know few other types
+            broadcast(first, 0)
+            result[name] = first
+    if floats:
+        flat = torch.cat([value.double().flatten() for value in floats.values()]).to(device)
+        first = flat.clone()
+        broadcast(first, 0)
+        apart = torch.where(flat == first, torch.zeros_like(flat), flat - first)
+        all_reduce(apart, 'sum')
+        mean = first + apart / get_world_size()
+        parts = mean.split([value.numel() for value in floats.values()])
+        for (name, value), part in zip(floats.items(), parts, strict=True):
+            result[name] = part.view_as(value)
+    return result
+
+
+def _inner(model: Any) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
+def _saved_buffers(network: nn.Module) -> dict[str, Tensor]:
+    """Those that a file holds."""
+    state = network.state_dict()
+    return {name: value for name, value in network.named_buffers() if name in state}
+
+
+@torch.no_grad()
+def _write(buffers: Mapping[Any, Tensor], values: Mapping[Any, Tensor]) -> None:
+    for name, value in values.items():
+        buffers[name].copy_(value)
+
+
+def _mark(value: Tensor) -> Tensor:
+    """A number that tells apart what differs in any bit or in order, int64."""
+    value = torch.view_as_real(value) if value.is_complex() else value
+    bits = value.detach().contiguous().view(_INTEGERS[value.element_size()]).flatten()
+    mark = torch.zeros((), dtype=torch.int64, device=bits.device)
+    for block in bits.split(BLOCK):
+        places = torch.arange(1, len(block) + 1, device=bits.device) * 2654435761
+        mark = mark * 31 + (block.long() * places).sum()
+    return mark

@@ -1,0 +1,111 @@
+"""Runs on two gloo ranks whose BatchNorm layers see different images."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from mmengine.hooks import Hook
+from torch import Tensor
+
+from kdmm.engine import Runner
+from kdmm.hooks.buffers import common_values, differing
+from kdmm.hooks.ownership import objective_in
+from kdmm.registry import HOOKS
+from tests.engine.tiny_run import KD, config, validated
+
+EMA = dict(type='EMAHook', momentum=0.1)
+
+
+def state_of(runner: Any) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in runner.model.module.state_dict().items()}
+
+
+@HOOKS.register_module(force=True)
+class WatchHook(Hook):
+    """Keeps what validation sees, and what training goes on with."""
+
+    def before_train(self, runner: Any) -> None:
+        runner.validated, runner.trained = [], []
+
+    def before_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if batch_idx == 0:
+            runner.validated.append(state_of(runner))
+
+    def after_val(self, runner: Any) -> None:
+        runner.trained.append(state_of(runner))
+
+
+def trained(folder: Path, kd: Any = KD, every: int = 2, **changes: Any) -> dict[str, Any]:
+    """Four iterations with a validation and a file every so many."""
+    cfg = validated(config(folder, kd=kd, **changes), every)
+    cfg.launcher, cfg.default_hooks.checkpoint.interval = 'pytorch', every
+    cfg.custom_hooks = [dict(type='kdmm.WatchHook'), *cfg.get('custom_hooks', [])]
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert (objective_in(runner.model) is None) == (kd is None)
+    return dict(validated=runner.validated, trained=runner.trained, end=state_of(runner))
+
+
+def pieces(rank: int) -> dict[str, Any]:
+    """The parts of the hook on tensors of several kinds."""
+    own = dict(
+        third=torch.tensor([1 / 3, float(rank)]),
+        half=torch.tensor([1.5, 2.0 * rank], dtype=torch.bfloat16),
+        count=torch.tensor(7 + rank),
+        flag=torch.tensor([bool(rank), True]),
+        swapped=torch.tensor([rank, 1 - rank]),
+        equal=torch.full((5,), 1 / 7),
+        empty=torch.zeros(0),
+    )
+    names = differing(own)
+    return dict(names=names, common=common_values({name: own[name] for name in names}))
+
+
+def everything(folder: Path, rank: int) -> dict[str, Any]:
+    resumed = dict(resume=True, load_from=str(folder / 'whole/iter_2.pth'))
+    found = dict(
+        whole=trained(folder / 'whole'),
+        average=trained(folder / 'average', custom_hooks=[EMA]),
+        unseen=trained(folder / 'unseen', every=100),
+        plain=trained(folder / 'plain', kd=None),
+    )
+    dist.barrier()
+    found['resumed'] = trained(folder / 'resumed', **resumed)
+    found['pieces'] = pieces(rank)
+    return found
+
+
+def _rank(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=world
+    )
+    with mock.patch('mmengine.runner.runner.collect_env', dict):
+        torch.save(everything(Path(folder), rank), f'{folder}/{rank}.pt')
+    dist.barrier()
+    dist.destroy_process_group()
+    os._exit(0)  # gloo's threads were seen to abort a process that shuts down
+
+
+def on_two_ranks() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Each rank's results, and the files of all runs by ``run/name``."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
+    ):
+        mp.get_context('forkserver').set_forkserver_preload([__name__])
+        mp.start_processes(_rank, (2, folder), nprocs=2, start_method='forkserver')
+        root = Path(folder)
+        ranks = [torch.load(root / f'{r}.pt', weights_only=False) for r in range(2)]
+        files = {
+            f'{path.parent.name}/{path.stem}': torch.load(path, weights_only=False)
+            for path in root.glob('*/iter_*.pth')
+        }
+        return ranks, files
