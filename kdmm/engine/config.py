@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -147,12 +147,15 @@ def kind_of(kd: Mapping[str, Any]) -> str:
     return kind
 
 
-def model_config(model: Any, kd: Mapping[str, Any] | None) -> Any:
+def model_config(
+    model: Any, kd: Mapping[str, Any] | None, size: tuple[int, int] | None = None
+) -> Any:
     """What the Runner builds: the student itself, or a dict of it and its objective.
 
     Args:
         model: Config of the student, or the built student.
         kd: The section.
+        size: (height, width) of training images, for objectives that want to know it.
 
     Raises:
         ConfigError: If ``kd.type`` is none of `KINDS`.
@@ -164,4 +167,47 @@ def model_config(model: Any, kd: Mapping[str, Any] | None) -> Any:
     section.pop('type', None)
     if kind == KINDS[0]:
         refuse_unknown(SECTION, section, KEYS)
+    if kind in ('Distiller', 'Cohort') and size is not None:
+        section.setdefault('crop_size', size)
     return dict(type=f'kdmm.{kind}', student=student, **section)
+
+
+def image_size(cfg: Config) -> tuple[int, int] | None:
+    """(height, width) that the training pipeline makes of an image, if it says so.
+
+    The last transform that crops, resizes or pads decides; MMSegmentation crops to (h, w), all
+    others are given (w, h). Where sides are chosen at random or kept in proportion, it is the
+    largest that is asked for.
+    """
+    found = None
+    for node in _transforms(cfg.get('train_dataloader')):
+        kind = str(node.get('type')).rpartition('.')[2]
+        size = node.get(_SIZES.get(kind, ''))
+        if isinstance(size, int):
+            size = (size, size)
+        if isinstance(size, list | tuple) and len(size) == 2 and all(type(n) is int for n in size):
+            found = (size[0], size[1]) if kind == 'RandomCrop' else (size[1], size[0])
+    return found
+
+
+#: Transforms that fix the size of an image, and the argument that says it.
+_SIZES = dict(
+    RandomCrop='crop_size',
+    CenterCrop='crop_size',
+    RandomResizedCrop='scale',
+    Resize='scale',
+    RandomResize='scale',
+    ResizeEdge='scale',
+    Pad='size',
+    TopdownAffine='input_size',
+)
+
+
+def _transforms(node: Any) -> Iterator[Mapping[str, Any]]:
+    """The dicts below ``node``, in order."""
+    if isinstance(node, Mapping):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for child in node:
+            yield from _transforms(child)

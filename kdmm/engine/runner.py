@@ -18,7 +18,7 @@ from kdmm.datasets.class_sampler import check_batch_size
 from kdmm.datasets.seeded import seed_loader, stream_of
 from kdmm.distillers import CHILD, ConfigError, Objective
 from kdmm.distillers.weights import load_strictly, read_checkpoint, state_dict_of
-from kdmm.engine.config import model_config, section_of
+from kdmm.engine.config import image_size, model_config, section_of
 from kdmm.engine.launch import start_process_group
 from kdmm.hooks.buffers import with_common_buffers
 from kdmm.hooks.checkpoint import ATOMIC
@@ -72,7 +72,7 @@ class Runner(BaseRunner):
 
     def build_model(self, model: Any) -> nn.Module:
         """Build the student, distilled if the config says so."""
-        return super().build_model(model_config(model, section_of(self.cfg)))
+        return super().build_model(model_config(model, section_of(self.cfg), image_size(self.cfg)))
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
         """As the base; on CPU without SyncBN and without device ids."""

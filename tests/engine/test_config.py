@@ -4,6 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from kdmm.engine import load_config, model_config, use_amp
+from kdmm.engine.config import image_size
 from kdmm.errors import ConfigError
 from tests.distillers.tiny_models import KD, tiny
 
@@ -99,3 +100,35 @@ def test_the_model_of_a_config_with_and_without_the_section():
     made = model_config(tiny(), copy.deepcopy(KD))
     assert made['type'] == 'kdmm.Distiller' and made['student'] == tiny()
     assert made['losses'] == KD['losses']
+
+
+@pytest.mark.parametrize(
+    'pipeline, expected',
+    [
+        (
+            [
+                dict(type='RandomResize', scale=(2048, 1024)),
+                dict(type='RandomCrop', crop_size=(512, 1024)),
+            ],
+            (512, 1024),
+        ),
+        ([dict(type='Resize', scale=(1333, 800), keep_ratio=True)], (800, 1333)),
+        ([dict(type='RandomResizedCrop', scale=224), dict(type='PackInputs')], (224, 224)),
+        ([dict(type='mmpose.TopdownAffine', input_size=(192, 256))], (256, 192)),
+        ([dict(type='RandomCrop', crop_size=(0.5, 0.5))], None),
+        ([dict(type='LoadImageFromFile')], None),
+    ],
+)
+def test_the_pipeline_says_the_size_of_its_images(pipeline, expected):
+    dataset = dict(type='RepeatDataset', dataset=dict(type='X', pipeline=pipeline))
+    assert image_size(Config(dict(train_dataloader=dict(dataset=dataset)))) == expected
+    assert image_size(Config({})) is None
+
+
+def test_objectives_that_look_at_shapes_are_told_the_size():
+    made = model_config(dict(type='N'), dict(teacher={}), (8, 9))
+    assert made['crop_size'] == (8, 9)
+    assert model_config(dict(type='N'), dict(teacher={}, crop_size=(1, 2)), (8, 9))[
+        'crop_size'
+    ] == (1, 2)
+    assert 'crop_size' not in model_config(dict(type='N'), dict(type='HSSAKD'), (8, 9))

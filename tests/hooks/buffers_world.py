@@ -1,7 +1,5 @@
 """Runs on two gloo ranks whose BatchNorm layers see different images."""
 
-import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,6 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmengine.hooks import Hook
 from torch import Tensor
 
@@ -18,6 +15,7 @@ from kdmm.hooks.buffers import common_values, differing
 from kdmm.hooks.ownership import objective_in
 from kdmm.registry import HOOKS
 from tests.engine.tiny_run import KD, config, validated
+from tests.ranks import on_ranks
 
 EMA = dict(type='EMAHook', momentum=0.1)
 
@@ -67,7 +65,8 @@ def pieces(rank: int) -> dict[str, Any]:
     return dict(names=names, common=common_values({name: own[name] for name in names}))
 
 
-def everything(folder: Path, rank: int) -> dict[str, Any]:
+@mock.patch('mmengine.runner.runner.collect_env', dict)
+def everything(folder: Path) -> dict[str, Any]:
     resumed = dict(resume=True, load_from=str(folder / 'whole/iter_2.pth'))
     found = dict(
         whole=trained(folder / 'whole'),
@@ -77,35 +76,16 @@ def everything(folder: Path, rank: int) -> dict[str, Any]:
     )
     dist.barrier()
     found['resumed'] = trained(folder / 'resumed', **resumed)
-    found['pieces'] = pieces(rank)
+    found['pieces'] = pieces(dist.get_rank())
     return found
-
-
-def _rank(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
-    dist.init_process_group(
-        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=world
-    )
-    with mock.patch('mmengine.runner.runner.collect_env', dict):
-        torch.save(everything(Path(folder), rank), f'{folder}/{rank}.pt')
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # gloo's threads were seen to abort a process that shuts down
 
 
 def on_two_ranks() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Each rank's results, and the files of all runs by ``run/name``."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
-    ):
-        mp.get_context('forkserver').set_forkserver_preload([__name__])
-        mp.start_processes(_rank, (2, folder), nprocs=2, start_method='forkserver')
-        root = Path(folder)
-        ranks = [torch.load(root / f'{r}.pt', weights_only=False) for r in range(2)]
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = on_ranks(everything, 2, Path(folder))
         files = {
             f'{path.parent.name}/{path.stem}': torch.load(path, weights_only=False)
-            for path in root.glob('*/iter_*.pth')
+            for path in Path(folder).glob('*/iter_*.pth')
         }
         return ranks, files
