@@ -13,7 +13,7 @@ from .rows import normalize_rows
 def attention_map(x: Tensor) -> Tensor:
     """Energy of each pixel, ``mean_c x^2``, as a vector of unit length per image.
 
-    (B, C, h, w) -> (B, h * w), at least float32 under any autocast. First derivatives only.
+    (B, C, h, w) -> (B, h * w), at least float32 under any autocast.
     """
     with full_precision(x):
         return normalize_rows(promote(x).square().mean(1).flatten(1))
@@ -59,7 +59,7 @@ def path_differences(
     """Squared difference of how attention moves between layers (PSD of DSD, arXiv 2107.08591).
 
     For every two layers the difference of their attention maps, scaled to unit length (divided by
-    at least 1e-6, so that equal maps give a finite gradient), is compared between the networks.
+    at least 1e-6; maps that differ by less get no gradient), is compared between the networks.
 
     Args:
         student: At least two maps (B, C_i, h, w), all of one h x w.

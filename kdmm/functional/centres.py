@@ -30,8 +30,7 @@ def centre_similarity_mse(
     cosine of each pixel with the centre of its class is compared between the networks by squared
     difference. Ignored pixels belong to no class and add nothing.
 
-    The classes are segments of one index: time and memory do not grow with ``num_classes``. First
-    derivatives only.
+    The classes are segments of one index: time and memory do not grow with ``num_classes``.
 
     Args:
         student: Features (B, C_s, h, w).

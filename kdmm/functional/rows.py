@@ -1,11 +1,12 @@
 """Feature maps as rows of unit length."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .precision import full_precision, promote, refuse_second_order
+from .precision import full_precision, promote
 
 NORM_FLOOR = 1e-6
 
@@ -22,26 +23,23 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        refuse_second_order('normalize_rows')
         (saved,) = ctx.saved_tensors
-        x = promote(saved)
-        norm = x.norm(dim=ctx.dim, keepdim=True)
-        floored = norm < NORM_FLOOR
-        norm.clamp_min_(NORM_FLOOR)
-        unit = x / norm
-        radial = (unit * grad).sum(ctx.dim, keepdim=True).masked_fill_(floored, 0)
-        out = torch.addcmul(grad, unit, radial, value=-1).div_(norm)
-        if out.dtype != saved.dtype:
-            # 1 / floor would overflow float16; elsewhere an overflow must stay visible
-            limit = torch.finfo(saved.dtype).max
-            out = torch.where(floored, out.clamp(-limit, limit), out)
-        return out.to(saved.dtype), None
+        with full_precision(saved):  # backward may be called under autocast
+            x = promote(saved)
+            norm = x.norm(dim=ctx.dim, keepdim=True)
+            # a row without a direction is infinitely long here, so its gradient is exactly 0
+            norm = norm.masked_fill(norm < NORM_FLOOR, math.inf)
+            unit = x / norm
+            radial = (unit * grad).sum(ctx.dim, keepdim=True)
+            return torch.addcmul(grad, unit, radial, value=-1).div_(norm).to(saved.dtype), None
 
 
 def normalize_rows(x: Tensor, dim: int = 1) -> Tensor:
     """``x / max(|x|, 1e-6)`` along ``dim``, in at least float32 under any autocast.
 
-    An all-zero vector stays zero and gets a finite gradient. First derivatives only.
+    A vector shorter than 1e-6 has no direction that could be learnt: it gets no gradient (exactly
+    0), where that of the quotient would be 1e6 times what arrives. One of zeros stays zero.
+    Differentiable any number of times.
     """
     with full_precision(x):
         return _Normalize.apply(x, dim)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..functional.precision import full_precision, promote
+from ..functional import normalize_rows
 
 
 class EmbeddingHeads(nn.Module):
@@ -31,8 +31,7 @@ class EmbeddingHeads(nn.Module):
         """
         check_pooled(features)
         rows = torch.stack([head(x) for head, x in zip(self.heads, features, strict=True)])
-        with full_precision(rows):
-            return nn.functional.normalize(promote(rows), dim=-1)
+        return normalize_rows(rows, dim=-1)
 
 
 def check_pooled(features: Sequence[Tensor]) -> None:

@@ -5,6 +5,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kdmm.distillers import Taps
 from kdmm.distillers.gradients import UnmeasurableError, gradient_norms, task_loss
+from kdmm.functional import pixel_to_pixel_kl
 
 
 @pytest.fixture
@@ -128,3 +129,19 @@ def test_an_activation_that_is_overwritten_later_counts_as_it_was():
         norms += gradient_norms(task, [loss], [[found['t']]])
     assert norms[0].reached and float(norms[0].task) > 0
     assert norms[0].loss == norms[1].loss and norms[0].task == norms[1].task
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
+def test_a_pixel_behind_a_relu_that_is_silent_does_not_make_a_share_large(dtype):
+    """Its norm is 0: a quotient by the floor of norms would give the loss a norm of 1e4."""
+    generator = torch.Generator().manual_seed(0)
+    teacher = torch.rand(2, 64, 16, 16, generator=generator)
+    found = []
+    for dead in (False, True):
+        x = torch.randn(2, 24, 16, 16, generator=generator)
+        x[0, :, 0, 0] = -1.0 if dead else 1.0
+        tap = x.to(dtype).requires_grad_().relu()
+        task = tap.float().square().mean()
+        (norms,) = gradient_norms(task, [pixel_to_pixel_kl(tap, teacher)], [[tap]])
+        found.append(float(norms.loss / norms.task))
+    assert found[1] == pytest.approx(found[0], rel=0.1)

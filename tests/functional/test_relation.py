@@ -212,30 +212,12 @@ class TestMemory:
             memory_kl(student, teacher[:, :6], self.keys)
 
 
-class TestNormalize:
-    def test_zero_pixels_and_gradient(self):
-        x = gen((2, 4, 3), 0.3)
-        x[0, :, 1] = 0
-        x.requires_grad_()
-        y = normalize_rows(x)
-        expected = torch.nn.functional.normalize(x, eps=1e-6)
-        torch.testing.assert_close(y, expected)
-        weight = gen((2, 4, 3), 1.0)
-        torch.testing.assert_close(
-            torch.autograd.grad((y * weight).sum(), x),
-            torch.autograd.grad((expected * weight).sum(), x),
-        )
-
-    @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
-    def test_all_zero_map_has_finite_gradients(self, dtype):
-        x = torch.zeros(1, 4, 3, 3, dtype=dtype, requires_grad=True)
-        y = normalize_rows(x)
-        assert y.dtype == torch.float32
-        (y * 1000).sum().backward()
-        assert x.grad.isfinite().all()
-        loss = pixel_to_pixel_kl(x, torch.rand(1, 6, 3, 3))
-        loss.backward()
-        assert loss.isfinite() and x.grad.isfinite().all()
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
+def test_all_zero_maps_have_no_gradient(dtype):
+    x = torch.zeros(1, 4, 3, 3, dtype=dtype, requires_grad=True)
+    loss = pixel_to_pixel_kl(x, torch.rand(1, 6, 3, 3))
+    loss.backward()
+    assert loss.isfinite() and not x.grad.any()
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])

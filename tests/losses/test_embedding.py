@@ -48,13 +48,17 @@ def test_unit_length_in_float32_under_autocast(dtype):
     torch.testing.assert_close(rows.norm(dim=-1), torch.ones(1, 4), rtol=0, atol=1e-6)
 
 
-def test_an_image_of_no_direction_has_no_gradient_of_nothing():
-    x = torch.zeros(2, 3, requires_grad=True)
+def test_an_image_of_no_direction_has_no_gradient():
+    """Its row is 0 where all biases are; that of the others stays."""
+    x = fix((2, 3), 1).float()
+    x[0] = 0
+    x.requires_grad_()
     made = heads(3, dim=4)
-    for parameter in made.parameters():
-        torch.nn.init.zeros_(parameter)
-    made([x]).sum().backward()
-    assert x.grad.isfinite().all()
+    for head in made.heads[0][::2]:
+        torch.nn.init.zeros_(head.bias)
+    (made([x]) * fix((1, 2, 4), 2)).sum().backward()
+    assert not x.grad[0].any() and 0 < x.grad[1].norm() < 10
+    assert all(p.grad.isfinite().all() and p.grad.norm() < 10 for p in made.parameters())
 
 
 @pytest.mark.parametrize('x', [torch.zeros(2, 3, 4, 4), (torch.zeros(2, 3),), torch.zeros(2)])

@@ -5,11 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kdmm.errors import ConfigError
-from kdmm.functional import collective
-from kdmm.functional.precision import full_precision, promote
+from kdmm.functional import collective, normalize_rows
 
 
 def check_networks(networks: Mapping[str, Any]) -> None:
@@ -80,8 +78,7 @@ def _unit(network: Any, rows: Tensor) -> Tensor:
             f'model.feat_dim: the queue holds rows of length {network.queue.shape[0]}, and the '
             f'neck gives rows of shape {tuple(rows.shape[1:])}'
         )
-    with full_precision(rows):
-        return F.normalize(promote(rows), dim=1)
+    return normalize_rows(rows)
 
 
 def _is_moco(network: nn.Module) -> bool:
