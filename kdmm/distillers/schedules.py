@@ -40,6 +40,10 @@ class Schedule:
         """The value at ``position`` iterations or epochs."""
         raise NotImplementedError
 
+    def ends(self) -> tuple[float, ...]:
+        """The values between which all others lie, as far as they are known before training."""
+        return (self.at(0),)
+
 
 @SCHEDULES.register_module()
 class Constant(Schedule):
@@ -63,15 +67,19 @@ class _Ramp(Schedule):
         super().__init__(unit)
         if end <= begin:
             raise ConfigError(f'schedule: end ({end}) must lie after begin ({begin})')
-        self.start, self.stop, self.begin, self.end = start, stop, begin, end
+        self.start, self.stop, self.begin, self.end = float(start), float(stop), begin, end
 
     def at(self, position: float) -> float:
         """``start`` before ``begin``, ``stop`` from ``end`` on, the ramp between."""
         share = (position - self.begin) / (self.end - self.begin)
         return self.start + (self.stop - self.start) * self.shape(min(max(share, 0.0), 1.0))
 
+    def ends(self) -> tuple[float, ...]:
+        """``start`` and ``stop``."""
+        return self.start, self.stop
+
     def shape(self, share: float) -> float:
-        """[0, 1] to [0, 1]."""
+        """[0, 1] to [0, 1], without a turn."""
         raise NotImplementedError
 
 
@@ -104,6 +112,10 @@ class StopAt(Schedule):
     def at(self, position: float) -> float:
         """``value`` or 0."""
         return self.value if position < self.end else 0.0
+
+    def ends(self) -> tuple[float, ...]:
+        """``value`` and 0."""
+        return self.value, 0.0
 
 
 def build_schedule(value: Any, where: str) -> Schedule:

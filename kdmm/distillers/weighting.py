@@ -1,5 +1,6 @@
 """The weights of one term: numbers, schedules or measured ones, of the whole loss or by part."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,8 @@ class Weighting(nn.Module):
         where: The config key, for errors.
 
     Raises:
-        ConfigError: For anything else.
+        ConfigError: For anything else; for a weight that is negative or not finite, be it at one
+            of a schedule's ends.
     """
 
     def __init__(self, weight: Any, where: str) -> None:
@@ -42,6 +44,7 @@ class Weighting(nn.Module):
                 )
             else:
                 self.schedules[part] = build_schedule(value, key)
+                _check_sign(self.schedules[part], value, key)
         self.given = tuple(by_part)
 
     progress = Progress()
@@ -121,18 +124,26 @@ def weights_by_part(weight: Any, parts: Sequence[str]) -> Weighting:
         parts: What can be weighted.
 
     Raises:
-        ConfigError: For an unknown part, a negative weight at the start, or a measured one.
+        ConfigError: For an unknown part, a negative weight, or a measured one.
     """
     if isinstance(weight, Mapping) and 'type' not in weight:
         refuse_unknown('kd.weight', weight, parts)
         weight = {**dict.fromkeys(parts, 1.0), **weight}
     made = Weighting(weight, 'kd.weight')
-    for part, schedule in made.schedules.items():
-        if schedule(Progress()) < 0:
-            raise ConfigError(f'kd.weight: expected 0 or more, got {weight!r} ({part or "all"})')
     if len(made.autos):
         raise ConfigError('kd.weight: expected numbers or schedules, not a measured weight')
     return made
+
+
+def _check_sign(schedule: Schedule, value: Any, where: str) -> None:
+    """Refuse what would have the student do the opposite of what the loss asks for."""
+    wrong = [end for end in schedule.ends() if not 0 <= end < math.inf]
+    if wrong:
+        reached = f', which reaches {wrong[0]:g}' if isinstance(value, Mapping) else ''
+        raise ConfigError(
+            f'{where}: expected 0 or more, got {value!r}{reached}. A negative weight drives the '
+            'student away from what the loss compares it with; 0 leaves the term out'
+        )
 
 
 def _by_part(weight: Any) -> dict[str, Any]:

@@ -13,11 +13,16 @@ from .rows import NORM_FLOOR, normalize_rows
 STREAM_ABOVE = 4096
 
 
+def windows(x: Tensor, patch: int, scale: float | None) -> tuple[int, int]:
+    """Sides of the pooling windows of :func:`pairwise_similarity_mse` for maps (B, C, h, w)."""
+    if scale is None:
+        return patch, patch
+    return max(1, int(x.shape[2] * scale)), max(1, int(x.shape[3] * scale))
+
+
 def _nodes(x: Tensor, patch: int, scale: float | None, detach_norm: bool) -> Tensor:
     """(B, C, h, w) -> unit columns (B, C, n), one for each window of the max-pooling."""
-    sides = (patch, patch)
-    if scale is not None:
-        sides = (max(1, int(x.shape[2] * scale)), max(1, int(x.shape[3] * scale)))
+    sides = windows(x, patch, scale)
     # the pooling keeps an int64 index for each node, so not where it does nothing
     pooled = x if sides == (1, 1) else F.max_pool2d(x, sides, sides, ceil_mode=True)
     nodes = pooled.flatten(2)

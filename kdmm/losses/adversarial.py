@@ -15,7 +15,7 @@ from ..functional import (
     world_size,
 )
 from ..registry import MODELS
-from .checks import check_channels, check_maps
+from .checks import check_channels, check_maps, check_positive
 from .discriminator import Discriminator, too_small
 
 
@@ -59,6 +59,7 @@ class AdversarialLoss(nn.Module):
         norm_cfg: dict[str, Any] | str | None = 'auto',
     ) -> None:
         super().__init__()
+        check_positive('AdversarialLoss', d_weight=d_weight, lr=lr)  # else D would never learn
         self.channels = (student_channels, student_channels)
         self.d_weight, self.lr, self.betas = d_weight, lr, betas
         self.discriminator = Discriminator(student_channels, width, norm_cfg).requires_grad_(False)

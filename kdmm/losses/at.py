@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..functional import attention_transfer
 from ..registry import MODELS
-from .checks import check_maps
+from .checks import check_maps, check_positions
 
 
 @MODELS.register_module()
@@ -34,9 +34,11 @@ class ATLoss(nn.Module):
         """Refuse features (B, C_s, h, w) and (B, C_t, h, w) that cannot be compared.
 
         Raises:
-            ValueError: If batch sizes or resolutions differ.
+            ValueError: If batch sizes or resolutions differ, or the maps have one pixel, whose unit
+                attention is constant.
         """
         check_maps('ATLoss', student, teacher)
+        check_positions('ATLoss', student, teacher)
 
     def forward(self, student: Tensor, teacher: Tensor, **_: Any) -> Tensor:
         """Features (B, C_s, h, w) and (B, C_t, h, w) -> a scalar.

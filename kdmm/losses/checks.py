@@ -1,5 +1,8 @@
 """What every loss refuses, in one wording."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -52,6 +55,58 @@ def check_channels(name: str, student: Tensor, teacher: Tensor, expected: tuple[
             f'teacher_channels={expected[1]}, got student {tuple(student.shape)}, '
             f'teacher {tuple(teacher.shape)}'
         )
+
+
+def check_positions(
+    name: str, student: Tensor, teacher: Tensor, window: Sequence[int] = (1, 1)
+) -> None:
+    """Refuse maps (B, C, h, w) that have one position, or one window of a pooling.
+
+    A distribution over one position, or a vector over space of unit length, is a constant.
+
+    Raises:
+        ValueError: With both shapes and what to do.
+    """
+    if student.shape[2] > window[0] or student.shape[3] > window[1]:
+        return
+    pooled = '' if max(window) == 1 else f' in the {window[0]} x {window[1]} windows of its pooling'
+    less = '' if max(window) == 1 else ', pool less'
+    raise ValueError(
+        f'{name} compares the positions of a map with each other, but the maps have one pixel'
+        f'{pooled}, whatever the student does: student {tuple(student.shape)}, teacher '
+        f'{tuple(teacher.shape)}. Tap a layer of larger maps{less}, or train on larger images'
+    )
+
+
+def check_directions(name: str, student: Tensor, teacher: Tensor, channels: int) -> None:
+    """Refuse maps whose pixels the loss would scale to unit length within one channel.
+
+    Args:
+        name: The loss.
+        student: Its map, for the message.
+        teacher: Its map, for the message.
+        channels: Of the student's vectors, where they are scaled.
+
+    Raises:
+        ValueError: With both shapes and what to do.
+    """
+    if channels == 1:
+        raise ValueError(
+            f'{name} compares directions of feature vectors, but with one channel nothing is left '
+            f'of a vector but its sign: student {tuple(student.shape)}, teacher '
+            f'{tuple(teacher.shape)}. Tap features of several channels'
+        )
+
+
+def check_positive(name: str, **values: float) -> None:
+    """Refuse temperatures that are not positive numbers.
+
+    Raises:
+        ValueError: With the argument and its value.
+    """
+    for key, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f'{name}: {key} must be a positive number, got {value!r}')
 
 
 def check_label_map(name: str, labels: Tensor | None, student: Tensor) -> Tensor:

@@ -17,7 +17,16 @@ from ..functional import (
 )
 from ..memory import ClassQueues
 from ..registry import MODELS
-from .checks import LabelGuard, as_queue_dtype, check_channels, check_label_map, check_maps
+from .checks import (
+    LabelGuard,
+    as_queue_dtype,
+    check_channels,
+    check_directions,
+    check_label_map,
+    check_maps,
+    check_positions,
+    check_positive,
+)
 from .projector import build_projector
 
 
@@ -53,6 +62,7 @@ class CIRKDMiniBatchLoss(nn.Module):
         super().__init__()
         if scope not in ('local', 'global'):
             raise ValueError(f"CIRKDMiniBatchLoss: scope is 'local' or 'global', not {scope!r}")
+        check_positive('CIRKDMiniBatchLoss', tau=tau)
         self.tau, self.pool, self.chunk, self.scope = tau, pool, chunk, scope
         self.valid_only, self.ignore_index = valid_only, ignore_index
         self.needs = ('labels',) if valid_only else ()
@@ -61,9 +71,12 @@ class CIRKDMiniBatchLoss(nn.Module):
         """Refuse features (B, C_s, h, w) and (B, C_t, h, w) that cannot be compared.
 
         Raises:
-            ValueError: If batch sizes or resolutions differ.
+            ValueError: If batch sizes or resolutions differ, or nothing could change the relations:
+                the pooled maps have one pixel, or the student one channel.
         """
         check_maps('CIRKDMiniBatchLoss', student, teacher)
+        check_directions('CIRKDMiniBatchLoss', student, teacher, student.shape[1])
+        check_positions('CIRKDMiniBatchLoss', student, teacher, (self.pool, self.pool))
 
     def forward(
         self, student: Tensor, teacher: Tensor, labels: Tensor | None = None, **_: Any
@@ -142,10 +155,20 @@ class CIRKDMemoryLoss(LabelGuard, nn.Module):
             raise ValueError(
                 f"CIRKDMemoryLoss: denominator is 'local' or 'global', not {denominator!r}"
             )
+        check_positive('CIRKDMemoryLoss', tau=tau, t_mem=t_mem)
         self.channels = (student_channels, teacher_channels)
         self.num_classes, self.ignore_index, self.chunk = num_classes, ignore_index, chunk
         self.tau, self.t_mem, self.denominator = tau, t_mem, denominator
         self.keys_per_class = (pixel_keys // num_classes + 1, region_keys // num_classes + 1)
+        for kind, drawn, size in zip(
+            ('pixel', 'region'), self.keys_per_class, (pixel_size, region_size), strict=True
+        ):
+            if num_classes * min(drawn, size) == 1:
+                raise ValueError(
+                    f'CIRKDMemoryLoss: with one class, {kind}_size={size} and {kind}_keys of 1 a '
+                    'step there is one key, to which all similarities are alike. Give it at least '
+                    f'{kind}_size=2 and {kind}_keys=1'
+                )
         self.projector = build_projector(student_channels, teacher_channels, norm_cfg)
         dtype = as_queue_dtype(queue_dtype)
         self.queues = ClassQueues(
@@ -160,10 +183,12 @@ class CIRKDMemoryLoss(LabelGuard, nn.Module):
         """Refuse features (B, C_s, h, w) and (B, C_t, h, w) that cannot be compared.
 
         Raises:
-            ValueError: If batch sizes or resolutions differ, or channels are not as declared.
+            ValueError: If batch sizes or resolutions differ, channels are not as declared, or the
+                teacher has one channel, in which all unit rows are alike.
         """
         check_maps('CIRKDMemoryLoss', student, teacher)
         check_channels('CIRKDMemoryLoss', student, teacher, self.channels)
+        check_directions('CIRKDMemoryLoss', student, teacher, teacher.shape[1])
 
     def forward(
         self, student: Tensor, teacher: Tensor, labels: Tensor, **_: Any

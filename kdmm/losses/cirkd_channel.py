@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..functional import channel_mse, channel_relation_kl, channel_rows, memory_kl, pool_ceil
 from ..memory import RowQueue
 from ..registry import MODELS
-from .checks import as_queue_dtype, check_channels, check_maps
+from .checks import as_queue_dtype, check_channels, check_maps, check_positions, check_positive
 from .projector import build_projector
 
 
@@ -61,9 +61,15 @@ class CIRKDChannelLoss(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in dict(pool=pool, keys=keys).items():
-            if value < 1:
-                raise ValueError(f'CIRKDChannelLoss: {name} must be at least 1, got {value}')
+        check_positive('CIRKDChannelLoss', tau=tau)
+        # the softmax over one remembered channel is a constant
+        for name, value, least in (
+            ('pool', pool, 1),
+            ('keys', keys, 2),
+            ('queue_size', queue_size, 2),
+        ):
+            if value < least:
+                raise ValueError(f'CIRKDChannelLoss: {name} must be at least {least}, got {value}')
         self.channels = (student_channels, teacher_channels)
         self.tau, self.pool, self.keys, self.chunk = tau, pool, keys, chunk
         self.projector = build_projector(student_channels, teacher_channels, norm_cfg)
@@ -77,11 +83,19 @@ class CIRKDChannelLoss(nn.Module):
         """Refuse features (B, C_s, h, w) and (B, C_t, h, w) that cannot be compared.
 
         Raises:
-            ValueError: If batch sizes or resolutions differ, channels are not as declared, or the
+            ValueError: If batch sizes or resolutions differ, channels are not as declared, nothing
+                could change the relations (one channel, or a pooled map of one pixel), or the
                 pooled map is not of the size that the queue's rows have.
         """
         check_maps('CIRKDChannelLoss', student, teacher)
         check_channels('CIRKDChannelLoss', student, teacher, self.channels)
+        if teacher.shape[1] == 1:
+            raise ValueError(
+                'CIRKDChannelLoss compares channels with each other, but the teacher has one: '
+                f'student {tuple(student.shape)}, teacher {tuple(teacher.shape)}. Tap features of '
+                'several channels'
+            )
+        check_positions('CIRKDChannelLoss', student, teacher, (self.pool, self.pool))
         height, width = (-(-side // self.pool) for side in teacher.shape[2:])
         try:
             self.queue.check(height * width)

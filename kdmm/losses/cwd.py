@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..functional import channel_kl
 from ..registry import MODELS
-from .checks import check_maps, check_same_channels
+from .checks import check_maps, check_positions, check_positive, check_same_channels
 
 
 @MODELS.register_module()
@@ -34,6 +34,7 @@ class CWDLoss(nn.Module):
         self, tau: float = 4.0, normalizer: str = 'compared', tap_channels: int | None = None
     ) -> None:
         super().__init__()
+        check_positive('CWDLoss', tau=tau)
         if normalizer not in ('compared', 'student'):
             raise ValueError(f"CWDLoss: normalizer is 'compared' or 'student', not {normalizer!r}")
         if normalizer == 'student' and not tap_channels:
@@ -49,11 +50,7 @@ class CWDLoss(nn.Module):
         """
         check_maps('CWDLoss', student, teacher)
         check_same_channels('CWDLoss', student, teacher)
-        if student.shape[2:].numel() == 1:
-            raise ValueError(
-                'CWDLoss compares distributions over space, but the maps have one pixel: '
-                f'student {tuple(student.shape)}, teacher {tuple(teacher.shape)}'
-            )
+        check_positions('CWDLoss', student, teacher)
 
     def forward(self, student: Tensor, teacher: Tensor, **_: Any) -> Tensor:
         """Features or logits (B, C, h, w) -> a scalar.

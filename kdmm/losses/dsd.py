@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..functional import class_correlation_mse, path_differences
 from ..registry import MODELS
-from .checks import check_maps
+from .checks import check_maps, check_positions, check_positive
 
 
 @MODELS.register_module()
@@ -41,7 +41,8 @@ class PSDLoss(nn.Module):
 
         Raises:
             ValueError: If the networks give different numbers of maps, fewer than two, one map
-                twice, or maps of different resolutions or numbers of images.
+                twice, maps of different resolutions or numbers of images, or of one pixel, whose
+                unit attention is constant.
         """
         if isinstance(student, Tensor) or isinstance(teacher, Tensor):
             raise ValueError("PSDLoss compares layers: give it several taps, on=['a', 'b', ...]")
@@ -57,6 +58,7 @@ class PSDLoss(nn.Module):
                 raise ValueError(f'PSDLoss: the resolutions of the {side} differ: {counts}')
         for mine, theirs in zip(student, teacher, strict=True):
             check_maps('PSDLoss', mine, theirs)
+            check_positions('PSDLoss', mine, theirs)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], **_: Any) -> Tensor:
         """Maps (B, C_i, h, w) and (B, D_i, h, w), i = 1..m -> a scalar.
@@ -86,15 +88,24 @@ class CSDLoss(nn.Module):
 
     def __init__(self, tau: float = 4.0, pool: int = 2) -> None:
         super().__init__()
+        check_positive('CSDLoss', tau=tau)
         self.tau, self.pool = tau, pool
 
     def check(self, student: Tensor, teacher: Tensor) -> None:
         """Refuse logits that are not both (B, K, h, w).
 
         Raises:
-            ValueError: If batch sizes, class counts or resolutions differ.
+            ValueError: If batch sizes, class counts or resolutions differ, there is one class, or
+                the pooled logits are of one pixel, whose softmax over space is constant.
         """
         check_maps('CSDLoss', student, teacher, channels=True)
+        if student.shape[1] == 1:
+            raise ValueError(
+                'CSDLoss compares how classes correlate with each other, but the logits have one '
+                f'class: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}. Tap '
+                'logits of two classes or more'
+            )
+        check_positions('CSDLoss', student, teacher, (self.pool, self.pool))
 
     def forward(self, student: Tensor, teacher: Tensor, **_: Any) -> Tensor:
         """Logits (B, K, h, w) -> a scalar.

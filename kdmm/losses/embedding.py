@@ -14,10 +14,17 @@ class EmbeddingHeads(nn.Module):
     Args:
         channels: Length of each network's pooled features.
         dim: Length of an embedding.
+
+    Raises:
+        ValueError: If ``dim`` is less than 2.
     """
 
     def __init__(self, channels: Sequence[int], dim: int = 128) -> None:
         super().__init__()
+        if dim < 2:
+            raise ValueError(
+                f'dim: embeddings of unit length need 2 channels or more to differ, got {dim!r}'
+            )
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(width, dim), nn.ReLU(inplace=True), nn.Linear(dim, dim))
             for width in channels

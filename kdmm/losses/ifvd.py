@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..functional import centre_similarity_mse, resize_labels
 from ..registry import MODELS
-from .checks import LabelGuard, check_label_map, check_maps
+from .checks import LabelGuard, check_directions, check_label_map, check_maps, check_positions
 
 
 @MODELS.register_module()
@@ -35,9 +35,12 @@ class IFVDLoss(LabelGuard, nn.Module):
         """Refuse features (B, C_s, h, w) and (B, C_t, h, w) that cannot be compared.
 
         Raises:
-            ValueError: If batch sizes or resolutions differ.
+            ValueError: If batch sizes or resolutions differ, or nothing could change the cosines:
+                the maps have one pixel, or the student one channel.
         """
         check_maps('IFVDLoss', student, teacher)
+        check_directions('IFVDLoss', student, teacher, student.shape[1])
+        check_positions('IFVDLoss', student, teacher)
 
     def forward(self, student: Tensor, teacher: Tensor, labels: Tensor, **_: Any) -> Tensor:
         """Features (B, C_s, h, w) and (B, C_t, h, w), labels (B, H, W) -> a scalar.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..functional import kl_divergence, mutual_contrast
 from ..functional.collective import all_gather_cat, gather_with_grad
 from ..registry import MODELS
+from .checks import check_positive
 from .embedding import EmbeddingHeads, check_pooled
 
 
@@ -48,18 +49,31 @@ class MCLLoss(nn.Module):
         icl_self_positive: bool = False,
     ) -> None:
         super().__init__()
+        check_positive('MCLLoss', tau=tau, temperature=temperature)
         self.heads = EmbeddingHeads(peer_channels, dim)
         self.tau, self.temperature = tau, temperature
         self.soft_include_diag, self.icl_self_positive = soft_include_diag, icl_self_positive
+        self._compared = False
 
     def check(self, peers: Sequence[Tensor]) -> None:
         """Refuse features that are not pooled (`ValueError`)."""
         check_pooled(peers)
 
     def forward(self, peers: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
-        """Pooled features, N times (B, channels), and labels (B,) -> four scalars."""
+        """Pooled features, N times (B, channels), and labels (B,) -> four scalars.
+
+        Raises:
+            ValueError: As `check`, or if the first batch has one image on all ranks together.
+        """
         rows = self.heads(peers).transpose(0, 1)  # (B, N, dim)
         rows = gather_with_grad(rows.contiguous()).transpose(0, 1)
+        if rows.shape[1] == 1 and not self._compared:  # the rest of a data set may be one
+            raise ValueError(
+                'MCLLoss contrasts the images of a batch with each other, and this one has a '
+                'single image. Raise train_dataloader.batch_size (kdmm.PKSampler: images of one '
+                'class meet), or take MCLBankLoss'
+            )
+        self._compared = True
         return mutual_contrast(
             rows,
             all_gather_cat(labels),
@@ -91,10 +105,11 @@ class EnsembleKDLoss(nn.Module):
         super().__init__()
         if learners not in (None, 'all', 'last'):
             raise ValueError(f"learners must be 'all', 'last' or None, got {learners!r}")
+        check_positive('EnsembleKDLoss', tau=tau)
         self.tau, self.learners = tau, learners
 
     def check(self, peers: Sequence[Tensor]) -> None:
-        """Refuse logits of different shapes.
+        """Refuse logits of different shapes, or of one class.
 
         Raises:
             ValueError: With all shapes.
@@ -102,6 +117,11 @@ class EnsembleKDLoss(nn.Module):
         shapes = [tuple(z.shape) if isinstance(z, Tensor) else type(z) for z in peers]
         if len(set(shapes)) > 1 or not isinstance(peers[0], Tensor):
             raise ValueError(f'EnsembleKDLoss averages logits of one shape, got {shapes}')
+        if peers[0].shape[1] == 1:
+            raise ValueError(
+                'EnsembleKDLoss compares softmax distributions over classes, but the logits have '
+                f'one: {shapes}, whatever the networks do. Give the heads two classes or more'
+            )
 
     def forward(self, peers: Sequence[Tensor]) -> Tensor:
         """Logits, N times (B, C) or (B, C, h, w) -> a scalar."""

@@ -12,6 +12,7 @@ from kdmm.registry import MODELS
 
 from ..functional import draw_columns, mutual_bank_contrast
 from ..memory import InstanceBank, SampleRows
+from .checks import check_positive
 from .embedding import EmbeddingHeads, check_pooled
 
 WHERE = 'MCLBankLoss'
@@ -71,6 +72,7 @@ class MCLBankLoss(nn.Module):
             raise ValueError(f'{WHERE}: dtype must be one of {_DTYPES}, got {dtype!r}')
         if negatives < 1:
             raise ValueError(f'{WHERE}: negatives must be at least 1, got {negatives!r}')
+        check_positive(WHERE, tau=tau, temperature=temperature)
         self.negatives, self.tau, self.temperature = negatives, tau, temperature
         self.bank = InstanceBank(
             len(peer_channels), num_samples, dim, momentum, getattr(torch, dtype), seed, WHERE

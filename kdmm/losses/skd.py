@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ..functional import pairwise_similarity_mse
+from ..functional.gram import windows
 from ..registry import MODELS
-from .checks import check_maps
+from .checks import check_directions, check_maps, check_positions
 
 
 @MODELS.register_module()
@@ -54,9 +55,12 @@ class SKDLoss(nn.Module):
         """Refuse features (B, C_s, h, w) and (B, C_t, h, w) that cannot be compared.
 
         Raises:
-            ValueError: If batch sizes or resolutions differ.
+            ValueError: If batch sizes or resolutions differ, or nothing could change the cosines:
+                the maps are pooled to one node, or the student has one channel.
         """
         check_maps('SKDLoss', student, teacher)
+        check_directions('SKDLoss', student, teacher, student.shape[1])
+        check_positions('SKDLoss', student, teacher, windows(student, self.patch, self.scale))
 
     def forward(self, student: Tensor, teacher: Tensor, **_: Any) -> Tensor:
         """Features (B, C_s, h, w) and (B, C_t, h, w) -> a scalar.

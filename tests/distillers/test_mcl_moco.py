@@ -292,6 +292,7 @@ def test_only_mocos(student):
         (dict(peers=[classifier_config()]), 'kd.type: MCLMoCo .* peer1 is a ImageClassifier'),
         (dict(peers=[moco_config(queue_len=16)]), 'kd.peers: peer1 has feat_dim=5, queue_len=16'),
         (dict(weight=-1), 'kd.weight: expected 0 or more'),
+        (dict(weight=dict(icl=-1)), r'kd\.weight\.icl: expected 0 or more'),
         (dict(weight=dict(vlc=1)), "kd.weight: unknown key 'vlc'; nearest: vcl"),
         (dict(weight='auto:0.1'), 'kd.weight: expected numbers or schedules'),
         (dict(weight='1'), 'kd.weight: '),
@@ -309,6 +310,11 @@ def test_a_head_without_temperature():
     head = dict(moco_config()['head'], temperature=0.0)
     with pytest.raises(ConfigError, match='model.head of the student: expected a ContrastiveHead'):
         build(moco_config(head=head))
+
+
+def test_rows_of_one_channel():
+    with pytest.raises(ConfigError, match='model.feat_dim of the student: expected 2 or more'):
+        build(moco_config(feat_dim=1))
 
 
 def test_a_neck_of_another_length():

@@ -41,6 +41,8 @@ def labels() -> torch.Tensor:
         (dict(type='Distance', weight={}), r'x\.weight: expected a number, or a dict'),
         (dict(type='Distance', weight=dict(type='Liner')), r"x\.weight: .*'Liner'; .*Linear"),
         (dict(type='Distance', weight='1'), r"kd\.losses\.x\.weight: expected a number.*got '1'"),
+        (dict(type='Distance', weight=-0.1), r'kd\.losses\.x\.weight: expected 0 or more'),
+        (dict(type='SKDLoss', on='t', patch=9), r"x on tap 't': SKDLoss .* 9 x 9 windows.*larger"),
         (dict(type='Distance', weight=dict(a='b')), r'kd\.losses\.x\.weight\.a: expected a number'),
         (dict(type='Distance', connector=dict(type='Resise')), r'kd\.losses\.x\.connector.*Resize'),
         (dict(type='Distance', connector=dict(type='Resize', a=1)), r"x\.connector: .*'a'"),

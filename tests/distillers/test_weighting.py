@@ -53,6 +53,31 @@ def test_a_measured_weight_of_the_whole_serves_its_parts():
     assert weights.describe() == 'auto:0.1'
 
 
+@pytest.mark.parametrize(
+    'weight, message',
+    [
+        (-1, r'w: expected 0 or more, got -1\. A negative'),
+        (dict(a=1.0, b=-0.5), r'w\.b: expected 0 or more, got -0\.5\. '),
+        (float('nan'), 'w: expected 0 or more, got nan'),
+        (float('inf'), 'w: expected 0 or more, got inf'),
+        (dict(RAMP, start=-1.0), r"w: .*'Linear'.*, which reaches -1\. "),
+        (dict(RAMP, type='Cosine', stop=-2), 'which reaches -2'),
+        (dict(a=0.0, b=dict(RAMP, stop=-1e-9)), r'w\.b: .* which reaches -1e-09'),
+        (dict(type='StopAt', value=-3.0, end=10), 'which reaches -3'),
+        (dict(type='Constant', value=-3.0), 'which reaches -3'),
+        (dict(RAMP, start='a'), 'w: could not convert'),
+    ],
+)
+def test_what_would_pull_the_other_way_is_refused(weight, message):
+    with pytest.raises(ConfigError, match=message):
+        Weighting(weight, 'w')
+
+
+def test_weights_may_end_at_nothing():
+    for weight in (0, -0.0, dict(RAMP, start=2.0, stop=0.0), dict(type='StopAt', value=1, end=3)):
+        assert Weighting(weight, 'w').now('') >= 0
+
+
 @pytest.mark.parametrize('part', ['whole', 'values', 'keys', 'pixel'])
 def test_parts_may_have_any_name(part):
     weights = Weighting({part: 'auto:0.1'}, 'w')

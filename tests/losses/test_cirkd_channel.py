@@ -87,8 +87,8 @@ def test_check_changes_nothing_and_refuses_what_forward_does():
             call(student, teacher[:, :, :2])
         with pytest.raises(ValueError, match=r'teacher_channels=10, .*teacher \(2, 4, 9, 10\)'):
             call(student, teacher[:, :4])
-    for bad in (dict(queue_dtype='int8'), dict(pool=0), dict(keys=0), dict(queue_size=0)):
-        with pytest.raises(ValueError, match='int8|at least 1'):
+    for bad in (dict(queue_dtype='int8'), dict(pool=0), dict(keys=1), dict(queue_size=1)):
+        with pytest.raises(ValueError, match='int8|pool must be at least 1|must be at least 2'):
             channel_loss(**bad)
 
 

@@ -83,7 +83,7 @@ def make_branches(
     """Joint class and rotation branches for a classifier.
 
     Raises:
-        ConfigError: If it is no classifier with a backbone in stages.
+        ConfigError: If it is no classifier with a backbone in stages, or knows one class only.
     """
     backbone = getattr(classifier, 'backbone', None)
     classes = task_facts(classifier).get('num_classes')
@@ -92,6 +92,11 @@ def make_branches(
         raise ConfigError(
             f'kd.type: HSSAKD trains classifiers, and {owner} is a {type(classifier).__name__}: '
             "expected type='ImageClassifier' with a backbone and a head that has num_classes"
+        )
+    if classes < 2:
+        raise ConfigError(
+            f'model.head.num_classes: expected 2 or more, got {classes} ({owner}): a softmax over '
+            'one class is constant, so there is nothing to learn from its logits'
         )
     return AuxiliaryBranches(backbone, 4 * classes, stages, checkpointing)
 

@@ -33,6 +33,11 @@ def check_networks(networks: Mapping[str, Any]) -> None:
                 f'got {type(network.head).__name__} with {temperature!r}'
             )
         size, length = network.queue.shape
+        if size < 2:
+            raise ConfigError(
+                f'model.feat_dim of {name}: expected 2 or more, got {size}: rows of unit length '
+                'with one channel are all alike'
+            )
         facts = f'feat_dim={size}, queue_len={length}, head.temperature={temperature:g}'
         first = first or facts
         if facts != first:

@@ -194,6 +194,10 @@ class Recorder(nn.Module):
         (dict(type='KDLoss', on='logit'), r"it\.on: no tap 'logit'; nearest: logits"),
         (dict(type='MCLLoss', on='embedding', tua=1), r"it: unknown key 'tua'; nearest: tau"),
         (dict(type='EnsembleKDLoss', on='logits', learners=3), r'it: learners must be'),
+        (dict(type='KDLoss', on='logits', weight=-1), r'it\.weight: expected 0 or more, got -1'),
+        (dict(type='MCLLoss', on='embedding', weight=dict(vcl=-1)), r'it\.weight\.vcl: expected 0'),
+        (dict(type='SKDLoss', on='map', patch=3), r"it on tap 'map': SKDLoss .*one pixel"),
+        (dict(type='MCLLoss', on='embedding', dim=1), r'it: dim: '),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(config, message):

@@ -386,7 +386,7 @@ WRONG = {
     'no temperature': (dict(teacher=random_teacher(), tau=0), 'kd.tau: expected a positive'),
     'negative weight': (
         dict(teacher=random_teacher(), weight=dict(logits=-1.0)),
-        'kd.weight: expected 0 or more',
+        r'kd\.weight\.logits: expected 0 or more, got -1\.0',
     ),
     'no flag': (
         dict(teacher=random_teacher(), checkpointing='no'),
@@ -409,6 +409,19 @@ def test_wrong_sections(section, message):
 def test_wrong_number_of_peers(peers):
     with pytest.raises(ConfigError, match='kd.peers: expected 2 networks or more'):
         build('HSSAKDOnline', peers=peers)
+
+
+@pytest.mark.parametrize('kind', ['HSSAKD', 'HSSAKDTeacher', 'HSSAKDOnline'])
+def test_one_class_has_no_logits_to_learn_from(kind):
+    section = dict(teacher=random_teacher()) if kind == 'HSSAKD' else {}
+    with pytest.raises(ConfigError, match='model.head.num_classes: expected 2 or more, got 1'):
+        build(kind, classifier_config(classes=1), **section)
+
+
+def test_weights_that_end_negative():
+    ramp = dict(type='Linear', start=1.0, stop=-1.0, end=5)
+    with pytest.raises(ConfigError, match=r'kd\.weight\.logits: .*which reaches -1'):
+        build('HSSAKDOnline', weight=dict(logits=ramp))
 
 
 def test_flags_and_temperatures_of_the_others():
