@@ -36,7 +36,26 @@ def sample_ids(samples: Sequence[Any]) -> Tensor:
     )
 
 
-PROVIDERS: Mapping[str, Callable[[Sequence[Any]], Any]] = dict(labels=labels, sample_ids=sample_ids)
+def keypoint_weights(samples: Sequence[Any]) -> Tensor:
+    """Weight of each keypoint of a top-down pose batch, (B, K) float32; 0: not labelled."""
+    found = [_keypoint_weights(sample) for sample in samples]
+    if found and all(weights is not None for weights in found):
+        return torch.cat([torch.as_tensor(weights) for weights in found]).float()
+    raise ConfigError(
+        "a loss in kd.losses needs 'keypoint_weights', but the data samples carry no "
+        "gt_instance_labels.keypoint_weights: does the training pipeline have MMPose's "
+        'GenerateTarget before PackPoseInputs?'
+    )
+
+
+def _keypoint_weights(sample: Any) -> Any:
+    labels = getattr(sample, 'gt_instance_labels', None)
+    return getattr(labels, 'keypoint_weights', None)
+
+
+PROVIDERS: Mapping[str, Callable[[Sequence[Any]], Any]] = dict(
+    labels=labels, sample_ids=sample_ids, keypoint_weights=keypoint_weights
+)
 
 
 def gather_context(needs: Sequence[str], samples: Sequence[Any] | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from .collective import (
 from .contrast import contrast_logits, same_class, supervised_contrast
 from .correlation import class_correlation_mse
 from .difference import mean_squared_difference
-from .divergence import channel_kl, kl_divergence
+from .divergence import binary_kl_divergence, channel_kl, kl_divergence
 from .gram import pairwise_similarity_mse
 from .labels import check_labels, resize_labels, valid_labels
 from .mutual import MutualContrast, mutual_contrast, mutual_hard, mutual_soft
@@ -38,6 +38,7 @@ __all__ = [
     'attention_map',
     'attention_transfer',
     'bank_scores',
+    'binary_kl_divergence',
     'centre_similarity_mse',
     'channel_kl',
     'channel_mse',

@@ -1,9 +1,19 @@
-"""Kullback-Leibler divergences of softened predictions (arXiv 1503.02531, 2011.13256)."""
+"""Kullback-Leibler divergences of softened predictions (arXiv 1503.02531 and successors)."""
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from .precision import full_precision, promote
+
+
+def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """``sum of weight * values / sum of weight``; 0 where nothing has a weight."""
+    if weight is None:
+        return values.mean()
+    weight = weight.to(values.dtype)
+    total = weight.sum()
+    return (values * weight).sum() / torch.where(total > 0, total, 1)
 
 
 def kl_divergence(
@@ -11,7 +21,7 @@ def kl_divergence(
     teacher_logits: Tensor,
     tau: float = 1.0,
     dim: int = 1,
-    valid: Tensor | None = None,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Mean over positions of ``tau^2 KL(softmax(teacher / tau) || softmax(student / tau))``.
 
@@ -20,8 +30,8 @@ def kl_divergence(
         teacher_logits: Logits of the same shape; they get no gradient.
         tau: Temperature.
         dim: The class dimension.
-        valid: Boolean, the shape of the logits without ``dim``. Positions where it is false count
-            neither in the sum nor in the mean's denominator; none at all gives exactly 0.
+        weight: Of each position, 0 or more or a boolean, the shape of the logits without ``dim``:
+            the mean is ``sum of weight * KL / sum of weight``. No weight at all gives exactly 0.
 
     Returns:
         A scalar, at least float32 under any autocast.
@@ -29,10 +39,39 @@ def kl_divergence(
     with full_precision(student_logits):
         log_s = torch.log_softmax(promote(student_logits) / tau, dim)
         log_t = torch.log_softmax(promote(teacher_logits.detach()) / tau, dim)
-        kl = (log_t.exp() * (log_t - log_s)).sum(dim)
-        if valid is None:
-            return kl.mean() * tau**2
-        return (kl * valid).sum() / valid.sum().clamp_min(1) * tau**2
+        return _mean((log_t.exp() * (log_t - log_s)).sum(dim), weight) * tau**2
+
+
+def binary_kl_divergence(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    tau: float = 1.0,
+    dim: int = 1,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Logit distillation for classes that do not exclude each other (arXiv 2308.14286).
+
+    Per class ``tau^2 KL(q || p)`` of the two outcomes' distributions, ``q = sigmoid(teacher /
+    tau)`` and ``p = sigmoid(student / tau)``; summed over classes, mean over positions. It differs
+    from the binary cross entropy with the target q by a constant, and is 0 for equal networks.
+
+    Args:
+        student_logits: Logits of any shape.
+        teacher_logits: Logits of the same shape; they get no gradient.
+        tau: Temperature.
+        dim: The class dimension.
+        weight: As in :func:`kl_divergence`.
+
+    Returns:
+        A scalar, at least float32 under any autocast.
+    """
+    with full_precision(student_logits):
+        student = promote(student_logits) / tau
+        teacher = promote(teacher_logits.detach()) / tau
+        # both logarithms of each side by themselves: 1 - sigmoid would round to 0
+        yes = teacher.sigmoid() * (logsigmoid(teacher) - logsigmoid(student))
+        no = (-teacher).sigmoid() * (logsigmoid(-teacher) - logsigmoid(-student))
+        return _mean((yes + no).sum(dim), weight) * tau**2
 
 
 def channel_kl(student: Tensor, teacher: Tensor, tau: float = 4.0) -> Tensor:

@@ -8,7 +8,7 @@ from .cwd import CWDLoss
 from .dsd import CSDLoss, PSDLoss
 from .fitnet import FitNetLoss
 from .ifvd import IFVDLoss
-from .kd import KDLoss
+from .kd import BinaryKDLoss, KDLoss
 from .mcl import EnsembleKDLoss, MCLLoss
 from .mcl_bank import MCLBankLoss
 from .skd import SKDLoss
@@ -16,6 +16,7 @@ from .skd import SKDLoss
 __all__ = [
     'ATLoss',
     'AdversarialLoss',
+    'BinaryKDLoss',
     'CIRKDChannelLoss',
     'CIRKDMemoryLoss',
     'CIRKDMiniBatchLoss',

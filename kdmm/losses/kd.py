@@ -1,68 +1,251 @@
-"""Logit distillation."""
+"""Logit distillation: of classes that exclude each other, and of those that do not."""
 
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..functional import kl_divergence, resize_labels
+from ..functional import binary_kl_divergence, kl_divergence, promote, resize_labels
 from ..registry import MODELS
-from .checks import check_label_map, check_maps
+from .checks import check_label_map, check_maps, check_positive
+
+Pair = tuple[Tensor, Tensor]
+
+
+class _Logits(nn.Module):
+    """What losses of logits share: the shapes they take, and labels that leave positions out."""
+
+    needs: tuple[str, ...] = ()
+    stateful: ClassVar[bool] = False
+
+    def __init__(self, tau: float, valid_only: bool, ignore_index: int, dim: int) -> None:
+        super().__init__()
+        self.name = type(self).__name__
+        check_positive(self.name, tau=tau)
+        if dim not in (1, -1):
+            raise ValueError(f'{self.name}: dim, that of the classes, is 1 or -1, not {dim!r}')
+        if valid_only and dim == -1:
+            raise ValueError(
+                f'{self.name}: valid_only reads label maps, and logits with the classes last '
+                '(dim=-1) are no maps. Leave one of them out'
+            )
+        self.tau, self.valid_only, self.ignore_index, self.dim = tau, valid_only, ignore_index, dim
+        self.needs = ('labels',) if valid_only else ()
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse logits that cannot be compared.
+
+        Raises:
+            ValueError: With both shapes.
+        """
+        shapes = f'student {tuple(student.shape)}, teacher {tuple(teacher.shape)}'
+        if self.dim == 1 and student.ndim == teacher.ndim == 3:
+            raise ValueError(
+                f'{self.name} takes maps (B, C, h, w) or vectors (B, C), got {shapes}. Logits with '
+                'the classes last, as those of SimCC heads (B, K, W), need dim=-1'
+            )
+        if self.dim == 1:
+            check_maps(self.name, *self._maps(student, teacher), channels=True)
+        elif student.ndim < 2 or student.shape != teacher.shape:
+            raise ValueError(
+                f'{self.name} with dim=-1 takes logits (B, ..., C) of one shape, got {shapes}. '
+                'Heads of SimCC need one input size and one simcc_split_ratio'
+            )
+
+    def _maps(self, student: Tensor, teacher: Tensor) -> Pair:
+        if self.dim == 1 and student.ndim == teacher.ndim == 2:  # a classifier's: one pixel
+            return student[..., None, None], teacher[..., None, None]
+        return student, teacher
+
+    def _valid(self, student: Tensor, labels: Tensor | None) -> Tensor | None:
+        if not self.valid_only:
+            return None
+        labels = check_label_map(self.name, labels, student)
+        return resize_labels(labels, student.shape) != self.ignore_index
 
 
 @MODELS.register_module()
-class KDLoss(nn.Module):
+class KDLoss(_Logits):
     """Per-pixel KL(teacher || student) of the logits, times ``tau^2`` (arXiv 1503.02531).
 
     The mean is over all B * h * w pixels, ignored and padded ones included, as CIRKD's code does;
     ``valid_only`` leaves ignored pixels out of the sum and the mean.
 
+    With ``dim=-1`` the classes are the last dimension: the W bins of a SimCC head's K keypoints
+    (B, K, W), or the classes of queries (B, Q, C). The mean is over all B * K keypoints, labelled
+    or not, as in DWPose (arXiv 2307.15880), whose ``beta`` is ``1 / tau`` and which leaves out the
+    factor ``tau^2``: its weight 0.1 at beta 10 is ``tau=0.1, weight=10``, a term for each axis.
+
     Args:
         tau: Temperature.
         valid_only: Count only pixels whose label is not ``ignore_index``.
         ignore_index: The ignored label.
+        dim: The class dimension, 1 or -1.
+        visible_only: Of logits (B, K, W): count each keypoint with its weight in the data sample, 0
+            where it is not labelled, and divide by the sum of the weights.
     """
 
-    needs: tuple[str, ...] = ()
-    stateful: ClassVar[bool] = False
-
-    def __init__(self, tau: float = 1.0, valid_only: bool = False, ignore_index: int = 255) -> None:
-        super().__init__()
-        self.tau, self.valid_only, self.ignore_index = tau, valid_only, ignore_index
-        self.needs = ('labels',) if valid_only else ()
+    def __init__(
+        self,
+        tau: float = 1.0,
+        valid_only: bool = False,
+        ignore_index: int = 255,
+        dim: int = 1,
+        visible_only: bool = False,
+    ) -> None:
+        super().__init__(tau, valid_only, ignore_index, dim)
+        if visible_only and dim != -1:
+            raise ValueError(
+                'KDLoss: visible_only weighs the keypoints of logits (B, K, W), which dim=-1 takes'
+            )
+        self.visible_only = visible_only
+        if visible_only:
+            self.needs = ('keypoint_weights',)
 
     def check(self, student: Tensor, teacher: Tensor) -> None:
-        """Refuse logits (B, K, h, w) or (B, K) that cannot be compared.
+        """Refuse logits (B, K, h, w) or (B, K), with ``dim=-1`` (B, ..., K), of different kinds.
 
         Raises:
-            ValueError: If class counts or resolutions differ, or there is only one channel, whose
+            ValueError: If class counts or resolutions differ, or there is only one class, whose
                 softmax is constant (a binary head with sigmoid).
         """
-        student, teacher = _as_maps(student, teacher)
-        check_maps('KDLoss', student, teacher, channels=True)
-        if student.shape[1] == 1:
+        super().check(student, teacher)
+        if student.shape[self.dim] == 1:
             raise ValueError(
                 f'KDLoss compares softmax distributions over classes, but the logits have one '
-                f'channel: {tuple(student.shape)}. Give the head out_channels=2, not a sigmoid'
+                f'channel: {tuple(student.shape)}. Give the head out_channels=2, or take '
+                'BinaryKDLoss for a sigmoid'
+            )
+        if self.visible_only and student.ndim != 3:
+            raise ValueError(
+                f'KDLoss: visible_only takes logits (B, K, W), got {tuple(student.shape)}'
+            )
+
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor | None = None,
+        keypoint_weights: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """Student and teacher logits -> a scalar.
+
+        Args:
+            student: (B, K, h, w) or (B, K); with ``dim=-1`` (B, ..., K).
+            teacher: The same shape.
+            labels: (B, H, W), with ``valid_only``.
+            keypoint_weights: (B, K), with ``visible_only``.
+
+        Raises:
+            ValueError: As `check`, or if the labels or weights that are asked for do not fit.
+        """
+        self.check(student, teacher)
+        student, teacher = self._maps(student, teacher)
+        weight = self._valid(student, labels)
+        if self.visible_only:
+            weight = keypoint_weights
+            if weight is None or weight.shape != student.shape[:2]:
+                got = 'none were given' if weight is None else f'got {tuple(weight.shape)}'
+                raise ValueError(
+                    f'KDLoss: visible_only needs keypoint_weights {tuple(student.shape[:2])}, '
+                    f'one for each keypoint of logits {tuple(student.shape)}, {got}'
+                )
+        return kl_divergence(student, teacher, self.tau, self.dim, weight)
+
+
+@MODELS.register_module()
+class BinaryKDLoss(_Logits):
+    """Logit distillation of heads that classify with a sigmoid (arXiv 2308.14286).
+
+    ``tau^2 KL(sigmoid(teacher / tau) || sigmoid(student / tau))`` of each class as a distribution
+    over yes and no, summed over classes, mean over positions: the images of a multi-label
+    classifier (B, C), the pixels of a binary segmentor (B, 1, h, w), the anchors of a detector
+    (B, A * C, h, w), the queries of a DETR (B, Q, C) with ``dim=-1``.
+
+    A dense detector has few objects among its positions. ``positions`` says which count, by the
+    teacher's highest probability c of a class there (at temperature 1): ``'all'``;
+    ``'foreground'``, those with ``c >= threshold``; ``'confidence'``, each with weight c. The sum
+    is divided by the sum of the weights; if nothing counts the loss is exactly 0.
+
+    Args:
+        tau: Temperature.
+        valid_only: Count only pixels whose label is not ``ignore_index``.
+        ignore_index: The ignored label.
+        dim: The class dimension, 1 or -1.
+        positions: ``'all'``, ``'foreground'`` or ``'confidence'``.
+        threshold: Least probability of the foreground.
+        num_classes: C of each of the A anchors of maps (B, A * C, h, w), anchors first as in
+            MMDetection. None: the map has one position a pixel. Filled in by the Distiller where
+            the student's head says it.
+    """
+
+    def __init__(
+        self,
+        tau: float = 1.0,
+        valid_only: bool = False,
+        ignore_index: int = 255,
+        dim: int = 1,
+        positions: str = 'all',
+        threshold: float = 0.05,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__(tau, valid_only, ignore_index, dim)
+        if positions not in ('all', 'foreground', 'confidence'):
+            raise ValueError(
+                f"BinaryKDLoss: positions is 'all', 'foreground' or 'confidence', not {positions!r}"
+            )
+        if not 0 <= threshold < 1:
+            raise ValueError(f'BinaryKDLoss: threshold must be in [0, 1), got {threshold!r}')
+        self.positions, self.threshold, self.num_classes = positions, threshold, num_classes
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse logits (B, A * C, h, w) or (B, C), with ``dim=-1`` (B, ..., C), of other kinds.
+
+        Raises:
+            ValueError: If class counts or resolutions differ, or the channels are no multiple of
+                ``num_classes``, as those of a softmax with a background class.
+        """
+        super().check(student, teacher)
+        channels, classes = student.shape[self.dim], self.num_classes
+        if classes is not None and channels != 1 and channels % classes:
+            raise ValueError(
+                f'BinaryKDLoss: {channels} channels of logits {tuple(student.shape)} are no '
+                f'multiple of num_classes={classes}. Correct num_classes, or take KDLoss if the '
+                'head classifies with a softmax'
             )
 
     def forward(
         self, student: Tensor, teacher: Tensor, labels: Tensor | None = None, **_: Any
     ) -> Tensor:
-        """Student and teacher logits (B, K, h, w) or (B, K), labels (B, H, W) -> a scalar.
+        """Student and teacher logits -> a scalar.
+
+        Args:
+            student: (B, A * C, h, w) or (B, C); with ``dim=-1`` (B, ..., C).
+            teacher: The same shape.
+            labels: (B, H, W), with ``valid_only``.
 
         Raises:
             ValueError: As `check`, or if ``valid_only`` and labels do not fit.
         """
         self.check(student, teacher)
-        student, teacher = _as_maps(student, teacher)
-        valid = None
-        if self.valid_only:
-            labels = check_label_map('KDLoss', labels, student)
-            valid = resize_labels(labels, student.shape) != self.ignore_index
-        return kl_divergence(student, teacher, self.tau, valid=valid)
+        student, teacher = self._maps(student, teacher)
+        valid = self._valid(student, labels)
+        if self.dim == -1:
+            return binary_kl_divergence(
+                student, teacher, self.tau, -1, self._weight(teacher, -1, None)
+            )
+        # (B, A * C, h, w) -> (B, A, C, h, w)
+        channels = student.shape[1]
+        anchors = (-1, min(self.num_classes or channels, channels))
+        student, teacher = student.unflatten(1, anchors), teacher.unflatten(1, anchors)
+        valid = None if valid is None else valid[:, None].expand(-1, student.shape[1], -1, -1)
+        return binary_kl_divergence(student, teacher, self.tau, 2, self._weight(teacher, 2, valid))
 
-
-def _as_maps(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    if student.ndim == teacher.ndim == 2:  # a classifier's: maps of one pixel
-        return student[..., None, None], teacher[..., None, None]
-    return student, teacher
+    def _weight(self, teacher: Tensor, dim: int, valid: Tensor | None) -> Tensor | None:
+        """Of each position: the logits' shape without ``dim``, None if all are alike."""
+        if self.positions == 'all':
+            return valid
+        weight = promote(teacher.detach()).amax(dim).sigmoid()
+        if self.positions == 'foreground':
+            weight = weight >= self.threshold
+        return weight if valid is None else weight * valid

@@ -43,6 +43,27 @@ def test_a_batch_without_ids(batch):
         gather_context(['sample_ids'], batch)
 
 
+def test_keypoint_weights_of_a_pose_batch():
+    """As MMPose packs them: (1, K) of each person, in `gt_instance_labels`."""
+    transforms = pytest.importorskip('mmpose.datasets.transforms')
+    batch = []
+    for weights in ([1, 0, 0.5], [0, 0, 1]):
+        item = dict(img=np.zeros((2, 2, 3), np.uint8), keypoints=np.zeros((1, 3, 2)))
+        item['keypoint_weights'] = np.array([weights], np.float32)
+        batch.append(transforms.PackPoseInputs()(item)['data_samples'])
+    found = gather_context(['keypoint_weights'], batch)['keypoint_weights']
+    assert found.tolist() == [[1, 0, 0.5], [0, 0, 1]] and found.dtype == torch.float32
+    del batch[1].gt_instance_labels.keypoint_weights
+    with pytest.raises(ConfigError, match="needs 'keypoint_weights'.*GenerateTarget"):
+        gather_context(['keypoint_weights'], batch)
+
+
+@pytest.mark.parametrize('batch', [None, [], [SimpleNamespace()]])
+def test_a_batch_without_keypoint_weights(batch):
+    with pytest.raises(ConfigError, match="needs 'keypoint_weights'"):
+        gather_context(['keypoint_weights'], batch)
+
+
 def test_mmpretrain_packs_ids_unless_told_otherwise():
     transforms = pytest.importorskip('mmpretrain.datasets.transforms')
     item = dict(img=np.zeros((2, 2, 3), np.uint8), sample_idx=11, gt_label=1)

@@ -1,10 +1,17 @@
+import itertools
 import math
 
 import pytest
 import torch
 from oracles import gen, lab
 
-from kdmm.functional import channel_kl, check_labels, kl_divergence, resize_labels
+from kdmm.functional import (
+    binary_kl_divergence,
+    channel_kl,
+    check_labels,
+    kl_divergence,
+    resize_labels,
+)
 
 
 def naive(student, teacher, tau):
@@ -88,8 +95,105 @@ def test_valid_mask():
     student, teacher = gen((2, 5, 4, 6), 0.3), gen((2, 5, 4, 6), 1.1)
     valid = lab(2, 4, 6, 3) != 255
     expected = kl_divergence(student.movedim(1, -1)[valid], teacher.movedim(1, -1)[valid], dim=-1)
-    torch.testing.assert_close(kl_divergence(student, teacher, valid=valid), expected)
-    assert kl_divergence(student, teacher, valid=torch.zeros_like(valid)) == 0
+    torch.testing.assert_close(kl_divergence(student, teacher, weight=valid), expected)
+    assert kl_divergence(student, teacher, weight=torch.zeros_like(valid)) == 0
+
+
+def test_weights_of_positions_with_the_classes_last():
+    """(B, K, W), a weight a row: weights are shares, their scale does not matter."""
+    student, teacher = gen((2, 3, 7), 0.3), gen((2, 3, 7), 1.1)
+    weight = torch.tensor([[1.0, 0.0, 0.25], [0.0, 0.5, 0.0]])
+    total = 0.0
+    for b in range(2):
+        for k in range(3):
+            s, t = ((x[b, k] / 0.1).softmax(0) for x in (student, teacher))
+            total += weight[b, k].item() * (t * (t.log() - s.log())).sum().item()
+    for scale in (1.0, 0.01, 100.0):
+        loss = kl_divergence(student, teacher, 0.1, -1, weight * scale)
+        assert loss.item() == pytest.approx(total / 1.75 * 0.1**2, rel=1e-6)
+    assert kl_divergence(student, teacher, dim=-1, weight=weight * 0) == 0
+
+
+class TestBinary:
+    @staticmethod
+    def naive(student, teacher, tau, weight):
+        """Class by class in Python's doubles; (B, C, n) and (B, n)."""
+        total, counted = 0.0, 0.0
+        for b, c, n in itertools.product(*map(range, student.shape)):
+            p, q = (1 / (1 + math.exp(-x[b, c, n].item() / tau)) for x in (student, teacher))
+            kl = q * math.log(q / p) + (1 - q) * math.log((1 - q) / (1 - p))
+            total += weight[b, n].item() * kl
+            counted += weight[b, n].item() / student.shape[1]
+        return total / counted * tau**2
+
+    @pytest.mark.parametrize('tau', [0.5, 1.0, 4.0])
+    def test_equals_a_loop(self, tau):
+        student, teacher = gen((2, 3, 8), 0.3), gen((2, 3, 8), 1.1)
+        weight = gen((2, 8), 0.9).clamp_min(0)
+        for given in (None, weight, weight > 0):
+            expected = torch.ones(2, 8) if given is None else given.double()
+            expected = self.naive(student, teacher, tau, expected)
+            loss = binary_kl_divergence(student, teacher, tau, weight=given)
+            assert loss.item() == pytest.approx(expected, rel=1e-11)
+        turned = (student.transpose(1, 2), teacher.transpose(1, 2), tau, -1, weight)
+        expected = self.naive(student, teacher, tau, weight)
+        assert binary_kl_divergence(*turned).item() == pytest.approx(expected, rel=1e-11)
+        assert abs(self.naive(teacher, student, tau, weight) / expected - 1) > 1e-4
+
+    def test_gradient_and_detach(self):
+        student, teacher = gen((2, 5, 12), 0.3).requires_grad_(), gen((2, 5, 12), 1.1)
+        teacher.requires_grad_()
+        binary_kl_divergence(student, teacher, 2.0).backward()
+        # d/dz of tau^2 KL is tau (p - q), over 24 positions
+        expected = 2 * ((student / 2).sigmoid() - (teacher / 2).sigmoid()) / 24
+        torch.testing.assert_close(student.grad, expected.detach(), rtol=1e-11, atol=1e-15)
+        assert teacher.grad is None
+        assert torch.autograd.gradcheck(lambda s: binary_kl_divergence(s, teacher, 2.0), student)
+
+    def test_two_classes_of_a_softmax_are_one_of_a_sigmoid(self):
+        student, teacher = gen((2, 1, 12), 0.3), gen((2, 1, 12), 1.1)
+        both = (torch.cat([x, torch.zeros_like(x)], 1) for x in (student, teacher))
+        torch.testing.assert_close(
+            binary_kl_divergence(student, teacher, 3.0), kl_divergence(*both, 3.0)
+        )
+
+    def test_nothing_between_equals_and_nothing_without_weight(self):
+        x = (100 * gen((2, 5, 12), 0.3)).float().requires_grad_()
+        loss = binary_kl_divergence(x, x)
+        (grad,) = torch.autograd.grad(loss, x)
+        assert loss == 0 and grad.abs().max() < 1e-7
+        loss = binary_kl_divergence(x, x + 1, weight=torch.zeros(2, 12))
+        (grad,) = torch.autograd.grad(loss, x)
+        assert loss == 0 and not grad.any()
+
+    @pytest.mark.parametrize('size', [30.0, 120.0, 60000.0])
+    def test_far_from_zero(self, size):
+        """float32 has no 1 - sigmoid(30); the divergence of confident opposites is their size."""
+        student = torch.tensor([[size], [-size], [size]], requires_grad=True)
+        teacher = torch.tensor([[-size], [size], [size + 1]])
+        values = [
+            binary_kl_divergence(s[None], t[None]) for s, t in zip(student, teacher, strict=True)
+        ]
+        assert [v.item() for v in values] == pytest.approx([size, size, 0], rel=1e-6, abs=1e-12)
+        (grad,) = torch.autograd.grad(sum(values), student)
+        assert grad.flatten().tolist() == pytest.approx([1, -1, 0], abs=1e-6)
+
+    def test_confident_neighbours(self):
+        """1 - sigmoid(12) is 6e-6, of which float32's difference keeps two digits."""
+        student, teacher = torch.tensor([[[13.0], [-11.0]]]), torch.tensor([[[12.0], [-12.0]]])
+        exact = binary_kl_divergence(student.double(), teacher.double())
+        loss = binary_kl_divergence(student, teacher)
+        assert loss.item() == pytest.approx(exact.item(), rel=1e-5)
+
+    @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+    def test_float32_under_autocast(self, dtype):
+        torch.manual_seed(0)
+        student, teacher = ((torch.randn(2, 80, 64) * 8 - 4).to(dtype) for _ in range(2))
+        with torch.autocast('cpu', dtype):
+            loss = binary_kl_divergence(student, teacher, 2.0)
+        assert loss.dtype == torch.float32
+        exact = binary_kl_divergence(student.double(), teacher.double(), 2.0)
+        torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])

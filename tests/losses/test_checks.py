@@ -7,6 +7,7 @@ from oracles import gen, lab
 from kdmm.losses import (
     AdversarialLoss,
     ATLoss,
+    BinaryKDLoss,
     CIRKDChannelLoss,
     CIRKDMemoryLoss,
     CIRKDMiniBatchLoss,
@@ -43,7 +44,7 @@ CASES = {
     'p2p, channel': (CIRKDMiniBatchLoss(), (2, 1, 4, 6), 6, CHANNEL, (2, 2, 4, 6)),
     'memory, channel': (CIRKDMemoryLoss(4, 1, 3, **KEYS), (2, 4, 4, 6), 1, CHANNEL, None),
     'channel': (CIRKDChannelLoss(4, 6, **QUEUE), (2, 4, 4, 3), 6, '4 x 4 windows', None),
-    'kd': (KDLoss(), (2, 1, 4, 6), 1, 'one channel', (2, 2, 4, 6)),
+    'kd': (KDLoss(), (2, 1, 4, 6), 1, 'one channel.* BinaryKDLoss', (2, 2, 4, 6)),
 }
 
 
@@ -124,6 +125,8 @@ def test_a_batch_of_one_image_has_no_other_to_contrast_with():
 @pytest.mark.parametrize('value', [0, 0.0, -1.0, float('inf'), float('nan')])
 def test_temperatures_are_positive_numbers(value):
     for build in (
+        KDLoss,
+        BinaryKDLoss,
         CWDLoss,
         CSDLoss,
         CIRKDMiniBatchLoss,

@@ -9,6 +9,7 @@ from oracles import gen, lab, value_and_grad
 from kdmm import losses
 from kdmm.losses import (
     ATLoss,
+    BinaryKDLoss,
     CIRKDChannelLoss,
     CIRKDMemoryLoss,
     CIRKDMiniBatchLoss,
@@ -28,6 +29,10 @@ CLASSES = 5
 FAMILY = {
     'kd': (KDLoss(), (5, 5)),
     'kd, valid': (KDLoss(valid_only=True), (5, 5)),
+    'binary': (BinaryKDLoss(), (5, 5)),
+    'binary, valid': (BinaryKDLoss(valid_only=True), (5, 5)),
+    'binary, foreground': (BinaryKDLoss(positions='foreground', threshold=0.7), (5, 5)),
+    'binary, confidence': (BinaryKDLoss(positions='confidence', valid_only=True), (5, 5)),
     'at': (ATLoss(), (6, 10)),
     'fitnet': (FitNetLoss(), (6, 6)),
     'fitnet, valid': (FitNetLoss(valid_only=True), (6, 6)),
@@ -45,6 +50,8 @@ LABELLED = [name for name, (loss, _) in FAMILY.items() if 'labels' in loss.needs
 ON_LOGITS = {
     'kd': lambda tau, classes: KDLoss(tau),
     'kd, valid': lambda tau, classes: KDLoss(tau, valid_only=True),
+    'binary': lambda tau, classes: BinaryKDLoss(tau),
+    'binary, valid': lambda tau, classes: BinaryKDLoss(tau, True, positions='confidence'),
     'cwd': lambda tau, classes: CWDLoss(tau),
     'csd': lambda tau, classes: CSDLoss(tau),
 }
