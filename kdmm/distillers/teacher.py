@@ -56,6 +56,9 @@ class Teacher:
         channels_last: Use the channels-last memory format.
         compile: Pass the network through `torch.compile`.
         unsafe: Allow a checkpoint that is more than weights; see `read_checkpoint`.
+        container: Entry of the checkpoint that holds the weights, such as ``'model'`` or
+            ``'ema_state_dict'``; default ``'state_dict'``, or the file itself.
+        prefix: Take the weights below this prefix only, such as ``'student'``.
 
     Raises:
         ConfigError: For contradictory arguments, an unreadable config or checkpoint, or weights
@@ -72,6 +75,8 @@ class Teacher:
         channels_last: bool = False,
         compile: bool = False,
         unsafe: bool = False,
+        container: str | None = None,
+        prefix: str | None = None,
     ) -> None:
         if (config is None) == (model is None):
             raise ConfigError('kd.teacher: give either config or model')
@@ -82,12 +87,21 @@ class Teacher:
             )
         if checkpoint is not None and random:
             raise ConfigError('kd.teacher: random=True contradicts a checkpoint; drop one of them')
+        for name, value in (('container', container), ('prefix', prefix)):
+            if value is not None and (random or not isinstance(value, str) or not value):
+                raise ConfigError(
+                    f'kd.teacher.{name}: {value!r}, expected a name in a checkpoint'
+                    + (', and random=True has none: drop it' if random else '')
+                )
         if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise ConfigError(f'kd.teacher.dtype: {dtype!r} is no torch dtype, try bfloat16')
         self.module = self._build(config, model)
         self.source, content = 'random weights', None
         if checkpoint is not None:
-            self.source, content = self._load(config, checkpoint, unsafe)
+            self.source, content = self._read(config, checkpoint, unsafe)
+            what = f'kd.teacher.checkpoint: {self.source!r}'
+            state = state_dict_of(content, what, container, prefix, 'kd.teacher.container')
+            load_strictly(self.module, state, what)
         #: Everything with weights.
         self.parts = [self.module, *self._further_parts(content)]
         self.dtype = getattr(torch, dtype) if dtype else None
@@ -178,9 +192,8 @@ class Teacher:
         """Of a teacher that is more than its module; ``content`` is its file's, if it has one."""
         return ()
 
-    def _load(
-        self, config: str | None, checkpoint: str, unsafe: bool
-    ) -> tuple[str, dict[str, Any]]:
+    @staticmethod
+    def _read(config: str | None, checkpoint: str, unsafe: bool) -> tuple[str, dict[str, Any]]:
         if checkpoint == 'zoo':
             if config is None:
                 raise ConfigError("kd.teacher: checkpoint='zoo' needs a config of a base library")
@@ -188,7 +201,4 @@ class Teacher:
                 checkpoint = zoo_checkpoint(config)
             except (ValueError, OSError, ImportError) as error:
                 raise ConfigError(f'kd.teacher.checkpoint: {error}') from error
-        what = 'kd.teacher.checkpoint'
-        content = read_checkpoint(checkpoint, unsafe=unsafe, what=what)
-        load_strictly(self.module, state_dict_of(content), f'{what}: {checkpoint!r}')
-        return checkpoint, content
+        return checkpoint, read_checkpoint(checkpoint, unsafe=unsafe, what='kd.teacher.checkpoint')

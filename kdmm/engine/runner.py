@@ -17,7 +17,12 @@ from torch.utils.data import DataLoader
 from kdmm.datasets.class_sampler import check_batch_size
 from kdmm.datasets.seeded import seed_loader, stream_of
 from kdmm.distillers import CHILD, ConfigError, Objective
-from kdmm.distillers.weights import load_strictly, read_checkpoint, state_dict_of
+from kdmm.distillers.weights import (
+    load_strictly,
+    read_checkpoint,
+    refuse_misfits,
+    state_dict_of,
+)
 from kdmm.engine.config import image_size, model_config, section_of
 from kdmm.engine.launch import start_process_group
 from kdmm.hooks.buffers import with_common_buffers
@@ -135,12 +140,14 @@ class Runner(BaseRunner):
             raise ConfigError(f'{error}{_previous(self.work_dir, filename)}') from error
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
-        state = state_dict_of(checkpoint)
+        state = state_dict_of(checkpoint, repr(filename))
         if self._resume:
             taken(state, PREFIX)  # what the hooks put there for each other
         if self._resume or self.cfg.get('strict_load', self._kd is not None):
             load_strictly(model, state, repr(filename), without=CHILD)
         else:
+            if self._kd is not None:
+                refuse_misfits(model, state, repr(filename))
             load_state_dict(model, state, strict=False, logger='current')
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')

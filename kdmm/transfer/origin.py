@@ -1,10 +1,9 @@
 """What a written file says of itself."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
-from kdmm.distillers.weights import fetch
+from kdmm.downloads import local_file, sha256
 from kdmm.transfer.checkpoint import Weights
 from kdmm.transfer.declared import ENTRY, said
 from kdmm.transfer.inputs import Normalisation
@@ -23,7 +22,7 @@ def origin_of(request: Request, plan: Plan, weights: Weights) -> dict[str, Any]:
     images = Normalisation.of(plan.source.inputs)
     source = said(weights.meta).get('source') or dict(
         file=Path(request.checkpoint).name,
-        sha256=_digest(request.checkpoint),
+        sha256=sha256(local_file(request.checkpoint)),
         prefix=weights.prefix,
         branch=weights.branch,
     )
@@ -35,8 +34,3 @@ def origin_of(request: Request, plan: Plan, weights: Weights) -> dict[str, Any]:
         inputs=images.as_config() if images else None,
     )
     return {ENTRY: entry}
-
-
-def _digest(source: str) -> str:
-    path = fetch(source) if source.startswith(('http://', 'https://')) else Path(source)
-    return hashlib.sha256(path.expanduser().read_bytes()).hexdigest()

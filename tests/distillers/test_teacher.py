@@ -49,6 +49,18 @@ def checkpoint(tmp_path):
         (dict(model=tiny(), random=True, dtype='float17'), "'float17' is no torch dtype"),
         (dict(model=tiny(), random=True, dtype='nn'), "'nn' is no torch dtype"),
         (
+            dict(model=tiny(), random=True, container='ema'),
+            r"kd\.teacher\.container: 'ema'.*drop it",
+        ),
+        (
+            dict(model=tiny(), random=True, prefix='student'),
+            r"kd\.teacher\.prefix: 'student'.*drop",
+        ),
+        (
+            dict(model=tiny(), checkpoint='a.pth', container=3),
+            r'kd\.teacher\.container: 3, expected',
+        ),
+        (
             dict(config='no/such.py', random=True),
             r"kd\.teacher\.config: 'no/such.py' cannot be read",
         ),
@@ -294,3 +306,19 @@ def test_two_configs_of_teachers_are_numbered_in_errors():
     losses = dict(a=dict(type='Distance', on='logits', teacher=2))
     with pytest.raises(ConfigError, match=r'kd\.losses\.a\.teacher: 2 of 1 teacher'):
         distill(tiny(), **{**KD, 'losses': losses})
+
+
+def test_its_weights_may_lie_in_another_entry_and_below_a_prefix(tmp_path):
+    state = build(tiny(6), seed=5).state_dict()
+    inner = {f'module.student.{key}': value for key, value in state.items()}
+    other = {f'module.teacher.{key}': value * 0 for key, value in state.items()}
+    torch.save(dict(model={**other, **inner}, best_acc=torch.tensor(7.0)), tmp_path / 'a.pth')
+    options = dict(model=tiny(6), checkpoint=str(tmp_path / 'a.pth'))
+    teacher = Teacher(**options, container='model', prefix='student')
+    loaded = teacher.module.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in state.items())
+    with pytest.raises(ConfigError, match=r'a\.pth. has no state_dict; its weights are in model: '
+                       r'name one with kd\.teacher\.container'):  # fmt: skip
+        Teacher(**options)
+    with pytest.raises(ConfigError, match='unexpected: teacher'):
+        Teacher(**options, container='model')

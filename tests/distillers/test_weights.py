@@ -1,15 +1,23 @@
 import pickle
-import shutil
 from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.model import ImgDataPreprocessor
 from torch import nn
 
-from kdmm.distillers.weights import fingerprint, load_strictly, read_checkpoint, state_dict_of
+from kdmm.distillers.weights import (
+    fingerprint,
+    load_strictly,
+    read_checkpoint,
+    refuse_misfits,
+    state_dict_of,
+)
 from kdmm.errors import ConfigError
+
+X = torch.ones(2)
 
 
 class Arbitrary:
@@ -86,49 +94,70 @@ def test_code_does_not_run(tmp_path):
     assert not (tmp_path / 'ran').exists()
 
 
-@pytest.fixture
-def served(tmp_path, monkeypatch):
-    """Addresses that give local files: a 'download' copies one of ``tmp_path`` into the hub."""
-    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
-    calls = []
-
-    def download(url, target, digest):
-        calls.append((url, digest))
-        shutil.copy(tmp_path / url.rsplit('/', 1)[1], target)
-
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
-    return calls
-
-
-def test_an_address_is_fetched_once_and_its_hash_asked_for(tmp_path, served):
-    torch.save(dict(a=torch.ones(1)), tmp_path / 'r18-d8_0123abcd-0123abcd.pth')
-    url = 'https://host/r18-d8_0123abcd-0123abcd.pth'
-    for _ in range(2):
-        assert read_checkpoint(url)['a'] == 1
-    assert served == [(url, '0123abcd')]
+@pytest.mark.parametrize('where', ['weight', 'pickle', 'index'])
+@pytest.mark.parametrize('unsafe', [False, True])
+def test_a_flipped_bit_is_never_loaded(tmp_path, where, unsafe):
+    weight = torch.randn(500, generator=torch.Generator().manual_seed(1))
+    torch.save(dict(state_dict=dict(w=weight)), tmp_path / 'a.pth')
+    whole = (tmp_path / 'a.pth').read_bytes()
+    first = dict(weight=whole.find(weight.numpy().tobytes()), pickle=whole.find(b'state_dict') - 20,
+                 index=whole.find(b'PK\x01\x02'))[where]  # fmt: skip
+    for step in range(40):
+        damaged = bytearray(whole)
+        damaged[first + 3 * step] ^= 1 << step % 8
+        (tmp_path / 'a.pth').write_bytes(damaged)
+        try:
+            read = read_checkpoint(str(tmp_path / 'a.pth'), unsafe=unsafe)
+        except ConfigError as error:
+            assert 'a.pth' in str(error)
+        else:  # a date in the index, say
+            assert where != 'weight' and torch.equal(read['state_dict']['w'], weight)
 
 
-def test_only_the_first_rank_of_a_node_fetches(tmp_path, served, monkeypatch):
-    monkeypatch.setenv('LOCAL_RANK', '1')
-    with pytest.raises(ConfigError, match='no file at'):
-        read_checkpoint('https://host/a.pth')
-    assert not served
+def test_a_damaged_record_is_named(tmp_path, net):
+    torch.save(net.state_dict(), tmp_path / 'a.pth')
+    content = bytearray((tmp_path / 'a.pth').read_bytes())
+    content[content.find(net[0].weight.detach().numpy().tobytes())] ^= 1
+    (tmp_path / 'a.pth').write_bytes(content)
+    with pytest.raises(ConfigError, match=r'a\.pth. is damaged, .*record a/data/0'):
+        read_checkpoint(str(tmp_path / 'a.pth'))
 
 
-def test_an_address_is_read_weights_only(tmp_path, served):
-    torch.save(dict(x=Arbitrary()), tmp_path / 'a.pth')
-    with pytest.raises(ConfigError, match='unsafe=True'):
-        read_checkpoint('https://host/a.pth')
-    assert isinstance(read_checkpoint('https://host/a.pth', unsafe=True)['x'], Arbitrary)
+@pytest.mark.parametrize('state', [None, [1, 2], 'x', 3.0, torch.ones(2), dict(a=1)])
+def test_what_is_no_state_dict(state):
+    with pytest.raises(ConfigError, match='kd.x: its state_dict is'):
+        state_dict_of(dict(state_dict=state, meta={}), 'kd.x')
 
 
-def test_a_failing_address_is_named(tmp_path, served, monkeypatch):
-    def download(url, target, digest):
-        raise OSError('name or service not known')
+def test_keys_must_be_names(net):
+    for wrong in (dict(state_dict={0: X, 1: X}), {0: X}, dict(state_dict={None: X, 'a': X})):
+        with pytest.raises(ConfigError, match='keys that are no names: (0|None)'):
+            state_dict_of(wrong)
+    for state in (None, [1], {0: X}):
+        with pytest.raises(ConfigError, match='^it '):
+            load_strictly(net, state, 'it')
 
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
-    with pytest.raises(ConfigError, match="'https://host/a.pth' cannot be read .*service"):
-        read_checkpoint('https://host/a.pth')
+
+def test_the_entry_with_the_weights_can_be_named(net):
+    state = {f'module.student.{key}': value for key, value in net.state_dict().items()}
+    content = dict(model=state, ema={'a.x': X}, best=torch.tensor(7.0), epoch=3)
+    flag = 'kd.teacher.container'
+    found = state_dict_of(content, 'it', 'model', 'student', flag)
+    assert set(found) == set(net.state_dict())
+    with pytest.raises(ConfigError, match=f'it has no state_dict; its weights are in model, ema: '
+                       f'name one with {flag}'):  # fmt: skip
+        state_dict_of(content, 'it', flag=flag)
+    with pytest.raises(ConfigError, match="it has no weights in 'epoch'; there are some in model"):
+        state_dict_of(content, 'it', 'epoch', flag=flag)
+    with pytest.raises(ConfigError, match="under prefix='techer'; its keys start with student"):
+        state_dict_of(content, 'it', 'model', 'techer')
+
+
+def test_the_other_weights_of_an_averaging_hook(net):
+    averaged = {f'module.{key}': value for key, value in net.state_dict().items()}
+    content = dict(state_dict={'a.x': X}, ema_state_dict=averaged | dict(steps=torch.tensor(3)))
+    assert set(state_dict_of(content, container='ema_state_dict')) == set(net.state_dict())
+    assert set(state_dict_of(content)) == {'a.x'}
 
 
 def test_the_prefix_of_a_wrapper_goes(net):
@@ -176,9 +205,132 @@ def test_a_child_can_be_left_out(net):
         load_strictly(net, net.state_dict(), 'x', without='1')
 
 
-def test_an_entry_that_is_no_tensor_is_a_config_error(net):
-    with pytest.raises(ConfigError):
-        load_strictly(net, dict(net.state_dict(), **{'0.bias': 'text'}), 'x')
+@pytest.mark.parametrize(
+    'key, change, message',
+    [
+        ('0.bias', lambda x: 'text', r'no tensor: 0\.bias \(str\)'),
+        ('0.bias', lambda x: None, r'no tensor: 0\.bias \(NoneType\)'),
+        ('0.bias', lambda x: x.numpy(), r'no tensor: 0\.bias \(ndarray\)'),
+        ('1.num_batches_tracked', int, r'no tensor: 1\.num_batches_tracked \(int\)'),
+        ('0.bias', lambda x: x.to('meta'), r'no plain tensor: 0\.bias \(on no device\)'),
+        ('0.weight', lambda x: x.to_sparse(), r'no plain tensor: 0\.weight \(torch\.sparse'),
+        ('0.bias', lambda x: x.long(), r'wrong dtype: 0\.bias torch\.int64 for torch\.float32'),
+        ('0.bias', lambda x: x.byte(), 'wrong dtype'),
+        ('0.bias', lambda x: x > 0, 'wrong dtype: .*bool'),
+        ('0.bias', lambda x: x.to(torch.complex64), 'wrong dtype: .*complex64'),
+        ('1.num_batches_tracked', lambda x: x.float(), 'wrong dtype: .*float32 for torch.int64'),
+        ('1.num_batches_tracked', lambda x: x > 0, 'wrong dtype'),
+        ('0.weight', lambda x: x * torch.nan, r'not finite: 0\.weight \(6 of 6 values\)'),
+        ('1.running_mean', lambda x: x + torch.tensor([0, torch.inf, 0]), r'not finite: .*1 of 3'),
+        ('0.bias', lambda x: x.double() + 1e300, 'not finite: 0.bias'),
+        ('1.running_var', lambda x: x - 1.5, 'negative variance: 1.running_var'),
+    ],
+)  # fmt: skip
+def test_what_is_no_weight(net, key, change, message):
+    before = fingerprint(net.state_dict().values())
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(ConfigError, match=message):
+        load_strictly(net, {**state, key: change(state[key])}, 'it')
+    if 'no tensor' not in message:
+        with pytest.raises(ConfigError, match='it cannot be loaded into Sequential: ' + message):
+            refuse_misfits(net, {key: change(state[key])}, 'it')
+    assert fingerprint(net.state_dict().values()) == before
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_floating_point_of_any_width_is_a_weight(net, dtype):
+    state = {key: value.to(dtype) if value.is_floating_point() else value.int() + 7
+             for key, value in net.state_dict().items()}  # fmt: skip
+    load_strictly(net, state, 'x')
+    assert torch.equal(net[0].weight, state['0.weight'].float()) and net[1].num_batches_tracked == 7
+    load_strictly(net.to(dtype), state, 'x')
+
+
+def test_integers_must_fit():
+    net = nn.Module()
+    net.register_buffer('count', torch.zeros(2, dtype=torch.uint8))
+    load_strictly(net, dict(count=torch.tensor([3, 255])), 'x')
+    assert net.count.tolist() == [3, 255]
+    with pytest.raises(ConfigError, match='too large: count torch.int64 for torch.uint8'):
+        load_strictly(net, dict(count=torch.tensor([3, 256])), 'x')
+
+
+def test_a_buffer_may_be_infinite_where_the_network_starts_so():
+    net = nn.Module()
+    mask = torch.tensor([0.0, -torch.inf, torch.nan])
+    net.register_buffer('mask', mask.clone())
+    load_strictly(net, dict(mask=mask), 'x')
+    load_strictly(net, dict(mask=torch.zeros(3)), 'x')
+    for other in (-mask, mask.flip(0)):
+        net.mask.copy_(mask)
+        with pytest.raises(ConfigError, match='not finite: mask'):
+            load_strictly(net, dict(mask=other), 'x')
+    net = nn.Module()
+    net.weight = nn.Parameter(mask.clone())
+    with pytest.raises(ConfigError, match='not finite'):
+        load_strictly(net, dict(weight=mask), 'x')
+
+
+def preprocessed(**options: list[float]) -> nn.Module:
+    return nn.ModuleDict(
+        dict(data_preprocessor=ImgDataPreprocessor(**options), conv=nn.Linear(1, 1))
+    )
+
+
+MEAN = [123.675, 116.28, 103.53]
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.float64])
+def test_buffers_that_a_network_does_not_save_must_be_equal(dtype):
+    net = preprocessed(mean=MEAN, std=[58.395, 57.12, 57.375])
+    own = {f'data_preprocessor.{name}': torch.tensor(values, dtype=dtype).view(3, 1, 1)
+           for name, values in dict(mean=MEAN, std=[58.395, 57.12, 57.375]).items()}  # fmt: skip
+    load_strictly(net, {**net.state_dict(), **own}, 'zoo file')
+    key = 'data_preprocessor.mean'
+    with pytest.raises(ConfigError, match=r'of another value: data_preprocessor\.mean '
+                       r'\[0, 0, 0\] for \[123\.675, 116\.28, 103\.53\]$'):  # fmt: skip
+        load_strictly(net, {**net.state_dict(), **own, key: own[key] * 0}, 'zoo file')
+    for odd in ('text', own[key].to('meta'), own[key].view(3), own[key].long()):
+        with pytest.raises(ConfigError, match='of another value: data_preprocessor.mean'):
+            load_strictly(net, {**net.state_dict(), **own, key: odd}, 'zoo file')
+
+
+def test_a_network_that_does_not_normalise():
+    net = preprocessed()
+    state = {**net.state_dict(), 'data_preprocessor.mean': torch.tensor(MEAN)}
+    with pytest.raises(ConfigError, match=r'data_preprocessor\.mean \[123.*\] for none'):
+        load_strictly(net, state, 'x')
+
+
+def test_an_unsaved_buffer_of_a_child_that_is_left_out_is_unexpected():
+    net = nn.ModuleDict(dict(a=nn.Linear(1, 1), kd=preprocessed(mean=MEAN, std=MEAN)))
+    state = {key: value for key, value in net.state_dict().items() if key.startswith('a.')}
+    mean = {'kd.data_preprocessor.mean': torch.tensor(MEAN).view(3, 1, 1)}
+    with pytest.raises(ConfigError, match='unexpected: kd.data_preprocessor.mean'):
+        load_strictly(net, {**state, **mean}, 'x', without='kd')
+
+
+@pytest.mark.parametrize('wrap', ['module.', '_orig_mod.', 'module._orig_mod.', 'module.module.'])
+def test_wrappers_are_no_reason_to_refuse(net, wrap):
+    other = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    state = {f'{wrap}{key}': value for key, value in other.state_dict().items()}
+    load_strictly(net, state, 'x')
+    assert torch.equal(net[0].weight, other[0].weight)
+    assert set(state_dict_of(state)) == set(net.state_dict())
+
+
+def test_a_part_may_be_compiled_on_either_side(net):
+    def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {key.replace('1.', '1._orig_mod.'): value for key, value in state.items()}
+
+    other = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    load_strictly(net, renamed(other.state_dict()), 'x')
+    assert torch.equal(net[0].weight, other[0].weight)
+    compiled = nn.Sequential(net[0], nn.ModuleDict(dict(_orig_mod=net[1])))
+    for state in (other.state_dict(), renamed(other.state_dict())):
+        load_strictly(compiled, state, 'x')
+    only = nn.ModuleDict(dict(module=nn.Linear(1, 1)))
+    load_strictly(only, only.state_dict(), 'x')
 
 
 def test_the_fingerprint_sees_every_bit(net):

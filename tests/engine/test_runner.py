@@ -172,6 +172,19 @@ def test_plain_fine_tuning_is_as_lenient_as_the_base_library(trained):
     assert made._has_loaded
 
 
+def test_lenient_loading_with_a_section_takes_no_weights_that_are_none(trained):
+    content = load(trained / 'iter_4.pth')
+    key = next(key for key, value in content['state_dict'].items() if value.is_floating_point())
+    value = content['state_dict'].pop(key)
+    torch.save(content, trained / 'part.pth')
+    loaded(trained, trained / 'part.pth', strict_load=False, model__width=7)
+    for broken in (value.long(), value * torch.nan):
+        content['state_dict'][key] = broken
+        torch.save(content, trained / 'part.pth')
+        with pytest.raises(ConfigError, match=f'part.pth. cannot be loaded into .*{key}'):
+            loaded(trained, trained / 'part.pth', strict_load=False)
+
+
 @pytest.mark.parametrize('resume', [True, False])
 def test_a_truncated_checkpoint_is_refused_and_the_previous_named(trained, resume):
     path = trained / 'iter_4.pth'
