@@ -1,19 +1,21 @@
 """The backbone's weights in a checkpoint file of any kind."""
 
-import pickle
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from kdmm.distillers.weights import read_checkpoint
+from kdmm.distillers.weights import is_plain, read_checkpoint, state_dict_of
 from kdmm.errors import ConfigError
 from kdmm.transfer.branches import branches, in_branch
+from kdmm.transfer.mapping import listed
 
 BACKBONE = 'backbone.'
-COUNTERS = ('steps', 'n_averaged')  # beside the weights of an averaged model
+#: A weight of every ResNet and HRNet: where it is, there is a backbone.
+FIRST_BLOCK = 'layer1.0.conv1.weight'
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Weights:
         everything: All weights of the network under their full names.
         meta: The file's ``meta``.
         branch: Which of several behind a shared trunk, if there are such.
+        dropped: Full names that are left out, as asked for.
     """
 
     tensors: dict[str, Tensor]
@@ -33,24 +36,41 @@ class Weights:
     everything: dict[str, Tensor]
     meta: Mapping[str, Any]
     branch: int | None = None
+    dropped: Collection[str] = ()
 
     @property
     def left_behind(self) -> list[str]:
-        """Keys outside the prefix, and of other branches."""
+        """Keys outside the prefix, of other branches, and dropped ones."""
         return [
             key
             for key in self.everything
             if not key.startswith(self.prefix)
             or in_branch(key.removeprefix(self.prefix), self.branch) is None
+            or key in self.dropped
         ]
 
-    @property
-    def survey(self) -> str:
-        """What the keys start with, and where a backbone seems to be."""
+    def survey(self, wanted: Collection[str] = ()) -> str:
+        """The starts of the keys, and where a backbone seems to be.
+
+        Args:
+            wanted: Its keys, if they are known.
+        """
         inner = {
-            key.partition(f'.{BACKBONE}')[0] for key in self.everything if f'.{BACKBONE}' in key
+            f'{key.partition(f".{BACKBONE}")[0]}.{BACKBONE}'
+            for key in self.everything
+            if f'.{BACKBONE}' in key
         }
-        hints = [f'--prefix {start}.{BACKBONE}' for start in sorted(inner)]
+        inner |= {
+            key.removesuffix(FIRST_BLOCK) for key in self.everything if key.endswith(FIRST_BLOCK)
+        }
+        counts = Counter(
+            key.removesuffix(tail)
+            for key in self.everything
+            for tail in _tails(key)
+            if tail in wanted
+        )
+        inner |= {prefix for prefix, count in counts.items() if count > len(wanted) / 2}
+        hints = [f'--prefix {start}' for start in sorted(inner - {'', self.prefix})]
         hints += [f'--branch {index}' for index in branches(self.tensors)] * (self.branch is None)
         text = f'its keys start with {starts(self.everything)}'
         return f'{text}; try {" or ".join(hints)}' if hints else text
@@ -62,6 +82,7 @@ def read_weights(
     container: str | None = None,
     unsafe: bool = False,
     branch: int | None = None,
+    drop: Collection[str] = (),
 ) -> Weights:
     """The weights below ``prefix`` in a file.
 
@@ -71,12 +92,13 @@ def read_weights(
         container: The file's entry that holds the weights; default ``state_dict``, or the file.
         unsafe: Allow a file that is more than weights, which can run code.
         branch: Of a shared trunk with branches: ``layer3_<branch>.`` is ``layer3.``.
+        drop: Keys below ``prefix``, or their first parts, that are left out.
 
     Raises:
         ConfigError: If the file cannot be read or has nothing of that name.
     """
-    content = read_safely(path, unsafe)
-    state = unwrapped(_contained(path, content, container))
+    content = read_checkpoint(path, unsafe=unsafe, allow='--unsafe')
+    state = tensors_of(content, f'checkpoint: {path!r}', container, '--container')
     if prefix is None:
         prefix = BACKBONE if any(key.startswith(BACKBONE) for key in state) else ''
     elif prefix:
@@ -84,46 +106,41 @@ def read_weights(
     below = {
         key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
     }
-    named = {in_branch(key, branch): value for key, value in below.items()}
+    dropped = {key for key in below for name in drop if _is_part(key, name.rstrip('.'))}
+    idle = [name for name in drop if not any(_is_part(key, name.rstrip('.')) for key in dropped)]
+    named = {in_branch(key, branch): value for key, value in below.items() if key not in dropped}
     tensors = {key: value for key, value in named.items() if key is not None}
     meta = content.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
-    found = Weights(tensors, prefix, state, meta, branch)
-    if not tensors:
-        raise ConfigError(f'--prefix: {path!r} has no key under {prefix!r}: {found.survey}')
+    found = Weights(tensors, prefix, state, meta, branch, {f'{prefix}{key}' for key in dropped})
+    if not below:
+        raise ConfigError(f'--prefix: {path!r} has no key under {prefix!r}: {found.survey()}')
+    if idle or not tensors:
+        what = f'no key {" or ".join(idle)}' if idle else 'no other keys'
+        raise ConfigError(f'--drop: {path!r} has {what} under {prefix!r}: {starts(below)}')
     if branch is not None and branch not in branches(below):
         there = ', '.join(map(str, branches(below))) or 'none'
         raise ConfigError(f'--branch: {path!r} has no branch {branch}, there are: {there}')
     return found
 
 
-def read_safely(path: str, unsafe: bool, what: str = 'checkpoint') -> dict[str, Any]:
-    """A checkpoint's content.
+def tensors_of(
+    content: Mapping[str, Any], what: str, container: str | None = None, flag: str | None = None
+) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, without the prefixes of wrappers; other entries are left away.
 
     Raises:
-        ConfigError: If it is missing, truncated, or more than weights.
+        ConfigError: If there are none; lists weights that are arrays, sparse or without values.
     """
-    try:
-        return read_checkpoint(path, unsafe=unsafe, what=what)
-    except ConfigError as error:
-        if isinstance(error.__cause__, pickle.UnpicklingError):
-            raise ConfigError(
-                f'{what}: {path!r} is damaged or holds more than weights. If you trust its origin '
-                'and it is whole, allow it with --unsafe: such a file can run code'
-            ) from error
-        raise
-    except Exception as error:  # whatever the unpickler stumbles over
-        raise ConfigError(f'{what}: {path!r} is truncated or no checkpoint ({error})') from error
-
-
-def unwrapped(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a state dict, without ``module.`` of parallel and averaging wrappers."""
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-    inner = [key for key in tensors if key not in COUNTERS]
-    while inner and all(key.startswith('module.') for key in inner):
-        tensors = {key.removeprefix('module.'): tensors[key] for key in inner}
-        inner = [key for key in tensors if key not in COUNTERS]
-    return tensors
+    state = state_dict_of(content, what, container, flag=flag)
+    odd = [
+        key
+        for key, value in state.items()
+        if isinstance(value, np.ndarray) or isinstance(value, Tensor) and not is_plain(value)
+    ]
+    if odd:
+        raise ConfigError(f'{what}: expected plain tensors, others are {listed(odd)}')
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def starts(keys: Iterable[str], prefix: str = '') -> str:
@@ -137,25 +154,12 @@ def starts(keys: Iterable[str], prefix: str = '') -> str:
     return ', '.join(f'{start}. ({number})' for start, number in sorted(counts.items()))
 
 
-def _contained(path: str, content: Mapping[str, Any], container: str | None) -> Mapping[str, Any]:
-    holders = [
-        key
-        for key, value in content.items()
-        if isinstance(value, Mapping) and any(isinstance(x, Tensor) for x in value.values())
-    ]
-    if container is not None and container not in holders:
-        raise ConfigError(
-            f'--container: {path!r} has no weights in {container!r}; there are some in '
-            f'{", ".join(holders) or "no entry"}'
-        )
-    if container is None and 'state_dict' in holders:
-        container = 'state_dict'
-    if container is not None:
-        return content[container]
-    if any(isinstance(value, Tensor) for value in content.values()):
-        return content
-    raise ConfigError(
-        f'checkpoint: {path!r} has no state_dict'
-        + (f'; its weights are in {", ".join(holders)}: name one with --container' if holders
-           else f', only {", ".join(map(str, content)) or "nothing"}')
-    )  # fmt: skip
+def _tails(key: str) -> Iterator[str]:
+    """``a.b.c``, ``b.c``, ``c``."""
+    parts = key.split('.')
+    return ('.'.join(parts[start:]) for start in range(len(parts)))
+
+
+def _is_part(key: str, name: str) -> bool:
+    """Whether ``name`` is a key or the parts that it begins with."""
+    return key == name or key.startswith(f'{name}.')

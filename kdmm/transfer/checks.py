@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
+from kdmm.distillers.weights import misfit
 from kdmm.errors import ConfigError
 from kdmm.transfer.architecture import Architecture
 from kdmm.transfer.checkpoint import Weights
@@ -22,33 +23,27 @@ def check_held(
     """
     if not set(weights.tensors) & set(wanted):
         raise ConfigError(
-            f'--prefix: no key of the backbone under {weights.prefix!r}: {weights.survey}'
+            f'--prefix: no key of the backbone under {weights.prefix!r}: {weights.survey(wanted)}'
         )
     holds, said = recognise(weights.tensors), recognise(wanted)
     if holds and said and holds.phrase != said.phrase:
         raise ConfigError(f'the checkpoint holds {holds.phrase}, {source.origin} is {said.phrase}')
-    return map_keys(weights.tensors, wanted, family, f'the checkpoint does not fit {source.origin}')
+    what = f'the checkpoint does not fit {source.origin}'
+    return map_keys(weights.tensors, wanted, family, what, drop='leave them out with --drop')
 
 
-def check_values(state: Mapping[str, Tensor]) -> None:
+def check_values(state: Mapping[str, Tensor], what: str = 'checkpoint') -> None:
     """Refuse weights that no training leaves behind.
 
     Raises:
         ConfigError: Lists those with NaN, infinite values or a negative variance.
     """
-    broken = [key for key, value in state.items() if not _sound(key, value)]
+    broken = [key for key, value in state.items() if misfit(key, value, value)[0]]
     if broken:
         raise ConfigError(
-            f'checkpoint: {len(broken)} weights with NaN, infinite values or a negative variance: '
+            f'{what}: {len(broken)} weights with NaN, infinite values or a negative variance: '
             f'{listed(broken)}'
         )
-
-
-def _sound(key: str, value: Tensor) -> bool:
-    if not value.is_floating_point():
-        return True
-    finite = bool(value.isfinite().all())
-    return finite and not (key.endswith('running_var') and bool((value < 0).any()))
 
 
 def untrained(state: Mapping[str, Tensor]) -> bool:

@@ -32,6 +32,7 @@ def convert_command(argv: list[str] | None = None) -> None:
     add('--prefix', help="what stands before the backbone's keys; default 'backbone.' if it does")
     add('--container', help="the file's entry with the weights; default 'state_dict'")
     add('--branch', type=int, help='of networks that share a trunk: layer3_N is layer3')
+    add('--drop', nargs='+', default=[], help='parts beside the trunk, such as projection_head')
     add('--into', metavar='FULL', help='complete checkpoint that gets the backbone; OUT is a copy')
     add('--also', nargs='+', default=[], help='with --into: further prefixes to carry over')
     add('--accept', nargs='+', default=[], help='differences that may be, although features change')
@@ -39,7 +40,7 @@ def convert_command(argv: list[str] | None = None) -> None:
     add('--unsafe', action='store_true', help='read files that can run code; for files you trust')
     add('--size', nargs=2, type=int, default=[64, 64], metavar=('H', 'W'), help="the proof's input")
     values = vars(parser.parse_args(argv))
-    values |= {key: tuple(values[key]) for key in ('also', 'accept', 'size')}
+    values |= {key: tuple(values[key]) for key in ('drop', 'also', 'accept', 'size')}
     run(lambda: print(convert(Request(**values))))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kdmm.distillers.weights import fingerprint
+from kdmm.distillers.weights import fingerprint, same_kind
 from kdmm.errors import ConfigError
 from kdmm.transfer.architecture import below
 from kdmm.transfer.checkpoint import starts
@@ -101,6 +101,11 @@ def _check(full: Mapping[str, Tensor], new: Mapping[str, Tensor], prefix: str) -
             f'{key} {tuple(new[key].shape)} for {tuple(held[key].shape)}'
             for key in held
             if key in new and new[key].shape != held[key].shape
+        ],
+        'of another type': [
+            f'{key} {new[key].dtype} for {held[key].dtype}'
+            for key in held
+            if key in new and not same_kind(new[key], held[key])
         ],
     }
     if any(problems.values()):

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdmm.distillers.weights import read_checkpoint
 from kdmm.transfer.architecture import below
-from kdmm.transfer.checkpoint import Weights, read_safely, read_weights, unwrapped
+from kdmm.transfer.checkpoint import Weights, read_weights, tensors_of
 from kdmm.transfer.compose import Composition, compose
 from kdmm.transfer.origin import origin_of
 from kdmm.transfer.plan import Plan, plan_of
@@ -28,7 +29,12 @@ def convert(request: Request) -> Report:
     request.check()
     require(request.to, '--to')
     weights = read_weights(
-        request.checkpoint, request.prefix, request.container, request.unsafe, request.branch
+        request.checkpoint,
+        request.prefix,
+        request.container,
+        request.unsafe,
+        request.branch,
+        request.drop,
     )
     plan = plan_of(request, weights)
     backbone = tidy(plan.mapping.complete(plan.state))
@@ -60,8 +66,8 @@ def _composed(
 ) -> Composition | None:
     if request.into is None:
         return None
-    content = read_safely(request.into, request.unsafe, '--into')
-    full = unwrapped(content.get('state_dict', content))
+    content = read_checkpoint(request.into, unsafe=request.unsafe, what='--into', allow='--unsafe')
+    full = tensors_of(content, f'--into: {request.into!r}')
     return compose(full, backbone, plan.target.path, weights.everything, request.also)
 
 

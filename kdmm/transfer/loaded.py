@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from kdmm.distillers.weights import read_checkpoint
 from kdmm.errors import ConfigError
 from kdmm.transfer.architecture import below
-from kdmm.transfer.checkpoint import starts, unwrapped
+from kdmm.transfer.checkpoint import starts, tensors_of
+from kdmm.transfer.checks import check_values
 from kdmm.transfer.declared import declared
 from kdmm.transfer.families import family_of
 from kdmm.transfer.inputs import Normalisation
@@ -81,7 +82,7 @@ def fitting(
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''
     where = f'{name}.init_cfg {file!r}'
     content = _read(file, where)
-    everything = unwrapped(content.get('state_dict', content))
+    everything = tensors_of(content, where)
     tensors, family = below(everything, prefix), family_of(net)
     wanted = net.state_dict()
     if not set(tensors) & set(wanted):
@@ -91,6 +92,7 @@ def fitting(
             'prefix, or convert the file with tools/convert.py'
         )
     mapping = map_keys(tensors, wanted, family, f'{where} does not fill the network')
+    check_values(mapping.apply(tensors), where)
     meta = content.get('meta')
     says = declared(meta if isinstance(meta, Mapping) else {}, prefix, library)
     _check_traits(says.traits, family.traits(net), where)

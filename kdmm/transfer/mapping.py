@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kdmm.distillers.weights import same_kind
 from kdmm.errors import ConfigError
 from kdmm.transfer.families import Family
 
@@ -38,13 +39,24 @@ class KeyMap:
 
 
 def map_keys(
-    source: Mapping[str, Tensor], target: Mapping[str, Tensor], family: Family, what: str
+    source: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    family: Family,
+    what: str,
+    drop: str = '',
 ) -> KeyMap:
     """Every key of ``target`` with the key of ``source`` that becomes it.
 
+    Args:
+        source: Weights of one network.
+        target: Of the other.
+        family: How their names are translated.
+        what: How errors begin.
+        drop: How errors say that keys are left out, if they can be.
+
     Raises:
-        ConfigError: If a weight is missing, left over or misshapen; starts with ``what``, lists
-            up to eight of a kind.
+        ConfigError: If a weight is missing, left over, misshapen or of another type, such as
+            integers for numbers; lists up to eight of a kind.
     """
     theirs = {name: key for key, name in family.names(source).items()}
     ours = family.names(target)
@@ -65,11 +77,19 @@ def map_keys(
             for key, name in pairs.items()
             if source[name].shape != target[key].shape
         ],
+        'of another type': [
+            f'{key} {source[name].dtype} for {target[key].dtype}'
+            for key, name in pairs.items()
+            if not same_kind(source[name], target[key])
+        ],
     }
     if any(problems.values()):
         lists = [f'{len(keys)} {kind}: {listed(keys)}' for kind, keys in problems.items() if keys]
         if problems['missing'] and all(map(family.is_surplus, problems['missing'])):
             lists.append('they belong to outputs that the source does not have')
+        if drop and not any(keys for kind, keys in problems.items() if kind != 'left over'):
+            parts = sorted({key.split('.')[0] for key in problems['left over']})
+            lists.append(f'{drop} {" ".join(parts)}')
         raise ConfigError(f'{what}: {"; ".join(lists)}')
     return found
 

@@ -21,6 +21,7 @@ class Request:
         prefix: What stands before the backbone's keys; default ``backbone.`` if there are such.
         container: Entry of the file that holds the weights; default ``state_dict``.
         branch: Which network of several that share a trunk: ``layer3_<branch>.`` is ``layer3.``.
+        drop: Keys of the source, or their first parts, that are left out: heads beside the trunk.
         into: Complete checkpoint whose backbone is replaced; the result is complete, too.
         also: Further prefixes that are carried over, with ``into``.
         accept: Traits that may differ between source and target, although features change.
@@ -38,6 +39,7 @@ class Request:
     prefix: str | None = None
     container: str | None = None
     branch: int | None = None
+    drop: tuple[str, ...] = ()
     into: str | None = None
     also: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """Which network a checkpoint holds, and which one is to receive it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from kdmm.errors import ConfigError
@@ -35,8 +35,8 @@ def source_of(request: Request, weights: Weights) -> Architecture:
             )
         return from_text(text, weights.prefix, request.to)
     if request.arch:
-        return named(request.arch)
-    return _inferred(recognise(weights.tensors), weights)
+        return named(request.arch, request.to, weights.tensors)
+    return _inferred(recognise(weights.tensors), request.to, weights)
 
 
 def target_of(request: Request, source: Architecture, found: Recognised | None) -> Architecture:
@@ -64,25 +64,45 @@ def target_of(request: Request, source: Architecture, found: Recognised | None) 
     return target
 
 
-def named(name: str) -> Architecture:
-    """A model of torchvision, or of timm."""
+def named(name: str, to: str = '', keys: Collection[str] = ()) -> Architecture:
+    """A model of torchvision or of timm.
+
+    Args:
+        name: Of the model.
+        to: Library that is asked for.
+        keys: Weights of the file.
+    """
+    library = _library_of(name, to, keys)
+    if library:
+        inputs = model_names.inputs(library, name)
+        return Architecture(library, name, f'--arch {name}', inputs=inputs)
     libraries = [library for library in ZOO if installed(library)]
-    for library in libraries:
-        if name in model_names.names(library):
-            inputs = model_names.inputs(library, name)
-            return Architecture(library, name, f'--arch {name}', inputs=inputs)
     if not libraries:
         require(ZOO[0], '--arch')
     model_names.check_name(libraries[-1], name)
     raise AssertionError('unreachable')
 
 
-def _inferred(found: Recognised | None, weights: Weights) -> Architecture:
+def _library_of(name: str, to: str, keys: Collection[str]) -> str:
+    """The library whose model of that name has most of ``keys``; where both do, ``to``."""
+    libraries = sorted(filter(installed, ZOO), key=lambda library: library != to)
+    having = [library for library in libraries if name in model_names.names(library)]
+    if len(having) < 2:
+        return having[0] if having else ''
+
+    def held(library: str) -> int:
+        return len(Architecture(library, name, '').build().state_dict().keys() & set(keys))
+
+    return max(having, key=held)  # the first of equals
+
+
+def _inferred(found: Recognised | None, to: str, weights: Weights) -> Architecture:
     if found is None:
         raise ConfigError(
-            f'the checkpoint does not say which network it holds: give {WHICH} ({weights.survey})'
+            f'the checkpoint does not say which network it holds: give {WHICH} ({weights.survey()})'
         )
-    library = next((library for library in ZOO if installed(library)), '')
+    library = _library_of(found.model_name, to, weights.tensors)
+    library = library or next(filter(installed, ZOO), '')
     require(library or ZOO[0], 'the checkpoint has no config')
     entry = said(weights.meta)
     origin = 'recognised by its weights'

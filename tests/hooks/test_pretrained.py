@@ -96,6 +96,12 @@ def test_the_whole_file_passes_and_is_named(runner, converted, caplog):
          r'1 of another shape: conv1.weight \(8, 3, 3, 3\) for \(8, 3, 7, 7\)'),
         (lambda state: [state.update({f'x.{key}': state.pop(key)}) for key in list(state)],
          r'none of the 120 weights .*prefix=None; the keys of the file start with x\. \(120\)'),
+        (lambda state: state.update({'bn1.bias': torch.ones(8).long()}),
+         r'1 of another type: bn1.bias torch.int64 for torch.float32'),
+        (lambda state: state.update({'bn1.bias': torch.ones(8) * torch.nan}),
+         r': 1 weights with NaN.*: bn1.bias'),
+        (lambda state: state.update({'bn1.bias': torch.ones(8).to_sparse()}),
+         'expected plain tensors, others are bn1.bias'),
     ],
 )  # fmt: skip
 def test_a_file_that_mmengine_would_load_in_part(runner, converted, action, message):

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdmm.distillers.weights import unwrapped
 from kdmm.errors import ConfigError
-from kdmm.transfer.checkpoint import read_weights, starts, unwrapped
+from kdmm.transfer.checkpoint import read_weights, starts, tensors_of
 
 X, Y = torch.zeros(2), torch.ones(3)
 
@@ -57,6 +58,55 @@ def test_a_container_may_be_named_and_is_not_guessed(tmp_path):
         read_weights(path)
     with pytest.raises(ConfigError, match="no weights in 'epoch'; there are some in net, ema"):
         read_weights(path, container='epoch')
+
+
+def test_a_number_beside_the_container_is_no_weight(tmp_path):
+    path = write(tmp_path, dict(model={'a.x': X}, best_acc=torch.tensor(70.0)))
+    with pytest.raises(ConfigError, match='its weights are in model: name one with --container'):
+        read_weights(path)
+    assert list(read_weights(path, container='model').tensors) == ['a.x']
+    beside = write(tmp_path, {'a.x': X, 'extra': {'y': Y}})  # named as a module names it
+    assert list(read_weights(beside).tensors) == ['a.x']
+
+
+@pytest.mark.parametrize('wrap', ['_orig_mod.', 'module._orig_mod.', '_orig_mod.module.'])
+def test_prefixes_of_compiled_networks_go(tmp_path, wrap):
+    weights = read_weights(write(tmp_path, {f'{wrap}backbone.x': X, f'{wrap}head.y': Y}))
+    assert list(weights.tensors) == ['x'] and weights.left_behind == ['head.y']
+
+
+def test_parts_can_be_dropped(tmp_path):
+    state = {'x': X, 'prototypes.weight': Y, 'projection_head.0.weight': Y, 'pro': Y}
+    path = write(tmp_path, {f'backbone.{key}': value for key, value in state.items()})
+    weights = read_weights(path, drop=('projection_head', 'prototypes.weight'))
+    assert list(weights.tensors) == ['x', 'pro']
+    assert weights.left_behind == [
+        'backbone.prototypes.weight',
+        'backbone.projection_head.0.weight',
+    ]
+    with pytest.raises(ConfigError, match="--drop: .* has no key proj under 'backbone.': pro"):
+        read_weights(path, drop=('x', 'proj'))
+    with pytest.raises(ConfigError, match='--drop: .* has no other keys'):
+        read_weights(path, drop=tuple(state))
+
+
+@pytest.mark.parametrize('value', [X.to('meta'), X.to_sparse(), X.numpy()])
+def test_weights_must_be_plain_tensors(tmp_path, value):
+    with pytest.raises(ConfigError, match='expected plain tensors, others are x'):
+        tensors_of(dict(state_dict={'x': value, 'y': Y, 'epoch': 3}), 'it')
+
+
+@pytest.mark.parametrize(
+    'prefix, inner',
+    [('backbone.body.', 'layer1.0.conv1.weight'), ('encoder_q.', 'layer1.0.conv1.weight')],
+)
+def test_where_a_backbone_seems_to_be(tmp_path, prefix, inner):
+    path = write(tmp_path, {f'{prefix}{inner}': X, f'{prefix}fc.x': X, 'head.y': Y})
+    assert f'try --prefix {prefix}' in read_weights(path, 'head').survey()
+    assert '--prefix' not in read_weights(path, prefix).survey()
+    unknown = write(tmp_path, {'a.b.stem.x': X, 'a.b.norm.x': X, 'a.norm.x': X, 'head.y': Y})
+    survey = read_weights(unknown).survey(['stem.x', 'norm.x', 'more.x'])
+    assert survey.endswith('try --prefix a.b.')
 
 
 def test_a_file_without_weights(tmp_path):

@@ -43,6 +43,7 @@ def test_the_kind_of_number_stays():
         (dict(x=torch.ones(2)), (), r'its 2 entries backbone\.\* .*1 not replaced: backbone.y'),
         (NEW | dict(z=torch.ones(2)), (), '1 not in it: backbone.z'),
         (NEW | dict(x=torch.ones(5)), (), r'1 of another shape: backbone.x \(5,\) for \(2,\)'),
+        (NEW | dict(x=torch.ones(2).long()), (), '1 of another type: backbone.x torch.int64 for'),
         (NEW, ['head'], r'head.final.x \(9,\) for \(2,\)'),
         (NEW, ['neck'], r"no key under 'neck.'; its keys start with backbone. \(1\), head. \(2\)"),
         (NEW, ['backbone'], 'overlaps backbone., which is converted'),

@@ -48,6 +48,24 @@ def test_everything_else_is_listed():
     )
 
 
+def test_numbers_of_another_type_are_not_taken():
+    target = {'x': A, 'n': torch.tensor(3)}
+    assert map_keys({'x': A.half(), 'n': torch.tensor(3).int()}, target, ROW, 'it').pairs
+    with pytest.raises(ConfigError) as info:
+        map_keys({'x': A.long(), 'n': torch.tensor(3.0)}, target, ROW, 'it')
+    assert str(info.value) == (
+        'it: 2 of another type: x torch.int64 for torch.float32, n torch.float32 for torch.int64'
+    )
+
+
+def test_what_is_only_left_over_can_be_dropped():
+    source = {'x': A, 'head_q.0.bias': A, 'head_q.1.bias': A, 'prototypes': A}
+    with pytest.raises(ConfigError, match=r'3 left over: .*; try --drop head_q prototypes$'):
+        map_keys(source, {'x': A}, ROW, 'it', drop='try --drop')
+    with pytest.raises(ConfigError, match='left over: head_q.0.bias, head_q.1.bias, prototypes$'):
+        map_keys(source, {'x': A, 'y': A}, ROW, 'it', drop='try --drop')
+
+
 def test_missing_outputs_are_called_so():
     with pytest.raises(ConfigError, match='they belong to outputs that the source does not have'):
         map_keys({'x': A}, {'x': A, 'extra.x': A}, ROW, 'it')

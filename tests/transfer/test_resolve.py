@@ -4,6 +4,7 @@ from mmengine.config import Config
 
 from kdmm.errors import ConfigError
 from kdmm.transfer import Request
+from kdmm.transfer.architecture import Architecture
 from kdmm.transfer.checkpoint import Weights
 from kdmm.transfer.resolve import named, source_of, target_of
 from tests.transfer.nets import write_config
@@ -47,6 +48,22 @@ def test_a_name_is_for_files_without_a_config():
         source_of(request(arch='resnet18'), weights(dict(cfg=text())))
     with pytest.raises(ConfigError, match="--arch: timm has no model 'resnet19'; nearest: resnet"):
         named('resnet19')
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'densenet121'])
+def test_the_library_that_is_asked_for_is_preferred(name):
+    keys = Architecture('timm', name, '').build().state_dict()
+    state = {key: torch.zeros(1) for key in keys}
+    assert named(name, 'timm').library == named(name, 'timm', state).library == 'timm'
+    assert named(name, 'mmdet', state).library == 'torchvision'
+    assert source_of(request('timm', arch=name), weights(**state)).library == 'timm'
+
+
+def test_the_library_whose_names_a_file_has_is_preferred():
+    for library in ('timm', 'torchvision'):
+        state = Architecture(library, 'convnext_tiny', '').build().state_dict()
+        for to in ('timm', 'torchvision', 'mmdet'):
+            assert named('convnext_tiny', to, state).library == library
 
 
 def test_nothing_says_what_it_is():

@@ -172,3 +172,38 @@ def test_one_fault_is_named(go, tmp_path, change, message):
     with pytest.raises(ConfigError, match=message):
         go(dict(state_dict=state))
     assert not (tmp_path / 'out.pth').exists()
+
+
+HEAD = {f'projection_head.{key}': torch.ones(2) for key in ('0.weight', '2.bias')}
+
+
+@pytest.mark.parametrize(
+    'content, message, flags',
+    [
+        (SECOND | HEAD | {'prototypes.weight': torch.ones(2)},
+         '3 left over: .*leave them out with --drop projection_head prototypes$',
+         dict(drop=('projection_head', 'prototypes'))),
+        (dict(model=SECOND, best_acc=torch.tensor(70.0)), 'in model: name one with --container$',
+         dict(container='model')),
+        (under('backbone.body.', SECOND) | {'rpn.x': torch.ones(2)},
+         r'try --prefix backbone\.body\.$', dict(prefix='backbone.body')),
+        (under('a.trunk.', SECOND), r'try --prefix a\.trunk\.$', dict(prefix='a.trunk')),
+    ],
+)  # fmt: skip
+def test_an_error_names_the_flag_that_helps(go, content, message, flags):
+    with pytest.raises(ConfigError, match=message):
+        go(content)
+    state = go(content, **flags)
+    assert len(state) == 120
+    assert all(torch.equal(value, SECOND[key]) for key, value in state.items())
+
+
+def test_a_compiled_network_needs_no_flag(go):
+    assert torch.equal(go(under('_orig_mod.', SECOND))['conv1.weight'], SECOND['conv1.weight'])
+
+
+@pytest.mark.parametrize('change', [torch.Tensor.long, torch.Tensor.bool, lambda x: x * torch.nan])
+def test_what_is_no_weight_is_not_converted(go, tmp_path, change):
+    with pytest.raises(ConfigError, match='bn1.weight'):
+        go(SECOND | {'bn1.weight': change(SECOND['bn1.weight'])})
+    assert not (tmp_path / 'out.pth').exists()
