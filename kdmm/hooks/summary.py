@@ -14,11 +14,12 @@ from mmengine.dist import all_reduce, get_comm_device, is_main_process
 from mmengine.hooks import Hook
 
 from kdmm.registry import HOOKS
+from kdmm.utils.files import write_file
 
 
 @HOOKS.register_module()
 class RunSummaryHook(Hook):
-    """Writes ``run_summary.json`` into the work dir when training ends.
+    """Writes ``run_summary.json`` into the work dir when training ends, if there was any.
 
     Keys: ``seconds`` (training without validation), ``iterations`` (of this process),
     ``seconds_per_iteration`` (the median, so that neither validation nor a pause of the machine
@@ -29,15 +30,17 @@ class RunSummaryHook(Hook):
 
     priority = 'NORMAL'  # before the logger, which resets CUDA's peak
 
-    def before_train(self, runner: Any) -> None:
-        """Start the clock."""
-        self._first = runner.iter
-        self._start = time.perf_counter()
+    def __init__(self) -> None:
         self._pause = self._peak = 0.0
         self._last: float | None = None
         self._steps: list[float] = []
         self._metrics: dict[str, float] = {}
         self._metrics_at = 0
+
+    def before_train(self, runner: Any) -> None:
+        """Start the clock."""
+        self._first = runner.iter
+        self._start = time.perf_counter()
 
     def after_train_iter(self, runner: Any, batch_idx: int, *_: Any, **__: Any) -> None:
         """Look at the memory and the clock."""
@@ -68,7 +71,7 @@ class RunSummaryHook(Hook):
         """Write the file (first rank; memory is reduced over all)."""
         peak = torch.tensor(max(self._peak, peak_memory_mib()), device=get_comm_device())
         all_reduce(peak, 'max')
-        if not is_main_process():
+        if not is_main_process() or runner.iter == self._first:  # there was nothing left to train
             return
         seconds = time.perf_counter() - self._start - self._pause
         iterations = runner.iter - self._first
@@ -84,9 +87,7 @@ class RunSummaryHook(Hook):
             metrics_at=self._metrics_at,
         )
         path = os.path.join(runner.work_dir, 'run_summary.json')
-        with open(f'{path}.part', 'w') as file:
-            json.dump(summary, file, indent=2)
-        os.replace(f'{path}.part', path)
+        write_file(path, json.dumps(summary, indent=2))
 
 
 def peak_memory_mib() -> float:

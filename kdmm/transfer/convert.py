@@ -40,7 +40,7 @@ def convert(request: Request) -> Report:
     backbone = tidy(plan.mapping.complete(plan.state))
     composition = _composed(request, plan, backbone, weights)
     with Draft(request.out) as draft:
-        draft.write(_content(request, plan, weights, backbone, composition))
+        draft.save(_content(request, plan, weights, backbone, composition))
         proof = _prove(request, plan, draft, composition)
         draft.commit()
     return report(request, plan, weights, proof, composition)

@@ -70,7 +70,7 @@ def write_fresh(cfg: Config, seed: int, out: str, force: bool = False) -> int:
     check_out(out, force, [])
     state = fresh_state(cfg, seed)
     with Draft(out) as draft:
-        draft.write(dict(state_dict=state))
+        draft.save(dict(state_dict=state))
         draft.commit()
     return len(state)
 

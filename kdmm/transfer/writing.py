@@ -1,16 +1,15 @@
-"""Files that are there complete, or not at all."""
+"""Weight files that are there complete, or not at all."""
 
 import io
-import os
 from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kdmm.errors import ConfigError
+from kdmm.utils import files
 
 
 def tidy(state: Mapping[str, Tensor]) -> 'OrderedDict[str, Tensor]':
@@ -21,24 +20,10 @@ def tidy(state: Mapping[str, Tensor]) -> 'OrderedDict[str, Tensor]':
     )
 
 
-class Draft:
-    """A file under a temporary name until `commit`; it is removed if that does not come.
+class Draft(files.Draft):
+    """A weight file under a temporary name until `commit`."""
 
-    Args:
-        out: Where the file is to be.
-    """
-
-    def __init__(self, out: str) -> None:
-        self.out = out
-        self.path = f'{out}.part'
-
-    def __enter__(self) -> 'Draft':
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        Path(self.path).unlink(missing_ok=True)
-
-    def write(self, content: Any) -> None:
+    def save(self, content: Any) -> None:
         """Write ``content``, whose bytes depend on nothing else.
 
         Raises:
@@ -47,17 +32,10 @@ class Draft:
         buffer = io.BytesIO()  # torch.save puts the name of a file into it
         torch.save(content, buffer)
         try:
-            with open(self.path, 'wb') as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
+            self.write(buffer.getbuffer())
         except OSError as error:
-            raise ConfigError(f'--out: {self.out!r} cannot be written ({error})') from error
+            raise ConfigError(f'--out: {self.target!r} cannot be written ({error})') from error
 
     def read(self) -> Any:
         """What is in the file now."""
         return torch.load(self.path, map_location='cpu', weights_only=True)
-
-    def commit(self) -> None:
-        """Give the file its name."""
-        os.replace(self.path, self.out)

@@ -8,7 +8,7 @@ from kdmm.transfer.writing import Draft, tidy
 def test_there_is_nothing_before_the_commit_and_no_draft_after_it(tmp_path):
     out = tmp_path / 'a.pth'
     with Draft(str(out)) as draft:
-        draft.write(dict(x=torch.ones(2)))
+        draft.save(dict(x=torch.ones(2)))
         assert not out.exists() and draft.read()['x'].sum() == 2
         draft.commit()
     assert [file.name for file in tmp_path.iterdir()] == ['a.pth']
@@ -19,7 +19,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, error):
     out = tmp_path / 'a.pth'
     out.write_bytes(b'old')
     with pytest.raises(error), Draft(str(out)) as draft:
-        draft.write(dict(x=torch.ones(2)))
+        draft.save(dict(x=torch.ones(2)))
         raise error
     assert [file.name for file in tmp_path.iterdir()] == ['a.pth'] and out.read_bytes() == b'old'
 
@@ -27,7 +27,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, error):
 def test_the_bytes_do_not_depend_on_the_name(tmp_path):
     for name in ('a.pth', 'another.pth'):
         with Draft(str(tmp_path / name)) as draft:
-            draft.write(dict(x=torch.ones(2)))
+            draft.save(dict(x=torch.ones(2)))
             draft.commit()
     assert (tmp_path / 'a.pth').read_bytes() == (tmp_path / 'another.pth').read_bytes()
 
@@ -37,7 +37,7 @@ def test_a_system_that_refuses(tmp_path):
         pytest.raises(ConfigError, match='--out: .*cannot be written'),
         Draft(str(tmp_path / 'none' / 'a.pth')) as draft,
     ):
-        draft.write({})
+        draft.save({})
 
 
 def test_tidy_owns_what_it_has():
