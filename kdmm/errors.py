@@ -1,4 +1,4 @@
-"""What is said when a configuration cannot be right."""
+"""What is said when a configuration cannot be right, or a run must end."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +6,10 @@ from collections.abc import Iterable
 
 class ConfigError(ValueError):
     """A key, a value, what was expected, and what to do about it."""
+
+
+class TrainingError(RuntimeError):
+    """A run whose state must not be written any more."""
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -5,18 +5,15 @@ how many samples that worker drew before; a resumed run differs. Here the sample
 out with the index, and the data set draws from a generator seeded with it.
 """
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import torch
 from mmengine.dist import get_dist_info
 from torch.utils.data import Sampler
 
 from kdmm.errors import ConfigError
 from kdmm.registry import DATA_SAMPLERS, DATASETS
+from kdmm.utils.seeds import seeded
 
 #: Of the wrapped object these would give a copy that is not wrapped.
 _COPYING = ('__copy__', '__deepcopy__')
@@ -215,19 +212,3 @@ def stream_of(loader: Any) -> SeededSampler | None:
         if isinstance(sampler, SeededSampler):
             return sampler
     return None
-
-
-@contextmanager
-def seeded(entropy: tuple[int, ...]) -> Iterator[None]:
-    """Seed Python, NumPy and torch (CPU) inside, and leave no trace outside."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    words = np.random.SeedSequence(entropy).generate_state(3)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    torch.default_generator.manual_seed(int(words[2]))
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])

@@ -16,6 +16,10 @@ from kdmm.distillers.taps import Taps
 from kdmm.distillers.weights import fingerprint, load_strictly, read_checkpoint, state_dict_of
 from kdmm.distillers.zoo import zoo_checkpoint, zoo_config
 from kdmm.errors import ConfigError
+from kdmm.utils.seeds import seeded
+
+#: The seed of random weights; no run has it by chance, whose student would equal its teacher.
+RANDOM = (0x6B646D6D, 0x7465)
 
 
 def load_model_config(config: str, key: str = 'kd.teacher.config') -> tuple[dict[str, Any], str]:
@@ -51,7 +55,8 @@ class Teacher:
         checkpoint: Path, URL, ``'zoo'`` (the weights that the library's metafile names for
             ``config``), or None together with ``random=True``.
         model: Model dict in place of ``config``.
-        random: Declare that random weights are meant (smoke tests).
+        random: Declare that random weights are meant (smoke tests). They are the same on each rank
+            and in each run, whatever its seed, so that a resumed run has the teacher it began with.
         dtype: Compute in this dtype, for instance ``'bfloat16'``; default the student's precision.
         channels_last: Use the channels-last memory format.
         compile: Pass the network through `torch.compile`.
@@ -95,15 +100,16 @@ class Teacher:
                 )
         if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise ConfigError(f'kd.teacher.dtype: {dtype!r} is no torch dtype, try bfloat16')
-        self.module = self._build(config, model)
-        self.source, content = 'random weights', None
-        if checkpoint is not None:
-            self.source, content = self._read(config, checkpoint, unsafe)
-            what = f'kd.teacher.checkpoint: {self.source!r}'
-            state = state_dict_of(content, what, container, prefix, 'kd.teacher.container')
-            load_strictly(self.module, state, what)
-        #: Everything with weights.
-        self.parts = [self.module, *self._further_parts(content)]
+        with seeded(RANDOM) if random else nullcontext():
+            self.module = self._build(config, model)
+            self.source, content = 'random weights', None
+            if checkpoint is not None:
+                self.source, content = self._read(config, checkpoint, unsafe)
+                what = f'kd.teacher.checkpoint: {self.source!r}'
+                state = state_dict_of(content, what, container, prefix, 'kd.teacher.container')
+                load_strictly(self.module, state, what)
+            #: Everything with weights.
+            self.parts = [self.module, *self._further_parts(content)]
         self.dtype = getattr(torch, dtype) if dtype else None
         self.channels_last = channels_last
         for part in self.parts:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner.checkpoint import save_checkpoint, weights_to_cpu
@@ -12,7 +11,7 @@ from torch import nn
 
 from kdmm.distillers import CHILD
 from kdmm.hooks.checkpoint import ATOMIC
-from kdmm.hooks.nonfinite import NonFiniteError
+from kdmm.hooks.nonfinite import NonFiniteError, non_finite
 from kdmm.hooks.ownership import objective_of
 
 
@@ -34,9 +33,8 @@ def write_network(runner: Any, network: nn.Module, filename: str) -> None:
     state = network.state_dict()
     for key in [key for key in state if key.startswith(f'{CHILD}.')]:
         del state[key]
-    for key, value in state.items():
-        if not bool(torch.isfinite(value).all()):
-            raise NonFiniteError(f'{key} is not finite: {filename} is not written')
+    for key in non_finite(state):
+        raise NonFiniteError(f'{key} is not finite: {filename} is not written')
     meta = dict(
         cfg=runner.cfg.pretty_text,
         dataset_meta=getattr(runner.train_dataloader.dataset, 'metainfo', None),

@@ -1,6 +1,7 @@
 """What must hold of a run with an objective."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from logging import WARNING
 from typing import Any
 
 from mmengine.dataset import InfiniteSampler
@@ -8,9 +9,14 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 
 from kdmm.distillers import ConfigError, Objective, Progress
+from kdmm.distillers.teacher import Teacher
 from kdmm.distillers.weights import ENTRY, load_strictly
+from kdmm.errors import TrainingError
 from kdmm.hooks.ownership import PREFIX, TRAINED, objective_of
 from kdmm.registry import HOOKS
+
+#: The entry of a checkpoint file that says who taught: a list of sources and fingerprints.
+TEACHERS = f'{ENTRY}_teachers'
 
 
 def check_average(hooks: Iterable[Hook], objective: Objective) -> None:
@@ -38,8 +44,40 @@ def iterations_per_epoch(loader: Any, world_size: int) -> float:
     """Iterations in which all ranks together see the data set once."""
     sampler = getattr(loader.sampler, 'sampler', loader.sampler)
     if isinstance(sampler, InfiniteSampler):  # says the whole data set's length on each rank
-        return len(loader) / world_size
+        return max(len(loader), 1) / world_size  # 0 with drop_last and a large batch
     return len(loader)
+
+
+class TeacherChangedError(TrainingError):
+    """A teacher's weights are not those that training began with."""
+
+
+class TeacherWatch:
+    """Tells whether a teacher's weights are what they were.
+
+    Args:
+        teacher: Its weights now are the right ones.
+
+    Attributes:
+        fingerprint: SHA-256 of the right weights.
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher, self.fingerprint = teacher, teacher.fingerprint()
+        self._tensors = [x for part in teacher.parts for x in (*part.parameters(), *part.buffers())]
+        self._versions = self._counters()
+
+    def changed(self) -> bool:
+        """Read all weights."""
+        self._versions = self._counters()
+        return self.teacher.fingerprint() != self.fingerprint
+
+    def touched(self) -> bool:
+        """Ask autograd's counters, which writes through ``.data`` pass by, for some 50 us."""
+        return self._counters() != self._versions
+
+    def _counters(self) -> list[tuple[int, int]]:
+        return [(0 if x.is_inference() else x._version, x.data_ptr()) for x in self._tensors]
 
 
 @HOOKS.register_module()
@@ -48,9 +86,17 @@ class DistillHook(Hook):
 
     ``tools/train.py`` registers both for every config with a ``kd`` section. After each iteration
     losses that train something of their own do so.
+
+    The teachers' fingerprints are in each file that can be resumed, as ``kdmm_teachers``; a run is
+    resumed with the same teachers only. A teacher that changes during training is an error: what
+    the counters of autograd show after the iteration, anything else before the next file.
     """
 
     priority = 'VERY_HIGH'
+
+    def __init__(self) -> None:
+        self.watches: list[TeacherWatch] = []
+        self._looked = False
 
     def before_train(self, runner: Any) -> None:
         """Remember the teachers' weights."""
@@ -58,27 +104,55 @@ class DistillHook(Hook):
         objective.check_start(runner._has_loaded, runner._resume)
         objective.see_loader(runner.train_dataloader)
         check_average(runner.hooks, objective)
-        teachers = objective.teachers
-        self._fingerprints = [teacher.fingerprint() for teacher in teachers]
-        for teacher in teachers:
+        self.watches = [TeacherWatch(teacher) for teacher in objective.teachers]
+        for teacher in objective.teachers:
             print_log(f'Teacher {type(teacher.module).__name__}: {teacher.source}', runner.logger)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Move the schedules to the iteration that begins."""
+        self._looked = False
         epoch = runner.iter / iterations_per_epoch(runner.train_dataloader, runner.world_size)
         objective_of(runner.model).set_progress(Progress(runner.iter, epoch))
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Losses that train something of their own take their step."""
+        """Losses that train something of their own take their step; the teachers are looked at."""
         objective_of(runner.model).after_step()
+        if any(watch.touched() for watch in self.watches):
+            self._check_teachers(runner)
+
+    def before_writing(self, runner: Any) -> None:
+        """Let no file be written that a changed teacher taught.
+
+        Raises:
+            TeacherChangedError: Names it.
+        """
+        if not self._looked:  # several files of one iteration cost one look
+            self._check_teachers(runner)
+            self._looked = True
 
     def after_train(self, runner: Any) -> None:
-        """A teacher that changed is an error in the code, and the results are worthless."""
-        for index, teacher in enumerate(objective_of(runner.model).teachers):
-            if teacher.fingerprint() != self._fingerprints[index]:
-                raise RuntimeError(f'the weights of teacher {index} changed during training')
+        """Look at the teachers for the last time."""
+        self._check_teachers(runner)
+
+    def _check_teachers(self, runner: Any) -> None:
+        for index, watch in enumerate(self.watches):
+            if watch.changed():
+                raise TeacherChangedError(
+                    f'kd.teacher: the weights of teacher {index} ({watch.teacher.source}) changed '
+                    f'during training, at iteration {runner.iter + 1} or since the last file. '
+                    'Something in the model, a hook or the optimizer writes to them; what was '
+                    'trained since is worthless'
+                )
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Say in the file who taught."""
+        if self.watches and 'optimizer' in checkpoint:
+            checkpoint[TEACHERS] = [
+                dict(source=watch.teacher.source, fingerprint=watch.fingerprint)
+                for watch in self.watches
+            ]
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Restore the entry when a run is resumed."""
@@ -96,8 +170,47 @@ class DistillHook(Hook):
                 'this checkpoint holds averages of the networks (EMAHook), and the config has no '
                 'EMAHook: it cannot be resumed without it'
             )
+        _check_same_teachers(objective_of(runner.model).teachers, checkpoint.get(TEACHERS))
         raw = {**entry, **trained}
         load_strictly(objective_of(runner.model), raw, 'the distillation state')
         for key in trained:  # for the EMAHook, which exchanges them
             checkpoint['state_dict'][f'{PREFIX}{key}'] = entry[key]
             checkpoint['ema_state_dict'][f'module.{PREFIX}{key}'] = raw[key]
+
+
+def _check_same_teachers(
+    teachers: Sequence[Teacher], written: Sequence[Mapping[str, str]] | None
+) -> None:
+    """Refuse to go on with teachers that are not those of the file.
+
+    Args:
+        teachers: Of this run.
+        written: What the file says; None for one of kdmm 0.1, which says nothing.
+
+    Raises:
+        ConfigError: Names the teacher and its source.
+    """
+    way_out = (
+        'Give the teacher that the run began with, or start a new run from the student in this '
+        'file: load_from=<this file>, without --resume'
+    )
+    if written is None:
+        if teachers:
+            print_log(
+                'kd.teacher: the checkpoint does not say which teacher it was trained with (it is '
+                'of kdmm 0.1), so it cannot be compared with the one of the config',
+                'current',
+                WARNING,
+            )
+        return
+    if len(teachers) != len(written):
+        raise ConfigError(
+            f'kd.teacher: {len(teachers)} teacher(s), but the resumed run had {len(written)}. '
+            f'{way_out}'
+        )
+    for index, (teacher, was) in enumerate(zip(teachers, written, strict=True)):
+        if teacher.fingerprint() != was['fingerprint']:
+            raise ConfigError(
+                f'kd.teacher: teacher {index} ({teacher.source}) has other weights than the one of '
+                f'the resumed run ({was["source"]}), or is in another dtype. {way_out}'
+            )

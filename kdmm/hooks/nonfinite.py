@@ -1,16 +1,19 @@
-"""Stop at the first loss that is no number."""
+"""Stop at the first loss that is no number, and write no state that has one."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from mmengine.hooks import Hook
-from torch import Tensor
+import torch
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
 
+from kdmm.errors import TrainingError
 from kdmm.registry import HOOKS
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(TrainingError):
     """Training produced NaN or infinity."""
 
 
@@ -18,10 +21,34 @@ class NonFiniteError(RuntimeError):
 class NonFiniteLossHook(Hook):
     """Raises `NonFiniteError` naming the iteration, the terms and the images of the batch.
 
-    Nothing is written after that, see `save_checkpoint` of the Runner: the last checkpoint stands.
+    Nothing is written after that: the last checkpoint stands. Nor is a file written of weights,
+    buffers, averages (`EMAHook`) or a state of ``kd`` that are not finite, whatever the loss is. A
+    buffer that held an infinity when training began, as masks and observers do, may hold one.
     """
 
     priority = 'VERY_HIGH'
+
+    def __init__(self) -> None:
+        self._infinite: set[str] = set()
+
+    def before_train(self, runner: Any) -> None:
+        """Find the buffers whose infinities are meant."""
+        buffers = dict(unwrapped(runner.model).named_buffers())
+        self._infinite = set(non_finite(buffers)) - set(non_finite(buffers, allow=buffers))
+
+    def before_writing(self, runner: Any) -> None:
+        """Look at all that a checkpoint would hold.
+
+        Raises:
+            NonFiniteError: Names the first entry that is not finite.
+        """
+        states = [unwrapped(runner.model).state_dict()]
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook) and hasattr(hook, 'ema_model'):
+                states.append(hook.ema_model.module.state_dict())
+        for state in states:
+            for name in non_finite(state, allow=self._infinite):
+                raise NonFiniteError(f'{name} is not finite')
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -36,6 +63,41 @@ class NonFiniteLossHook(Hook):
                 'last checkpoint stands. Try a lower learning rate, clip_grad, or bfloat16 in '
                 'place of float16'
             )
+
+
+def non_finite(state: Mapping[str, Any], allow: Collection[str] = ()) -> list[str]:
+    """The names of a state's entries that hold NaN or an infinity.
+
+    Args:
+        state: Name to tensor, or to something that contains tensors (``get_extra_state``).
+        allow: Names of entries that may hold infinities, but no NaN.
+    """
+    found: list[tuple[str, Tensor]] = []
+    for name, value in state.items():
+        for x in _tensors(value):
+            if x.is_floating_point() or x.is_complex():
+                bad = x.isnan() if name in allow else ~x.isfinite()
+                found.append((name, bad.any()))
+    if not found:
+        return []
+    flags = torch.stack([flag.to(found[0][1].device) for _, flag in found])
+    return [name for (name, _), bad in zip(found, flags.tolist(), strict=True) if bad]
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def unwrapped(model: nn.Module) -> Any:
+    """The model inside of a parallel wrapper."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def _finite(value: Any) -> bool:

@@ -322,3 +322,15 @@ def test_its_weights_may_lie_in_another_entry_and_below_a_prefix(tmp_path):
         Teacher(**options)
     with pytest.raises(ConfigError, match='unexpected: teacher'):
         Teacher(**options, container='model')
+
+
+def test_random_weights_do_not_depend_on_the_seed_and_leave_the_generators_alone():
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        states.append(Teacher(model=tiny(6), random=True).fingerprint())
+        assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(0)
+    student = build(tiny(6))
+    assert states[0] == states[1] != fingerprint(student.state_dict().values())

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,8 @@ def test_an_interrupt_while_writing_leaves_the_old_file(target, monkeypatch):
 
 def keep_one(work_dir: Path, **changes: object) -> Runner:
     hook = dict(type='CheckpointHook', by_epoch=False, interval=1, max_keep_ckpts=1)
-    return runner(work_dir, default_hooks__checkpoint={**hook, **changes})
+    iters = changes.pop('iters', 4)
+    return runner(work_dir, iters=iters, default_hooks__checkpoint={**hook, **changes})
 
 
 def test_one_checkpoint_is_kept(tmp_path):
@@ -131,6 +133,46 @@ def test_the_previous_best_stands_when_a_save_fails(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r'best_score_iter_2\.pth'):
         best(tmp_path, [0.1, 0.5], monkeypatch).train()
     assert files(tmp_path) == ['best_score_iter_1.pth', 'iter_2.pth']
+
+
+def test_the_record_is_never_half_written(tmp_path, monkeypatch):
+    """A process may end at any moment, and the machine, too."""
+    seen = []
+    real = os.replace
+
+    def replace(source: str, target: str) -> None:
+        real(source, target)
+        record = tmp_path / 'last_checkpoint'
+        seen.append(record.read_text() if record.exists() else None)
+
+    monkeypatch.setattr('os.replace', replace)
+    keep_one(tmp_path, iters=3).train()
+    names = [os.path.basename(text) for text in seen if text is not None]
+    assert names[:5] == ['iter_1.pth', 'iter_1.pth', 'iter_2.pth', 'iter_2.pth', 'iter_3.pth']
+
+
+def test_files_of_another_work_dir_are_never_touched(tmp_path, monkeypatch):
+    """The best and the last are named in the resumed file, as they were called where it was."""
+    first, copied = tmp_path / 'first', tmp_path / 'copied'
+    best(first, [0.1, 0.5], monkeypatch).train()
+    shutil.copytree(first, copied)
+    before = files(first)
+    again = best(copied, [0.7, 0.6, 0.0, 0.0], monkeypatch).cfg
+    again.resume, again.experiment_name = True, 'tiny_copied'
+    Runner.from_cfg(again).train()
+    assert files(first) == before == ['best_score_iter_2.pth', 'iter_2.pth']
+    assert files(copied) == ['best_score_iter_3.pth', 'iter_4.pth']
+    hub = torch.load(copied / 'iter_4.pth', weights_only=False)['message_hub']['runtime_info']
+    assert hub['best_ckpt'] == str(copied / 'best_score_iter_3.pth')
+    assert hub['last_ckpt'] == str(copied / 'iter_4.pth')
+
+
+def test_a_file_between_two_steps_of_the_optimizer_is_written_with_a_word(tmp_path):
+    changes = dict(optim_wrapper__accumulative_counts=2, log_level='WARNING')
+    runner(tmp_path, default_hooks__checkpoint__interval=3, **changes).train()
+    text = ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
+    assert 'iter_3.pth is written between two steps' in text
+    assert 'iter_4.pth is written between' not in text
 
 
 def test_a_constant_file_name_is_not_deleted_after_it_was_written(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import copy
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -8,11 +9,11 @@ from torch.utils.data import DataLoader
 
 from kdmm.distillers import ConfigError, distill
 from kdmm.engine import Runner
-from kdmm.hooks.distill import ENTRY, DistillHook
+from kdmm.hooks.distill import ENTRY, TEACHERS, DistillHook, TeacherChangedError
 from kdmm.hooks.ownership import OwnershipHook, objective_of
 from kdmm.registry import MODELS
 from tests.distillers.tiny_models import TEACHER, build, tiny
-from tests.engine.tiny_run import KD, TinyData, by_epoch, config, runner, validated
+from tests.engine.tiny_run import KD, TinyData, by_epoch, config, files, runner, validated
 
 STATE = {f'terms.parts.loss.{key}' for key in ('projector.weight', 'projector.bias', 'queue')}
 
@@ -93,18 +94,126 @@ def test_an_entry_of_another_objective_is_refused(student):
         )
 
 
-def test_a_teacher_that_changes_is_an_error(tmp_path):
-    made = runner(tmp_path)
-    teacher = objective_of(made.model).teachers[0]
+class Touch(Hook):
+    """Writes to a teacher after one iteration, and restores it after another."""
 
-    class Touch(Hook):
-        def after_train_iter(self, *_, **__):
-            with torch.no_grad():
-                teacher.module.stem[1].running_mean[0] += 1e-3
+    def __init__(self, write, at: int, back: int | None = None) -> None:
+        self.write, self.at, self.back = write, at, back
 
-    made.register_hook(Touch())
-    with pytest.raises(RuntimeError, match='teacher 0 changed'):
+    def after_train_iter(self, runner, *_, **__):
+        teacher = objective_of(runner.model).teachers[0].module
+        if runner.iter + 1 == self.at:
+            self.before = copy.deepcopy(teacher.state_dict())
+            self.write(teacher)
+        if runner.iter + 1 == self.back:
+            teacher.load_state_dict(self.before)
+
+
+def in_place(teacher):
+    with torch.no_grad():
+        teacher.stem[1].running_mean[0] += 1e-3
+
+
+def through_data(teacher):  # past autograd's counters
+    teacher.head.weight.data.add_(1.0)
+
+
+def by_replacing(teacher):
+    teacher.stem[1].running_var = teacher.stem[1].running_var + 1
+
+
+@pytest.mark.parametrize(
+    'write, interval, stops',
+    [(in_place, 100, 4), (through_data, 2, 4), (by_replacing, 4, 4), (through_data, 100, 8)],
+)
+def test_a_teacher_that_changes_ends_the_run_before_a_file_is_written(
+    tmp_path, write, interval, stops
+):
+    hook = dict(type='CheckpointHook', by_epoch=False, interval=interval)
+    made = runner(tmp_path, iters=8, default_hooks__checkpoint=hook)
+    made.register_hook(Touch(write, at=3))
+    with pytest.raises(TeacherChangedError, match=r'teacher 0 \(random weights\) changed'):
         made.train()
+    assert made.iter + 1 == stops
+    assert files(tmp_path) == (['iter_2.pth'] if interval == 2 else [])
+
+
+def test_a_teacher_that_was_written_to_and_is_what_it_was(tmp_path):
+    made = runner(tmp_path, iters=8, default_hooks__checkpoint__interval=4)
+    made.register_hook(Touch(through_data, at=1, back=3))
+    made.train()
+    assert files(tmp_path) == ['iter_4.pth', 'iter_8.pth']
+
+
+def with_teacher(folder, path: str | None, dtype: str | None = None, **changes):
+    kd = copy.deepcopy(KD)
+    kd['teacher'].update(random=path is None, checkpoint=path, dtype=dtype)
+    return config(folder, kd, **changes)
+
+
+@pytest.fixture
+def two_teachers(tmp_path):
+    paths = []
+    for number in (1, 2):
+        net = build(KD['teacher']['model'])
+        net.stem[1].running_mean[0] = number  # a single buffer
+        paths.append(str(tmp_path / f'teacher{number}.pth'))
+        torch.save(dict(state_dict=net.state_dict()), paths[-1])
+    return paths
+
+
+def test_another_teacher_is_refused_on_resume_and_named(tmp_path, two_teachers):
+    first, second = two_teachers
+    Runner.from_cfg(with_teacher(tmp_path, first, iters=2)).train()
+    (entry,) = load(tmp_path / 'iter_2.pth')[TEACHERS]
+    assert entry['source'] == first and len(entry['fingerprint']) == 64
+    for other in (dict(path=second), dict(path=None), dict(path=first, dtype='bfloat16')):
+        with pytest.raises(ConfigError) as info:
+            Runner.from_cfg(with_teacher(tmp_path, **other, resume=True)).train()
+        said = str(info.value)
+        assert 'teacher 0' in said and first in said and 'load_from' in said
+        assert (other['path'] or 'random weights') in said
+    moved = str(tmp_path / 'moved.pth')
+    os.rename(first, moved)
+    Runner.from_cfg(with_teacher(tmp_path, moved, resume=True)).train()
+
+
+def test_another_number_of_teachers_is_refused_on_resume(tmp_path):
+    Runner.from_cfg(config(tmp_path, iters=2)).train()
+    kd = copy.deepcopy(KD)
+    kd['teacher'] = [kd['teacher'], copy.deepcopy(kd['teacher'])]
+    kd['losses']['more'] = dict(type='KDLoss', on='logits', teacher=1)
+    with pytest.raises(ConfigError, match=r'2 teacher\(s\), but the resumed run had 1'):
+        Runner.from_cfg(config(tmp_path, kd, resume=True)).train()
+
+
+def test_a_file_that_does_not_say_who_taught_is_resumed_with_a_word(tmp_path):
+    """Those of kdmm 0.1 do not."""
+    Runner.from_cfg(config(tmp_path, iters=2)).train()
+    content = load(tmp_path / 'iter_2.pth')
+    del content[TEACHERS]
+    torch.save(content, tmp_path / 'iter_2.pth')
+    made = Runner.from_cfg(config(tmp_path, resume=True, log_level='WARNING'))
+    made.train()
+    assert made.iter == 4
+    text = ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
+    assert 'does not say which teacher' in text
+
+
+def test_a_random_teacher_is_the_same_in_a_resumed_run_without_a_seed(tmp_path):
+    def unseeded(**changes):
+        cfg = config(tmp_path, **changes)
+        cfg.pop('randomness')
+        return cfg
+
+    Runner.from_cfg(unseeded()).train()
+    whole = load(tmp_path / 'iter_4.pth')
+    again = unseeded(resume=True, load_from=str(tmp_path / 'iter_2.pth'))
+    Runner.from_cfg(again).train()
+    now = load(tmp_path / 'iter_4.pth')
+    for part in ('state_dict', ENTRY):
+        assert all(torch.equal(now[part][key], value) for key, value in whole[part].items()), part
+    assert now[TEACHERS] == whole[TEACHERS]
 
 
 def test_files_of_a_run(tmp_path):
