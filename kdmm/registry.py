@@ -25,7 +25,12 @@ DATASETS = Registry(
 DATA_SAMPLERS = Registry(
     'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='kdmm', locations=['kdmm']
 )
-LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='kdmm', locations=['kdmm.engine.profiling'])
+LOOPS = Registry(
+    'loop',
+    parent=MMENGINE_LOOPS,
+    scope='kdmm',
+    locations=['kdmm.engine.profiling', 'kdmm.engine.loops'],
+)
 RUNNERS = Registry(
     'runner', parent=MMENGINE_RUNNERS, scope='kdmm', locations=['kdmm.engine.runner']
 )

@@ -10,15 +10,14 @@ from typing import Any
 
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
-from mmengine.runner import find_latest_checkpoint
 
 from kdmm.engine.checks import check_data
 from kdmm.engine.config import load_config, use_amp
 from kdmm.engine.launch import start_process_group, stop_process_group
 from kdmm.engine.runner import CheckpointError, build_runner
-from kdmm.errors import ConfigError
+from kdmm.engine.work_dir import latest_checkpoint, sole_run
+from kdmm.errors import ConfigError, TrainingError
 from kdmm.hooks.interrupt import Interrupted
-from kdmm.hooks.nonfinite import NonFiniteError
 
 
 def train(argv: list[str] | None = None) -> None:
@@ -45,7 +44,8 @@ def train(argv: list[str] | None = None) -> None:
             use_amp(cfg, args.amp)
         choose_start(cfg, args.resume)
         check_data(cfg, ('train', 'val'))
-        build_runner(cfg).train()
+        with sole_run(cfg.work_dir):  # from before anything is written there
+            build_runner(cfg).train()
 
     launch(args, run)
 
@@ -61,7 +61,7 @@ def choose_start(cfg: Config, resume: str | None) -> None:
     if resume not in (None, 'auto'):
         cfg.load_from = resume
     elif resume and cfg.get('load_from'):  # from which MMEngine would resume in any case
-        if find_latest_checkpoint(cfg.work_dir):
+        if latest_checkpoint(cfg.work_dir, cfg):
             cfg.load_from = None
         else:
             cfg.resume = False
@@ -110,12 +110,12 @@ def launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
         cfg.launcher = args.launcher
         start_process_group(cfg.launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
         run(cfg)
-    except (ConfigError, NonFiniteError, CheckpointError, FileNotFoundError) as error:
+    except (ConfigError, TrainingError, CheckpointError, FileNotFoundError) as error:
         if os.environ.get('KDMM_TRACEBACK'):
             raise
         rank = os.environ.get('RANK', '0')
         print(f'kdmm: error (rank {rank}): {_told(error)}', file=sys.stderr, flush=True)
-        code = 1 if isinstance(error, (NonFiniteError, CheckpointError)) else 2
+        code = 1 if isinstance(error, (TrainingError, CheckpointError)) else 2
         if dist.is_initialized():  # closing the group would wait for ranks that are not leaving
             _leave(code)
         raise SystemExit(code) from None

@@ -1,7 +1,6 @@
 """MMEngine's Runner for configs that may have a ``kd`` section."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,9 +24,10 @@ from kdmm.distillers.weights import (
 )
 from kdmm.engine.config import image_size, model_config, section_of
 from kdmm.engine.launch import start_process_group
+from kdmm.engine.loops import is_over, refuse_nothing, with_place
+from kdmm.engine.work_dir import latest_checkpoint, sole_run
 from kdmm.hooks.buffers import with_common_buffers
-from kdmm.hooks.checkpoint import ATOMIC
-from kdmm.hooks.nonfinite import NonFiniteError
+from kdmm.hooks.checkpoint import ATOMIC, check_state, previous_checkpoint
 from kdmm.hooks.ownership import PREFIX, objective_in, taken
 from kdmm.hooks.reproducible import restart_stream
 from kdmm.registry import RUNNERS
@@ -47,6 +47,8 @@ class Runner(BaseRunner):
     the bit (``reproducible=False`` in the config leaves that out, ``True`` asks for it without
     ``kd``).
     """
+
+    _load_from: str | None
 
     @property
     def _kd(self) -> Objective | None:
@@ -68,12 +70,6 @@ class Runner(BaseRunner):
         loader = super().build_dataloader(*args, **kwargs)
         check_batch_size(loader)
         return loader
-
-    def build_train_loop(self, loop: Any) -> BaseLoop:
-        """As the base; the loader's stream is seeded."""
-        if self._reproducible and not isinstance(loop, BaseLoop):
-            self._train_dataloader: Any = seed_loader(self._train_dataloader, self.seed)
-        return super().build_train_loop(loop)
 
     def build_model(self, model: Any) -> nn.Module:
         """Build the student, distilled if the config says so."""
@@ -114,6 +110,41 @@ class Runner(BaseRunner):
         for hook in [*hooks, *objective.hooks]:
             self.register_hook(hook)
 
+    def build_train_loop(self, loop: Any) -> BaseLoop:
+        """As the base.
+
+        The loader's stream is seeded, epochs can be resumed in their middle, and something must be
+        trained.
+        """
+        if self._reproducible and not isinstance(loop, BaseLoop):
+            self._train_dataloader: Any = seed_loader(self._train_dataloader, self.seed)
+        built = super().build_train_loop(with_place(loop))
+        refuse_nothing(built)
+        return built
+
+    def train(self) -> nn.Module:
+        """As the base; nobody else may train in this work dir meanwhile.
+
+        Raises:
+            ConfigError: If somebody does, or there is nothing to train.
+        """
+        with sole_run(self.work_dir):
+            return super().train()
+
+    def load_or_resume(self) -> None:
+        """As the base; the latest checkpoint is looked for in this work dir alone."""
+        if self._resume and self._load_from is None and not self._has_loaded:
+            self._load_from = latest_checkpoint(self.work_dir, self.cfg)
+            if self._load_from is None:
+                self.logger.info(f'{self.work_dir} has no checkpoint: the run begins')
+                return
+        super().load_or_resume()
+        if self._resume and isinstance(self._train_loop, BaseLoop) and is_over(self._train_loop):
+            self.logger.warning(
+                f'The resumed run is finished, with {self.iter} iterations of {self.max_iters}: '
+                'nothing is left to train'
+            )
+
     def resume(self, *args: Any, **kwargs: Any) -> None:
         """As the base; the data stream takes the file's seed too."""
         super().resume(*args, **kwargs)
@@ -137,7 +168,7 @@ class Runner(BaseRunner):
             unsafe = bool(self.cfg.get('unsafe_checkpoint', False))
             checkpoint = read_checkpoint(filename, map_location, unsafe)
         except ConfigError as error:
-            raise ConfigError(f'{error}{_previous(self.work_dir, filename)}') from error
+            raise ConfigError(f'{error}{previous_checkpoint(self.work_dir, filename)}') from error
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         state = state_dict_of(checkpoint, repr(filename))
@@ -157,19 +188,13 @@ class Runner(BaseRunner):
     def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, backend_args: Any = None, **kwargs: Any
     ) -> None:
-        """Write atomically; refuse weights that are no numbers; name what stands if it fails.
+        """Write atomically, what the hooks let pass; name what stands if it fails.
 
         Raises:
-            NonFiniteError: If a weight is NaN or infinite.
+            TrainingError: If a weight is no number, or a teacher is not what it was.
             OSError: If the file cannot be written; the message names the checkpoint that stands.
         """
-        model = self.model.module if is_model_wrapper(self.model) else self.model
-        for name, value in model.named_parameters():
-            if not bool(torch.isfinite(value).all()):
-                raise NonFiniteError(
-                    f'{name} is not finite: {filename} is not written'
-                    + _previous(self.work_dir, filename)
-                )
+        check_state(self, filename)
         clients = (*args[:1], kwargs.get('file_client_args'), backend_args)
         if '://' not in str(out_dir) and all(client is None for client in clients):
             backend_args = dict(backend=ATOMIC)
@@ -178,17 +203,8 @@ class Runner(BaseRunner):
         except OSError as error:
             raise CheckpointError(
                 f'could not write {os.path.join(out_dir, filename)}: {error}'
-                + _previous(self.work_dir, filename)
+                + previous_checkpoint(self.work_dir, filename)
             ) from error
-
-
-def _previous(work_dir: str, failed: str) -> str:
-    """Which checkpoint of the work dir still stands, as the end of an error message."""
-    name = os.path.basename(str(failed))
-    paths = [str(path) for path in Path(work_dir).glob('*.pth') if path.name != name]
-    if not paths:
-        return '. There is no earlier checkpoint in the work dir'
-    return f'. The previous checkpoint stands: {max(paths, key=os.path.getmtime)}'
 
 
 def build_runner(cfg: Config) -> BaseRunner:

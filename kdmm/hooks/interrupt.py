@@ -6,15 +6,18 @@ import time
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, get_comm_device, is_distributed, master_only
+from mmengine.dist import all_reduce, get_comm_device, is_distributed
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 
+from kdmm.hooks.checkpoint import agree_to_save, has_stepped, remember
 from kdmm.registry import HOOKS
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: Seconds within which another signal is taken for an echo of the first.
 ECHO = 3.0
+#: What a loop that can go on within an epoch keeps in the message hub: (batches done, of how many).
+BATCHES_DONE = 'batches_done'
 
 
 class Interrupted(SystemExit):
@@ -26,9 +29,13 @@ class InterruptHook(Hook):
     """Finishes the running iteration, saves, and ends the process.
 
     All ranks agree through one small reduction an iteration, so that none waits for another that
-    has left. A second signal ends at once, unless it follows within seconds: a terminal and
-    torchrun both pass Ctrl-C on. In an epoch-based loop the checkpoint resumes at the beginning of
-    the interrupted epoch.
+    has left. With gradient accumulation the iterations up to the optimizer's step are finished,
+    too. A second signal ends at once, unless it follows within seconds: a terminal and torchrun
+    both pass Ctrl-C on.
+
+    The run goes on exactly where it ended, also in the middle of an epoch. An epoch-based loop that
+    does not keep its place within the epoch can only begin one anew: its file holds what was
+    trained, but the checkpoint to go on from is still the one before.
     """
 
     priority = 'LOWEST'
@@ -52,16 +59,11 @@ class InterruptHook(Hook):
     ) -> None:
         """Leave if any rank was told to."""
         number = self._agreed()
-        if not number:
+        if not number or not has_stepped(runner.optim_wrapper):
             return
         self.after_train(runner)
-        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-        if by_epoch or runner.iter + 1 < runner.max_iters:
-            path = self._save(runner)
-            runner.logger.warning(
-                f'{signal.Signals(number).name} at iteration {runner.iter + 1}: saved {path}. '
-                'Repeat the command with --resume to go on'
-            )
+        name = signal.Signals(number).name
+        runner.logger.warning(f'{name} at iteration {runner.iter + 1}: {self._save(runner)}')
         raise Interrupted(128 + number)
 
     def _handle(self, number: int, frame: Any) -> None:
@@ -84,19 +86,20 @@ class InterruptHook(Hook):
 
     @staticmethod
     def _save(runner: Any) -> str:
+        """Save; what was done, for the log."""
         done = runner.iter + 1
-        epoch = runner.epoch
-        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-        resume_at = epoch * len(runner.train_dataloader) if by_epoch else done
         name = f'iter_{done}.pth'
-        meta = dict(epoch=epoch, iter=resume_at)
-        runner.save_checkpoint(runner.work_dir, name, meta=meta, by_epoch=False)
         path = os.path.join(runner.work_dir, name)
-        _remember(runner, path)
-        return path
-
-
-@master_only
-def _remember(runner: Any, path: str) -> None:
-    with open(os.path.join(runner.work_dir, 'last_checkpoint'), 'w') as file:
-        file.write(path)
+        agree_to_save(runner, name)
+        meta = dict(epoch=runner.epoch, iter=done)
+        runner.save_checkpoint(runner.work_dir, name, meta=meta, by_epoch=False)
+        loop = runner.train_loop
+        placed = BATCHES_DONE in runner.message_hub.runtime_info
+        if isinstance(loop, EpochBasedTrainLoop) and not placed:
+            return (
+                f'saved {path}. {type(loop).__name__} can begin an epoch anew but not go on within '
+                'one, so --resume starts from the checkpoint before, if there is one; to begin '
+                'with the weights in this file use load_from'
+            )
+        remember(runner.work_dir, path)
+        return f'saved {path}. Repeat the command with --resume to go on'

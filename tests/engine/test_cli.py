@@ -64,6 +64,7 @@ def test_a_run_that_began_from_weights_resumes_from_its_own_checkpoint(fake, fil
     if begun:
         (tmp_path / 'work').mkdir()
         (tmp_path / 'work/last_checkpoint').write_text('iter_2.pth')
+        (tmp_path / 'work/iter_2.pth').touch()
     cli.train([file, '--resume', '--cfg-options', 'load_from=start.pth'])
     assert fake.cfg.resume is begun
     assert fake.cfg.load_from == (None if begun else 'start.pth')

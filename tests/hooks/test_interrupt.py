@@ -1,13 +1,39 @@
+import copy
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
+from mmengine.registry import LOOPS
+from mmengine.runner import EpochBasedTrainLoop
 
 from kdmm.engine import Runner
 from kdmm.hooks import Interrupted, InterruptHook
-from tests.engine.tiny_run import by_epoch, config, files, validated
+from kdmm.hooks.ownership import objective_of
+from kdmm.registry import DATA_SAMPLERS
+from tests.e2e.job import assert_same
+from tests.engine.tiny_run import KD, by_epoch, config, files, validated
+
+
+def load(path: Path) -> dict:
+    return torch.load(path, weights_only=False)
+
+
+@DATA_SAMPLERS.register_module(force=True)
+class Reversed(DefaultSampler):
+    """A sampler of one's own that knows nothing of positions."""
+
+    def __iter__(self):
+        return iter(list(super().__iter__())[::-1])
+
+
+@LOOPS.register_module(force=True)
+class LoopOfSomebody(EpochBasedTrainLoop):
+    """MMEngine's under another name."""
 
 
 class Signal(Hook):
@@ -90,23 +116,146 @@ def test_at_the_last_iteration_of_an_iteration_based_run(tmp_path, rare):
     assert files(tmp_path) == ['iter_4.pth']
 
 
-def test_in_an_epoch_the_run_resumes_at_its_beginning(tmp_path):
-    with pytest.raises(Interrupted):
-        interrupted(by_epoch(config(tmp_path)), 5)  # 4 iterations an epoch
-    assert files(tmp_path) == ['epoch_1.pth', 'iter_6.pth']
-    meta = torch.load(tmp_path / 'iter_6.pth', weights_only=False)['meta']
-    assert (meta['epoch'], meta['iter']) == (1, 4)
-    cfg = by_epoch(config(tmp_path))
-    cfg.resume = True
+class Rates(Hook):
+    """Notes what each iteration trains with."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, seen: list) -> None:
+        self.seen = seen
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        images = [sample.img_path for sample in data_batch['data_samples']]
+        rates = [group['lr'] for group in runner.optim_wrapper.param_groups]
+        weight = objective_of(runner.model).terms['kd'].progress
+        self.seen.append((runner.epoch, runner.iter, batch_idx, images, rates, weight))
+
+
+def in_epochs(folder: Path, **changes: object) -> Config:
+    """Two epochs of 4 iterations with all that moves along."""
+    kd = copy.deepcopy(KD)
+    kd['losses']['kd']['weight'] = dict(type='Linear', start=0.1, stop=3.0, end=2, unit='epoch')
+    cfg = by_epoch(config(folder, kd))
+    cfg.param_scheduler = [
+        dict(type='PolyLR', power=0.9, eta_min=0.0, begin=0, end=8, by_epoch=False),
+        dict(type='MultiStepLR', milestones=[1], gamma=0.5, by_epoch=True),
+    ]
+    cfg.custom_hooks = [dict(type='EMAHook', momentum=0.1)]
+    cfg.merge_from_dict({key.replace('__', '.'): value for key, value in changes.items()})
+    return cfg
+
+
+def run(cfg: Config, seen: list, at: int | None = None) -> None:
     made = Runner.from_cfg(cfg)
-    made.train()
-    assert made.iter == 8 and 'epoch_2.pth' in files(tmp_path)
-
-
-def test_at_the_last_iteration_of_an_epoch_based_run_nothing_is_lost(tmp_path):
+    made.register_hook(Rates(seen))
+    if at is None:
+        made.train()
+        return
+    made.register_hook(Signal(at))
     with pytest.raises(Interrupted):
-        interrupted(by_epoch(config(tmp_path)), 7)
-    assert len(files(tmp_path)) == 2  # epoch_1.pth and what was trained since
+        made.train()
+
+
+def resumed(cfg: Config) -> Config:
+    cfg.resume = True
+    return cfg
+
+
+WORKERS = dict(train_dataloader__num_workers=1)
+ACCUMULATED = dict(optim_wrapper__accumulative_counts=4)
+
+
+@pytest.mark.parametrize(
+    'at, left, changes',
+    [
+        (5, 6, {}),
+        (1, 2, WORKERS),
+        (3, 4, {}),  # the epoch's hooks have not run yet
+        (7, 8, {}),
+        (4, 8, ACCUMULATED),  # the step is waited for
+        (5, 6, dict(train_dataloader__sampler=dict(type='kdmm.Reversed', _delete_=True))),
+    ],
+)
+def test_an_epoch_goes_on_exactly_where_it_ended(tmp_path, at, left, changes):
+    whole, parts = [], []
+    run(in_epochs(tmp_path / 'whole', **changes), whole)
+    run(in_epochs(tmp_path / 'parts', **changes), parts, at)
+    assert len(parts) == left
+    meta = load(tmp_path / f'parts/iter_{left}.pth')['meta']
+    assert (meta['epoch'], meta['iter']) == ((left - 1) // 4, left)
+    run(resumed(in_epochs(tmp_path / 'parts', **changes)), parts)
+    assert parts == whole and len(whole) == 8
+    assert set(files(tmp_path / 'parts')) == {*files(tmp_path / 'whole'), f'iter_{left}.pth'}
+    for name in ('epoch_1.pth', 'epoch_2.pth'):
+        first, second = (load(tmp_path / folder / name) for folder in ('whole', 'parts'))
+        keys = ('state_dict', 'ema_state_dict', 'kdmm', 'optimizer', 'param_schedulers')
+        assert_same(*({key: one[key] for key in keys} for one in (first, second)))
+        assert first['meta']['iter'] == second['meta']['iter']
+
+
+def test_twice_in_one_epoch(tmp_path):
+    whole, parts = [], []
+    run(in_epochs(tmp_path / 'whole'), whole)
+    run(in_epochs(tmp_path / 'parts'), parts, 0)
+    run(resumed(in_epochs(tmp_path / 'parts')), parts, 2)
+    run(resumed(in_epochs(tmp_path / 'parts')), parts)
+    assert parts == whole
+
+
+def test_a_checkpoint_by_iterations_within_an_epoch_resumes_there(tmp_path):
+    """Not only a signal ends a run: the process may be killed."""
+    hook = dict(type='CheckpointHook', by_epoch=False, interval=3)
+    whole, rest = [], []
+    run(in_epochs(tmp_path, default_hooks__checkpoint=hook), whole)
+    again = resumed(in_epochs(tmp_path, default_hooks__checkpoint=hook))
+    again.load_from = str(tmp_path / 'iter_6.pth')
+    run(again, rest)
+    assert rest == whole[6:]
+
+
+def test_a_plain_run_keeps_the_order_of_its_images(tmp_path):
+    """Augmentation is not seeded there; all else is exact."""
+
+    def cfg(folder: str) -> Config:
+        made = by_epoch(config(tmp_path / folder, kd=None))
+        made.param_scheduler = [dict(type='LinearLR', start_factor=0.1, end=8, by_epoch=False)]
+        return made
+
+    class Order(Rates):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            images = [sample.img_path for sample in data_batch['data_samples']]
+            self.seen.append((runner.iter, images, runner.optim_wrapper.get_lr()))
+
+    whole, parts = [], []
+    for folder, seen, steps in (('whole', whole, [None]), ('parts', parts, [5, None])):
+        for number, at in enumerate(steps):
+            made = Runner.from_cfg(resumed(cfg(folder)) if number else cfg(folder))
+            made.register_hook(Order(seen))
+            if at is None:
+                made.train()
+            else:
+                made.register_hook(Signal(at))
+                with pytest.raises(Interrupted):
+                    made.train()
+    assert parts == whole
+
+
+def test_an_epoch_of_another_length_goes_on_at_the_same_share_and_says_so(tmp_path, capsys):
+    seen = []
+    run(in_epochs(tmp_path), [], 5)  # 2 of 4 batches
+    smaller = in_epochs(tmp_path, train_dataloader__batch_size=1, log_level='WARNING')
+    run(resumed(smaller), seen)
+    assert [entry[2] for entry in seen] == [4, 5, 6, 7]
+    text = ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
+    assert '2 batches into an epoch of 4' in text and 'begins at batch 5' in text
+
+
+def test_a_loop_that_cannot_go_on_within_an_epoch_keeps_the_checkpoint_before(tmp_path):
+    cfg = in_epochs(tmp_path)
+    cfg.train_cfg.type = 'LoopOfSomebody'
+    run(cfg, [], 5)
+    assert 'iter_6.pth' in files(tmp_path)
+    assert (tmp_path / 'last_checkpoint').read_text().endswith('epoch_1.pth')
 
 
 def test_a_signal_during_a_validation_is_obeyed_after_it(tmp_path, monkeypatch):

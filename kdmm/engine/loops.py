@@ -1,0 +1,140 @@
+"""Training loops: one that can go on in the middle of an epoch, none that trains nothing."""
+
+from collections.abc import Iterable, Iterator, Sized
+from itertools import islice
+from logging import WARNING
+from typing import Any
+
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import get_world_size
+from mmengine.logging import print_log
+from mmengine.registry import LOOPS as ROOT_LOOPS
+from mmengine.runner import EpochBasedTrainLoop as BaseLoop
+from torch.utils.data import DataLoader
+
+from kdmm.errors import ConfigError
+from kdmm.hooks.interrupt import BATCHES_DONE
+from kdmm.registry import LOOPS
+
+
+@LOOPS.register_module()
+class EpochBasedTrainLoop(BaseLoop):
+    """MMEngine's loop, except that it keeps its place within the epoch.
+
+    The place is in the message hub, so that it is in every checkpoint. The first epoch of a resumed
+    run begins behind the batches that were trained; they are not loaded. Data order, schedules and
+    the numbers in the log are those of a run that was never interrupted.
+    """
+
+    def __init__(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(runner, *args, **kwargs)
+        self._keep(0)
+
+    def run_epoch(self) -> None:
+        """Train one epoch, or what is left of it."""
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        done = self._done()
+        for index, batch in enumerate(batches_behind(self.dataloader, done), start=done):
+            self._keep(index + 1)
+            self.run_iter(index, batch)
+        self._keep(0)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    def _done(self) -> int:
+        """Batches of this epoch that the run which is resumed has trained."""
+        done, length = self.runner.message_hub.runtime_info.get(BATCHES_DONE, (0, 1))
+        now = len(self.dataloader)
+        if done and length != now:
+            print_log(
+                f'The resumed run was {done} batches into an epoch of {length}; an epoch has {now} '
+                f'batches now, so this one begins at batch {done * now // length + 1}, and some '
+                'images may be left out of it or seen twice',
+                'current',
+                WARNING,
+            )
+            done = done * now // length
+        return done
+
+    def _keep(self, done: int) -> None:
+        self.runner.message_hub.update_info(BATCHES_DONE, (done, len(self.dataloader)))
+
+
+def with_place(loop: Any) -> Any:
+    """The config of a training loop, with this file's in place of MMEngine's epoch-based one."""
+    if not isinstance(loop, dict) or ('type' in loop) == ('by_epoch' in loop):
+        return loop
+    kind = loop.get('type')
+    kind = ROOT_LOOPS.get(kind) if isinstance(kind, str) else kind
+    if kind is BaseLoop or loop.get('by_epoch'):
+        rest = {key: value for key, value in loop.items() if key not in ('type', 'by_epoch')}
+        return dict(rest, type=EpochBasedTrainLoop)
+    return loop
+
+
+def refuse_nothing(loop: Any) -> None:
+    """Refuse a training loop that would not train.
+
+    Raises:
+        ConfigError: If it has no iteration, or its loader no batch.
+    """
+    loader = loop.dataloader
+    if isinstance(loader, DataLoader) and isinstance(loader.dataset, Sized):
+        sampler: Any = getattr(loader.sampler, 'sampler', loader.sampler)
+        size = len(loader.dataset)
+        if not len(loader) and not (isinstance(sampler, InfiniteSampler) and size):
+            raise ConfigError(
+                f'train_dataloader: no batch. The data set has {size} samples ({len(sampler)} for '
+                f'each of {get_world_size()} process(es)), batch_size={loader.batch_size}, '
+                f'drop_last={loader.drop_last}: nothing would be trained. Lower batch_size, leave '
+                'drop_last out, or look at the data set'
+            )
+    for name in ('max_epochs', 'max_iters'):
+        if getattr(loop, name, 1) <= 0:
+            raise ConfigError(
+                f'train_cfg.{name}: {getattr(loop, name)}, expected at least 1: nothing would be '
+                'trained'
+            )
+
+
+def is_over(loop: Any) -> bool:
+    """Whether a training loop has nothing left to do."""
+    if isinstance(loop, BaseLoop):
+        return loop.epoch >= loop.max_epochs
+    return loop.iter >= loop.max_iters
+
+
+def batches_behind(loader: Any, done: int) -> Iterable[Any]:
+    """The batches of one pass over a loader, without the first ``done``.
+
+    These are not loaded: only their indices are drawn, whatever the batch sampler. A loader without
+    one (single samples, an iterable data set) must load and drop them.
+    """
+    batch_sampler = getattr(loader, 'batch_sampler', None)
+    if not done:
+        return loader
+    if batch_sampler is None:
+        return islice(loader, done, None)
+    object.__setattr__(loader, 'batch_sampler', _Behind(batch_sampler, done))  # it forbids setattr
+    try:
+        return iter(loader)
+    finally:
+        object.__setattr__(loader, 'batch_sampler', batch_sampler)
+
+
+class _Behind:
+    """A batch sampler whose first pass begins behind ``done`` batches.
+
+    Persistent workers keep it for the passes after that.
+    """
+
+    def __init__(self, batch_sampler: Any, done: int) -> None:
+        self._batch_sampler, self._left = batch_sampler, done
+
+    def __iter__(self) -> Iterator[list[int]]:
+        done, self._left = self._left, 0  # not before the first batch is asked for
+        yield from islice(self._batch_sampler, done, None)
+
+    def __len__(self) -> int:
+        return len(self._batch_sampler)

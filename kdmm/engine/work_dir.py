@@ -1,0 +1,174 @@
+"""The work dir of a run: it belongs to one run at a time, and says where that run goes on."""
+
+import errno
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from logging import WARNING
+from pathlib import Path
+from typing import IO, Any
+
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.logging import print_log
+
+from kdmm.distillers.weights import read_checkpoint
+from kdmm.errors import ConfigError
+from kdmm.hooks.checkpoint import LAST
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = '.lock'
+#: Files that this process holds. Closing a second descriptor of one would give the lock up.
+_held: dict[str, IO[str]] = {}
+
+
+@contextmanager
+def sole_run(work_dir: str) -> Iterator[None]:
+    """Hold the work dir: no other run trains in it meanwhile. All ranks call this.
+
+    The first rank holds a POSIX record lock on a file ``.lock``. The kernel releases it with the
+    process, and data loader workers do not inherit it, so a killed run can be resumed at once.
+    Within a process the work dir can be held several times. Where the file system has no locks, a
+    warning says so.
+
+    Raises:
+        ConfigError: On all ranks, if another process holds it; the message says which.
+    """
+    path, mine, refusal = os.path.join(os.path.realpath(work_dir), LOCK), False, ''
+    if is_main_process() and path not in _held:
+        os.makedirs(work_dir, exist_ok=True)
+        refusal = _take(path)
+        mine = path in _held
+    for text in all_gather_object(refusal):
+        if text:
+            raise ConfigError(text)
+    try:
+        yield
+    finally:
+        if mine:
+            _held.pop(path).close()
+
+
+def _take(path: str) -> str:
+    """Lock the file; why that cannot be, or nothing."""
+    file = None
+    try:
+        file = open(path, 'a+')  # noqa: SIM115  (held as long as the run lasts)
+        if fcntl is None:
+            raise OSError('this system has no record locks')
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        folder = os.path.dirname(path)
+        owner = _owner(file) if file is not None else ''
+        if file is not None and error.errno in (errno.EAGAIN, errno.EACCES):
+            return (
+                f'work_dir: another run is training in {folder!r} ({owner}). Give this run another '
+                '--work-dir, or wait for the other to end'
+            )
+        print_log(
+            f'work_dir: {folder!r} cannot be locked ({error}); see to it that no other run trains '
+            'in it',
+            'current',
+            WARNING,
+        )
+        return ''
+    file.truncate(0)
+    began = time.strftime('%Y-%m-%d %H:%M:%S')
+    file.write(f'process {os.getpid()} on {socket.gethostname()}, since {began}\n')
+    file.flush()
+    _held[path] = file
+    return ''
+
+
+def _owner(file: IO[str]) -> str:
+    """Close a file that another holds; what it says."""
+    with file:
+        file.seek(0)
+        return file.read().strip() or 'it does not say which'
+
+
+def latest_checkpoint(work_dir: str, cfg: Mapping[str, Any]) -> str | None:
+    """The checkpoint of the work dir to go on from, None if there is none.
+
+    It is the file that ``last_checkpoint`` names, in this work dir (or the ``out_dir`` of the
+    `CheckpointHook`), wherever the work dir was when the name was written. If that file is not
+    there, or the name is no name, it is the one of most iterations that can be read and resumed.
+
+    Args:
+        work_dir: Of the run.
+        cfg: Its config.
+
+    Raises:
+        ConfigError: If there are checkpoints and none of them can be read.
+    """
+    work_dir = os.path.abspath(work_dir)
+    record = os.path.join(work_dir, LAST)
+    named, folders = _read(record), _folders(work_dir, cfg)
+    if '://' in named:
+        return named
+    for folder in folders if named else []:
+        path = os.path.join(folder, os.path.basename(named))
+        if os.path.isfile(path):
+            return path
+    found, damaged = _resumable(folders, bool(cfg.get('unsafe_checkpoint', False)))
+    if found is None and damaged:
+        raise ConfigError(
+            f'--resume: {record} names no checkpoint that is there ({named!r}), and none of these '
+            f'can be read: {", ".join(damaged)}. Name another with --resume PATH, or start anew '
+            'without --resume'
+        )
+    if found is not None:
+        said = f'names {named!r}, which is not there' if named else 'is missing or names no file'
+        print_log(f'{record} {said}; going on from {found}', 'current', WARNING)
+    return found
+
+
+def _folders(work_dir: str, cfg: Mapping[str, Any]) -> list[str]:
+    """Where checkpoints of the run are: the hook's folder if it has one, and the work dir."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint')
+    out_dir = hook.get('out_dir') if isinstance(hook, Mapping) else None
+    if out_dir is None or '://' in str(out_dir):
+        return [work_dir]
+    return [os.path.join(os.path.abspath(out_dir), os.path.basename(work_dir)), work_dir]
+
+
+def _read(record: str) -> str:
+    """What ``last_checkpoint`` says, nothing if it is no line of text or not there."""
+    try:
+        text = Path(record).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ''
+    return text if text.isprintable() else ''
+
+
+def _resumable(folders: Sequence[str], unsafe: bool) -> tuple[str | None, list[str]]:
+    """The file of most iterations that resumes a run, and those that could not be read.
+
+    Of the files that are called alike but for a number (``epoch_7.pth``) the highest is tried first
+    and the first good one taken, so that few are read.
+    """
+    series: dict[str, list[tuple[int, str]]] = {}
+    for path in [str(path) for folder in folders for path in Path(folder).glob('*.pth')]:
+        stem = Path(path).stem
+        number = re.search(r'\d*$', stem)
+        digits = number[0] if number else ''
+        series.setdefault(stem.removesuffix(digits), []).append((int(digits or 0), path))
+    found: list[tuple[int, str]] = []
+    damaged = []
+    for files in series.values():
+        for _, path in sorted(files, reverse=True):
+            try:
+                content = read_checkpoint(path, unsafe=unsafe)
+            except ConfigError:
+                damaged.append(path)
+                continue
+            if 'optimizer' in content and 'meta' in content:
+                found.append((int(content['meta'].get('iter', 0)), path))
+                break
+    return max(found)[1] if found else None, damaged
