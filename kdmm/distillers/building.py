@@ -30,7 +30,7 @@ def build_part(
     arguments = {**config, '_scope_': 'kdmm'}  # an inherited config may name the scope already
     kind = arguments.get('type')
     cls = MODELS.get(kind) if isinstance(kind, str) else kind
-    if cls is None:
+    if not callable(cls):
         near = nearest(str(kind), MODELS.module_dict)
         raise ConfigError(f'{where}.type: no {what} {kind!r}; {near}')
     known = inspect.signature(cls).parameters

@@ -48,9 +48,12 @@ def read_checkpoint(
     Raises:
         ConfigError: If the file is missing, damaged, no checkpoint, or needs ``unsafe``.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise ConfigError(f'{what}: expected a path or a URL, got {source!r}')
+    source = str(source)
     path = local_file(source, what)
-    name = f'{what}: {str(source)!r}'
-    if '://' in str(source):
+    name = f'{what}: {source!r}'
+    if '://' in source:
         name += f' (its copy is {str(path)!r}; without it, it is fetched again)'
     whole = False
     try:

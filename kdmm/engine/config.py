@@ -11,9 +11,8 @@ from torch import nn
 
 from kdmm.distillers.section import KEYS, KINDS, WRAPPERS
 from kdmm.distillers.zoo import zoo_config
+from kdmm.engine.merging import SECTION, merged_errors, override, read_config
 from kdmm.errors import ConfigError, nearest, refuse_unknown
-
-SECTION = 'kd'
 
 
 def load_config(
@@ -27,13 +26,16 @@ def load_config(
         work_dir: Where the run writes; default the config's own, else ``work_dirs/<file name>``.
 
     Raises:
-        ConfigError: If there is no such file.
+        ConfigError: If there is no such file, or it cannot be read or merged; if ``model`` or the
+            section is no dict.
     """
-    try:
-        cfg = Config.fromfile(zoo_config(path) if '::' in path else path)
-    except (OSError, ImportError, SyntaxError, ValueError) as error:
-        raise ConfigError(f'config: {path!r} cannot be read ({error})') from error
-    cfg.merge_from_dict(dict(overrides or {}))
+    with merged_errors(f'config: {path!r} cannot be read'):
+        file = zoo_config(path) if '::' in path else path
+    cfg = read_config(file)
+    override(cfg, overrides or {})
+    for key in ('model', SECTION):
+        if cfg.get(key) and not isinstance(cfg[key], Mapping):
+            raise ConfigError(f'{key}: expected a dict, got {cfg[key]!r}')
     _to_section(cfg)
     name = os.path.splitext(os.path.basename(path))[0]
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', name)
@@ -139,8 +141,10 @@ def kind_of(kd: Mapping[str, Any]) -> str:
     """``kd.type`` without its scope.
 
     Raises:
-        ConfigError: If it is none of `KINDS`.
+        ConfigError: If it is none of `KINDS`, or the section is no dict.
     """
+    if not isinstance(kd, Mapping):
+        raise ConfigError(f'{SECTION}: expected a dict, got {kd!r}')
     kind = str(kd.get('type', KINDS[0])).removeprefix('kdmm.')
     if kind not in KINDS:
         raise ConfigError(f'kd.type: {kind!r} is not known; {nearest(kind, KINDS)}')

@@ -22,6 +22,7 @@ from kdmm.distillers.weights import (
     refuse_misfits,
     state_dict_of,
 )
+from kdmm.engine.building import CheckedRunner, building
 from kdmm.engine.config import image_size, model_config, section_of
 from kdmm.engine.launch import start_process_group
 from kdmm.engine.loops import is_over, refuse_nothing, with_place
@@ -38,7 +39,7 @@ class CheckpointError(OSError):
 
 
 @RUNNERS.register_module()
-class Runner(BaseRunner):
+class Runner(CheckedRunner):
     """Runs a base library's config, and its ``kd`` section if it has one.
 
     The config that it keeps and writes into the work dir is the one it was given, so that file
@@ -222,4 +223,5 @@ def build_runner(cfg: Config) -> BaseRunner:
             f"runner_type={kind!r} with a kd section: expected MMEngine's Runner or a subclass of "
             'it. Leave runner_type out, or the section'
         )
-    return RUNNERS.build(cfg)
+    with building(cfg, 'runner_type'):
+        return RUNNERS.build(cfg)

@@ -1,0 +1,270 @@
+"""What a config describes and cannot be built is one message.
+
+MMEngine's registries raise a KeyError for a name that they do not have, and classes raise whatever
+they do for arguments that they do not take. While a Runner builds, that becomes a `ConfigError`
+with the key, the class and the nearest names; what happens in training is left alone.
+"""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from mmengine.registry import OPTIMIZERS, Registry
+from mmengine.runner import Runner as BaseRunner
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.utils.data import DataLoader
+
+from kdmm.distillers.section import WRAPPERS
+from kdmm.errors import ConfigError, nearest, refuse_unknown
+
+#: What registries, and classes given wrong arguments, raise.
+MISTAKES = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError,
+    NotImplementedError, TypeError, ValueError,
+)  # fmt: skip
+#: Of a config, what a Runner builds; other keys may hold copies of it.
+BUILT = (
+    'model', 'kd', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'optim_wrapper',
+    'param_scheduler', 'val_evaluator', 'test_evaluator', 'default_hooks', 'custom_hooks',
+    'train_cfg', 'val_cfg', 'test_cfg', 'visualizer', 'log_processor', 'data_preprocessor',
+    'model_wrapper_cfg',
+)  # fmt: skip
+#: Names under which the builders of MMEngine and mmcv keep the type that they look up, and what
+#: they found.
+_SOUGHT = ('obj_type', 'scheduler_type', 'layer_type', 'padding_type')
+_FOUND = ('obj_cls', 'scheduler_cls', 'norm_layer', 'conv_layer', 'padding_layer', 'plugin_layer')
+_WRAPPED = re.compile(r'class `\w+` in \S+: ')
+
+
+@contextmanager
+def building(cfg: Mapping[str, Any], where: str) -> Iterator[None]:
+    """Turn what is raised inside into a `ConfigError`.
+
+    Args:
+        cfg: The run's config, in which the key of what was being built is looked for.
+        where: The key if it is not found there.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except MISTAKES as error:
+        raise ConfigError(explain(error, cfg, where)) from error
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a builder: its config, the name that it looked up, where, and what it found."""
+
+    config: Any
+    name: Any = None
+    registry: Registry | None = None
+    found: Any = None
+
+
+def explain(error: BaseException, cfg: Mapping[str, Any], where: str) -> str:
+    """What was being built when ``error`` was raised, and what is wrong with it."""
+    error, steps, last = _unwind(error)
+    key, node = _key_of(cfg, steps) or (where, {})
+    if isinstance(error, KeyError) and isinstance(last.name, str) and last.found is None:
+        key = f'{key}.type' if node.get('type') == last.name else key
+        return f'{key}: {unknown(last.name, last.registry)}'
+    if 'must contain the key "type"' in str(error):
+        return f'{key}: expected dict(type=...), got {_shortened(repr(last.config))}'
+    built = next((step for step in reversed(steps) if step.found is not None), None)
+    if built is None:
+        return f'{key}: {_fault(error, None, node)}'
+    called = built.name if isinstance(built.name, str) else built.found.__name__
+    return f'{key} ({called}): {_fault(error, built.found, node)}'
+
+
+def unknown(name: str, registry: Registry | None) -> str:
+    """That ``registry`` has no ``name``, and what it has."""
+    if registry is None:
+        return f'{name!r} is not known'
+    near = nearest(name, _names(registry))
+    return f'no {registry.name} {name!r} in the registry of {registry.scope}; {near}'
+
+
+def _fault(error: BaseException, built: Any, node: Mapping[str, Any]) -> str:
+    """The error in terms of the config."""
+    text = str(error).strip()
+    argument = re.search(r"unexpected keyword argument '(\w+)'", text)
+    if argument and built is not None:
+        return f'unknown argument {argument[1]!r}; {nearest(argument[1], _arguments(built))}'
+    missing = re.search(r'missing \d+ required (?:positional|keyword-only) arguments?: (.*)', text)
+    if missing:
+        return f'missing {missing[1]}'
+    if isinstance(error, KeyError) and error.args:
+        text = str(error.args[0])
+        text = text if ' ' in text else f'no key {error.args[0]!r}'
+    given = ', '.join(
+        f'{name}={value!r}'
+        for name, value in node.items()
+        if name != 'type' and len(repr(value)) <= 40
+    )
+    kind = type(error).__name__
+    return f'{kind}: {_shortened(text)}' + (f'. Given: {_shortened(given)}' if given else '')
+
+
+def _unwind(error: BaseException) -> tuple[BaseException, list[Step], Step]:
+    """The first error, the builders that were at work, outermost first, and its place.
+
+    Some versions of MMEngine raise each error again with the name of the class before it.
+    """
+    steps: list[Step] = []
+    while True:
+        trace = error.__traceback__
+        while trace is not None:
+            last, trace = _step(trace.tb_frame), trace.tb_next
+            if last.config is not None:
+                steps.append(last)
+        if error.__context__ is None or not _WRAPPED.match(str(error).strip('"\'')):
+            return error, steps, last
+        error = error.__context__
+
+
+def _step(frame: FrameType) -> Step:
+    """What a builder's frame was building; empty for any other."""
+    found, function = frame.f_locals, frame.f_code.co_name
+    if function == 'build_dataloader':
+        return Step(found.get('dataloader'), found=DataLoader)
+    name = next((found[key] for key in _SOUGHT if key in found), None)
+    registry = found.get('registry')
+    if not isinstance(registry, Registry) or (name is None and function != 'build_from_cfg'):
+        return Step(None)
+    built = next((found[key] for key in _FOUND if found.get(key) is not None), None)
+    return Step(found.get('cfg'), name, registry, built)
+
+
+def _names(registry: Registry) -> set[str]:
+    """What can be written there: names of the scope and of its parents, others with their scope."""
+    names = set(registry.module_dict)
+    while registry.parent is not None:
+        registry = registry.parent
+        names |= set(registry.module_dict)
+    for scope, child in registry.children.items():
+        if scope == 'kdmm':
+            child.import_from_location()
+        names |= {f'{scope}.{name}' for name in child.module_dict}
+    return names
+
+
+def _arguments(built: Any) -> set[str]:
+    """The named arguments of a class, those of its bases included where it hands them on."""
+    names: set[str] = set()
+    for function in getattr(built, '__mro__', (built,)):
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError):  # written in C
+            break
+        names |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+        if all(p.kind != p.VAR_KEYWORD for p in parameters):
+            break
+    return names
+
+
+def _key_of(cfg: Mapping[str, Any], steps: list[Step]) -> tuple[str, Mapping[str, Any]] | None:
+    """The innermost of what was being built that stands in the config: its key, and the dict."""
+    parts = [(key, cfg[key]) for key in BUILT if cfg.get(key)]
+    nodes = [found for key, part in parts for found in _dicts(part, key)]
+    for step in reversed(steps):
+        wanted = step.config
+        if step.name in WRAPPERS and isinstance(cfg.get('kd'), Mapping):
+            return 'kd', cfg['kd']
+        if not isinstance(wanted, Mapping):
+            continue
+        if step.found is DataLoader:
+            same = [found for found in parts if found[0].endswith('_dataloader')]
+        elif 'type' in wanted:
+            same = [found for found in nodes if found[1].get('type') == wanted['type']]
+        else:
+            same = [found for found in nodes if found[1] == wanted]
+        if same:
+            return max(same, key=lambda found: _shared(found[1], wanted))
+    return None
+
+
+def _dicts(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All dicts below ``node``, outermost first, with their keys."""
+    if isinstance(node, Mapping):
+        yield key, node
+        for name, child in node.items():
+            yield from _dicts(child, f'{key}.{name}')
+    elif isinstance(node, (list, tuple)):
+        for index, child in enumerate(node):
+            yield from _dicts(child, f'{key}.{index}')
+
+
+def _shared(node: Mapping[str, Any], wanted: Mapping[str, Any]) -> int:
+    """How many entries of ``node`` were given to the builder; it may have added others."""
+    return sum(name in wanted and repr(wanted[name]) == repr(node[name]) for name in node)
+
+
+def _shortened(text: str, most: int = 300) -> str:
+    return text if len(text) <= most else f'{text[:most]} ...'
+
+
+def _checked(build: Callable[..., Any], where: str) -> Callable[..., Any]:
+    """A method of the Runner inside `building`."""
+
+    @functools.wraps(build)
+    def checked(self: BaseRunner, *args: Any, **kwargs: Any) -> Any:
+        with building(self.cfg, where):
+            return build(self, *args, **kwargs)
+
+    return checked
+
+
+class CheckedRunner(BaseRunner):
+    """MMEngine's Runner; a mistake in what it builds from its config is a `ConfigError`."""
+
+    @classmethod
+    def from_cfg(cls, cfg: Any) -> BaseRunner:
+        """As the base.
+
+        Raises:
+            ConfigError: For what cannot be built.
+        """
+        with building(cfg, 'config'):
+            return super().from_cfg(cfg)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """As the base, which meets an unknown optimizer and a misspelt ``clip_grad`` too late."""
+        with building(self.cfg, 'optim_wrapper'):
+            if isinstance(optim_wrapper, Mapping):
+                _check_optim_wrapper(optim_wrapper)
+            return super().build_optim_wrapper(optim_wrapper)
+
+    setup_env = _checked(BaseRunner.setup_env, 'env_cfg')
+    set_randomness = _checked(BaseRunner.set_randomness, 'randomness')
+    build_model = _checked(BaseRunner.build_model, 'model')
+    register_hooks = _checked(BaseRunner.register_hooks, 'default_hooks, custom_hooks')
+    build_visualizer = _checked(BaseRunner.build_visualizer, 'visualizer')
+    build_log_processor = _checked(BaseRunner.build_log_processor, 'log_processor')
+    build_train_loop = _checked(BaseRunner.build_train_loop, 'train_cfg, train_dataloader')
+    build_val_loop = _checked(BaseRunner.build_val_loop, 'val_cfg, val_dataloader, val_evaluator')
+    build_test_loop = _checked(
+        BaseRunner.build_test_loop, 'test_cfg, test_dataloader, test_evaluator'
+    )
+    build_param_scheduler = _checked(BaseRunner.build_param_scheduler, 'param_scheduler')
+    scale_lr = _checked(BaseRunner.scale_lr, 'auto_scale_lr')
+
+
+def _check_optim_wrapper(config: Mapping[str, Any]) -> None:
+    """The optimizer must be known, and ``clip_grad`` what torch's function takes."""
+    if not config:
+        raise ConfigError('optim_wrapper: expected dict(optimizer=dict(type=..., lr=...)), got {}')
+    optimizer, clip = config.get('optimizer'), config.get('clip_grad')
+    kind = optimizer.get('type') if isinstance(optimizer, Mapping) else None
+    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+        raise ConfigError(f'optim_wrapper.optimizer.type: {unknown(kind, OPTIMIZERS)}')
+    if isinstance(clip, Mapping):
+        way = clip_grad_value_ if clip.get('type') == 'value' else clip_grad_norm_
+        known = {'type', *inspect.signature(way).parameters} - {'parameters'}
+        refuse_unknown('optim_wrapper.clip_grad', clip, known)
