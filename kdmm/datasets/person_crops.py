@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from mmpose.datasets import CocoDataset
 
+from kdmm.datasets.coco_files import check_coco
 from kdmm.errors import ConfigError
 from kdmm.registry import DATASETS
 
@@ -32,7 +33,8 @@ class PersonCropDataset(CocoDataset):
         **kwargs: As ``CocoDataset``.
 
     Raises:
-        ConfigError: No folder, no category, no person, or pictures that are not there.
+        ConfigError: No folder, no category, no person, ids that repeat, or pictures that are not
+            there.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class PersonCropDataset(CocoDataset):
 
     @cached_property  # asked for once an annotation
     def _category_ids(self) -> set[int]:
+        check_coco(self.coco.dataset, repr(self.ann_file))
         listed = self.coco.dataset.get('categories') or []
         found = {entry['id'] for entry in listed if entry['name'] == self.category}
         if not found:

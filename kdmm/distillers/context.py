@@ -66,11 +66,18 @@ def gather_context(needs: Sequence[str], samples: Sequence[Any] | None) -> dict[
 
 def task_facts(student: nn.Module) -> dict[str, int]:
     """``num_classes`` and ``ignore_index`` of the student, where its head says them."""
-    for head_name in ('decode_head', 'head', 'bbox_head'):
-        head = getattr(student, head_name, None)
-        if isinstance(head, nn.ModuleList):  # cascades: the last stage is the output
-            head = head[-1]
-        if head is not None:
-            names = ('num_classes', 'ignore_index')
-            return {name: getattr(head, name) for name in names if hasattr(head, name)}
-    return {}
+    head = output_head(student)
+    names = ('num_classes', 'ignore_index')
+    return {name: getattr(head, name) for name in names if hasattr(head, name)}
+
+
+def output_head(student: nn.Module) -> nn.Module | None:
+    """The head whose classes are the task's; of a cascade the last stage."""
+    for owner in (student, getattr(student, 'roi_head', None)):  # two-stage detectors
+        for name in ('decode_head', 'head', 'bbox_head'):
+            head = getattr(owner, name, None)
+            if isinstance(head, nn.ModuleList):
+                head = head[-1]
+            if head is not None:
+                return head
+    return None

@@ -6,17 +6,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 
+from kdmm.datasets.coco_files import check_coco_file
 from kdmm.engine.checks_cifar import ARCHIVED, check_archive
 from kdmm.engine.checks_folders import FOLDERS, check_class_folders, layout
-from kdmm.errors import ConfigError
+from kdmm.errors import ConfigError, nearest
 
 
 def check_data(cfg: Config, stages: tuple[str, ...] = ('train', 'val')) -> None:
     """Every local path that the data sets and metrics of ``stages`` name must exist.
 
-    The archive of CIFAR must be unpacked where it is looked for, and folders of classes must agree
-    with each other and with the head.
+    The archive of CIFAR must be unpacked where it is looked for, folders of classes must agree with
+    each other and with the head, ids in COCO's files must be unique, and classes that are chosen
+    from a data set's own must be among them.
 
     Raises:
         ConfigError: Names the key, the path, and how to give another.
@@ -34,6 +37,8 @@ def check_data(cfg: Config, stages: tuple[str, ...] = ('train', 'val')) -> None:
             _check_places(key, dataset, variables, expected)
             if in_folders:
                 folders.append((key, dataset))
+            check_coco_file(_joined(dataset, dataset.get('ann_file')))
+            _check_class_names(key, dataset, cfg.get('default_scope'))
         for key, metric in _metrics(cfg, stage):
             place = {f'{key}.ann_file': metric.get('ann_file')}
             _check_paths(place, f'{key}.ann_file', variables)
@@ -75,6 +80,30 @@ def _type_name(dataset: Mapping[str, Any]) -> str:
     return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
 
 
+def _check_class_names(key: str, dataset: Mapping[str, Any], scope: str | None) -> None:
+    """Of MMSegmentation's data sets: those of MMDetection are compared with their files."""
+    classes, kind = (dataset.get('metainfo') or {}).get('classes'), dataset.get('type')
+    if not isinstance(classes, (list, tuple)):
+        return
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(dataset.get('_scope_', scope)) as registry:
+            kind = registry.get(kind)
+    known = getattr(kind, 'METAINFO', {}).get('classes') if hasattr(kind, 'get_label_map') else None
+    wrong = [name for name in classes if name not in (known or classes)]
+    if known and wrong:
+        near = '; '.join(f'{name!r}: {nearest(str(name), known)}' for name in wrong[:5])
+        raise ConfigError(
+            f'{key}.metainfo.classes: {len(wrong)} of {len(classes)} names are no class of '
+            f'{_type_name(dataset)}: {near}'
+        )
+
+
+def _joined(dataset: Mapping[str, Any], path: Any) -> str:
+    """``path`` below ``data_root``; empty if there is none."""
+    root = dataset.get('data_root') or ''
+    return os.path.join(root, path) if isinstance(path, str) and path else ''
+
+
 def _num_classes(cfg: Config) -> int | None:
     head = cfg.get('model', {}).get('head')
     return head.get('num_classes') if isinstance(head, Mapping) else None
@@ -92,9 +121,9 @@ def _check_places(
     for name, prefix in prefixes.items():
         if isinstance(prefix, str) and prefix:
             places[f'{key}.data_prefix.{name}'.rstrip('.')] = os.path.join(root, prefix)
-    annotations = dataset.get('ann_file')
-    if isinstance(annotations, str) and annotations:
-        places[f'{key}.ann_file'] = os.path.join(root, annotations)
+    annotations = _joined(dataset, dataset.get('ann_file'))
+    if annotations:
+        places[f'{key}.ann_file'] = annotations
     _check_paths(places, f'{key}.data_root', variables, expected)
 
 

@@ -14,6 +14,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from kdmm.datasets.class_sampler import check_batch_size
+from kdmm.datasets.coco_files import check_class_names, check_coco_file
+from kdmm.datasets.label_maps import leaves, watch_label_maps
 from kdmm.datasets.seeded import seed_loader, stream_of
 from kdmm.distillers import CHILD, ConfigError, Objective
 from kdmm.distillers.weights import (
@@ -67,9 +69,13 @@ class Runner(CheckedRunner):
 
     @classmethod
     def build_dataloader(cls, *args: Any, **kwargs: Any) -> DataLoader:  # type: ignore[override]
-        """As the base; batches of classes must be cut where their sampler cuts them."""
+        """As the base; what of a data set and its batches cannot be meant is refused."""
         loader = super().build_dataloader(*args, **kwargs)
         check_batch_size(loader)
+        for dataset in leaves(loader.dataset):
+            check_coco_file(getattr(dataset, 'ann_file', None))
+            check_class_names(dataset)
+        watch_label_maps(loader.dataset)
         return loader
 
     def build_model(self, model: Any) -> nn.Module:

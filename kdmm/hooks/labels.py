@@ -1,11 +1,14 @@
 """Refuse labels that name no class, before they reach an index operation."""
 
+from collections.abc import Iterator
 from typing import Any
 
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
-from kdmm.distillers.context import task_facts
+from kdmm.datasets.first_samples import look_at, told
+from kdmm.distillers.context import output_head, task_facts
 from kdmm.errors import ConfigError
 from kdmm.hooks.nonfinite import image_names
 from kdmm.registry import HOOKS
@@ -13,44 +16,107 @@ from kdmm.registry import HOOKS
 
 @HOOKS.register_module()
 class LabelRangeHook(Hook):
-    """Checks the label maps, or labels, of each batch on the CPU, where they still lie.
+    """Checks label maps, and labels of images and boxes, in training, validation and test.
+
+    Before the first iteration the main process looks at the annotations of up to 200 label maps, or
+    10,000 annotations that need no file, spread over each data set, for two seconds at most, and
+    warns of classes that never occur. After that each batch is checked on the CPU, where its labels
+    still lie.
 
     Raises:
         ConfigError: Names the value, the number of classes and the image.
     """
 
     priority = 'VERY_HIGH'
+    num_classes: int | None = None
 
     def before_train(self, runner: Any) -> None:
-        """Read the number of classes off the head."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        facts = task_facts(model)
-        self.num_classes = facts.get('num_classes')
-        # of label maps; a classifier's cross-entropy ignores torch's own
-        default = 255 if hasattr(model, 'decode_head') else -100
-        self.ignore_index = facts.get('ignore_index', default)
+        """Read the number of classes off the head; look at the first samples."""
+        self._read_model(runner.model)
+        self._look(runner, 'train', 'val')
+
+    def before_val(self, runner: Any) -> None:
+        """As before training, for a run that only validates; what its metrics ignore passes."""
+        self._read_model(runner.model)
+        self._read_metrics(getattr(runner, 'val_evaluator', None))
+
+    def before_test(self, runner: Any) -> None:
+        """As before training."""
+        self._read_model(runner.model)
+        self._read_metrics(getattr(runner, 'test_evaluator', None))
+        self._look(runner, 'test')
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Check one batch."""
+        self._check(data_batch, self.ignored[:1])
+
+    def before_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Check one batch."""
+        self._check(data_batch, self.ignored)
+
+    def before_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Check one batch."""
+        self._check(data_batch, self.ignored)
+
+    def _read_model(self, model: Any) -> None:
+        model = model.module if is_model_wrapper(model) else model
+        facts = task_facts(model)
+        kinds = (kind.__name__ for kind in type(output_head(model)).__mro__)
+        # a region proposal network knows one class, whatever its boxes are of
+        self.num_classes = None if 'RPNHead' in kinds else facts.get('num_classes')
+        # of label maps; a classifier's cross-entropy ignores torch's own
+        default = 255 if hasattr(model, 'decode_head') else -100
+        self.ignored = [facts.get('ignore_index', default)]
+
+    def _read_metrics(self, evaluator: Any) -> None:
+        for metric in getattr(evaluator, 'metrics', ()):
+            if isinstance(getattr(metric, 'ignore_index', None), int):
+                self.ignored.append(metric.ignore_index)
+
+    def _look(self, runner: Any, *stages: str) -> None:
+        """Warn, once a data set, of classes that never occur."""
+        for stage in stages if is_main_process() else ():
+            loop = getattr(runner, f'{stage}_loop', None)
+            dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
+            look = look_at(dataset)
+            if look is None:
+                continue
+            key = f'{stage}_dataloader'
+            ignored = [*self.ignored, getattr(dataset, 'ignore_index', 255)]
+            if self.num_classes is not None and look.kind != 'persons':
+                for label, where in look.wrong(self.num_classes, ignored):
+                    raise ConfigError(self._message(label, where, f'{key}: '))
+            warning = told(look, key)
+            if warning:
+                runner.logger.warning(warning)
+
+    def _check(self, data_batch: Any, ignored: list[int]) -> None:
         """One minimum and maximum per image."""
         samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else None
         if self.num_classes is None or not samples:
             return
         for sample, name in zip(samples, image_names(data_batch), strict=True):
-            labels = labels_in(sample)
-            if labels is None or labels.numel() == 0:
-                continue
-            wrong = (labels != self.ignore_index) & ((labels < 0) | (labels >= self.num_classes))
-            if wrong.any():
-                value = int(labels[wrong][0])
-                raise ConfigError(
-                    f'label {value} in the annotation of {name}: the model has '
-                    f'{self.num_classes} classes (0 to {self.num_classes - 1}) and ignores '
-                    f'{self.ignore_index}. Is reduce_zero_label, the label map or num_classes off?'
-                )
+            for labels in labels_in(sample):
+                wrong = (labels < 0) | (labels >= self.num_classes)
+                for value in ignored:
+                    wrong &= labels != value
+                if wrong.any():
+                    raise ConfigError(self._message(int(labels[wrong][0]), name))
+
+    def _message(self, label: int, name: str, key: str = '') -> str:
+        assert self.num_classes is not None
+        return (
+            f'{key}label {label} in the annotation of {name}: the model has {self.num_classes} '
+            f'classes (0 to {self.num_classes - 1}) and ignores {self.ignored[0]}. Is '
+            'reduce_zero_label, the label map or num_classes off?'
+        )
 
 
-def labels_in(sample: Any) -> Any:
-    """The label map of a segmentation sample or the labels of a classification sample, if any."""
+def labels_in(sample: Any) -> Iterator[Any]:
+    """The label map of a segmentation sample, the labels of a classification sample or of boxes."""
     if hasattr(sample, 'gt_sem_seg'):
-        return sample.gt_sem_seg.data
-    return getattr(sample, 'gt_label', None)
+        yield sample.gt_sem_seg.data
+    elif getattr(sample, 'gt_label', None) is not None:
+        yield sample.gt_label
+    elif hasattr(getattr(sample, 'gt_instances', None), 'labels'):
+        yield sample.gt_instances.labels

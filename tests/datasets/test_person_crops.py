@@ -139,3 +139,23 @@ def test_no_folder_no_picture_no_image(tmp_path: Path) -> None:
     (tmp_path / 'crops' / 'broken.jpg').write_bytes(b'nothing')
     with pytest.raises(ConfigError, match=r'broken\.jpg is no picture'):
         PersonCropDataset(**prefix)
+
+
+@pytest.mark.parametrize(
+    ('ids', 'told'), [((5, 5), r"boxes\.json': annotations: .*first id 5"), ((5, 6), '')]
+)
+def test_each_picture_has_its_own_box(tmp_path: Path, ids: tuple[int, int], told: str) -> None:
+    """COCO's reader would give both the last box of that id."""
+    images = [dict(id=i, file_name='a.png', width=100, height=80) for i in (1, 2)]
+    boxes = [
+        dict(id=number, image_id=image, bbox=[x, 10, 30, 60])
+        for image, (number, x) in enumerate(zip(ids, (10, 60), strict=True), start=1)
+    ]
+    where = write(tmp_path, boxes, images=images)
+    if told:
+        with pytest.raises(ConfigError, match=told):
+            PersonCropDataset(**where)
+    else:
+        data = PersonCropDataset(**where)
+        found = [data.get_data_info(i)['bbox'][0, 0] for i in range(2)]
+        assert found == [10, 60]

@@ -120,3 +120,31 @@ def test_a_variable_that_names_the_place(tmp_path, monkeypatch):
         with pytest.raises(ConfigError, match=f'{place}.*, or the environment variable SOME_CELL'):
             check_data(Config.fromfile(tmp_path / 'c.py'), ('train',))
         monkeypatch.setenv('SOME_CELLS_ROOT', '/no/where')
+
+
+def test_classes_chosen_from_a_data_sets_own(root):
+    """MMSegmentation maps them by name."""
+    pytest.importorskip('mmseg')
+
+    def chosen(*names: str, **more: object) -> None:
+        data = dataset(root, type='CityscapesDataset', metainfo=dict(classes=names), **more)
+        loader = dict(dataset=data)
+        check_data(Config(dict(default_scope='mmseg', train_dataloader=loader)), ('train',))
+
+    chosen('road', 'car')
+    with pytest.raises(ConfigError) as refused:
+        chosen('raod', 'car', 'buss')
+    said = str(refused.value)
+    assert said.startswith('train_dataloader.dataset.metainfo.classes: 2 of 3 names are no class')
+    assert "'raod': nearest: road" in said and "'buss': nearest: bus" in said
+    check_data(
+        Config(
+            dict(
+                default_scope='mmseg',
+                train_dataloader=dict(
+                    dataset=dataset(root, type='BaseSegDataset', metainfo=dict(classes=('raod',)))
+                ),
+            )
+        ),
+        ('train',),
+    )  # one that has none of its own

@@ -7,7 +7,7 @@ from torch import nn
 from kdmm.engine import Runner
 from kdmm.errors import ConfigError
 from kdmm.hooks import LabelRangeHook
-from tests.engine.tiny_run import config
+from tests.engine.tiny_run import config, validated
 
 
 def model(num_classes: int | None = 3, **facts: int) -> nn.Module:
@@ -94,3 +94,116 @@ def test_labels_of_images_are_looked_at_too(value):
     look_at_classes(0, 2, -100)
     with pytest.raises(ConfigError, match=f'label {value} in the annotation of a.png'):
         look_at_classes(0, value)
+
+
+# boxes
+
+
+def boxes(*values: int) -> dict:
+    instances = SimpleNamespace(labels=torch.tensor(values))
+    return dict(data_samples=[SimpleNamespace(gt_instances=instances, img_path='a.png')])
+
+
+def detector(kind: type = nn.Module, two_stages: bool = False) -> nn.Module:
+    made = owner = nn.Module()
+    if two_stages:
+        made.rpn_head, made.roi_head = nn.Module(), nn.Module()
+        made.rpn_head.num_classes, owner = 1, made.roi_head
+    owner.bbox_head = kind()
+    owner.bbox_head.num_classes = 3
+    return made
+
+
+@pytest.mark.parametrize('two_stages', [False, True])
+def test_labels_of_boxes_are_looked_at_too(two_stages):
+    """MMDetection takes the label after the last for background."""
+    hook = LabelRangeHook()
+    hook.before_train(SimpleNamespace(model=detector(two_stages=two_stages)))
+    hook.before_train_iter(None, 0, boxes(0, 2))
+    hook.before_train_iter(None, 0, boxes())
+    with pytest.raises(ConfigError, match='label 3 in the annotation of a.png'):
+        hook.before_train_iter(None, 0, boxes(0, 3))
+
+
+def test_a_region_proposal_network_has_no_classes():
+    hook = LabelRangeHook()
+    hook.before_train(SimpleNamespace(model=detector(type('RPNHead', (nn.Module,), {}))))
+    hook.before_train_iter(None, 0, boxes(0, 79))
+
+
+# validation and test
+
+
+@pytest.mark.parametrize('stage', ['val', 'test'])
+def test_validation_and_test(stage):
+    metrics = [SimpleNamespace(ignore_index=9), SimpleNamespace()]
+    evaluator = SimpleNamespace(metrics=metrics)
+    hook = LabelRangeHook()
+    hook.before_train(SimpleNamespace(model=model()))
+    before, look = (getattr(hook, f'before_{stage}{end}') for end in ('', '_iter'))
+    before(SimpleNamespace(model=model(), **{f'{stage}_evaluator': evaluator}))
+    look(None, 0, batch(2, 255, 9))  # 9: what the metric ignores
+    with pytest.raises(ConfigError, match='label 3 in the annotation of image_0.png'):
+        look(None, 0, batch(3))
+    with pytest.raises(ConfigError, match='label 9'):  # what a loss would read
+        hook.before_train_iter(None, 0, batch(9))
+
+
+def test_in_a_run_validation_stops_before_the_metric(tmp_path):
+    cfg = validated(config(tmp_path, kd=None, model__type='kdmm.TinySegmentor'))
+    cfg.val_dataloader.dataset.label = 7
+    with pytest.raises(ConfigError, match=r'label 7 in the annotation of \d\.png'):
+        Runner.from_cfg(cfg).train()
+
+
+# before the first iteration
+
+
+class Told:
+    """A data set that tells its annotations."""
+
+    metainfo = dict(classes=('cat', 'dog', 'fox'))
+
+    def __init__(self, *labels: int) -> None:
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def get_data_info(self, index: int) -> dict:
+        return dict(gt_label=self.labels[index], img_path=f'{index}.png')
+
+
+def first_look(stage: str, **data: Told) -> list[str]:
+    """The warnings."""
+    classifier, said = nn.Module(), []
+    classifier.head = nn.Module()
+    classifier.head.num_classes = 3
+    loops = {
+        f'{name}_loop': SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
+        for name, dataset in data.items()
+    }
+    logger = SimpleNamespace(warning=said.append)
+    hook = LabelRangeHook()
+    getattr(hook, f'before_{stage}')(SimpleNamespace(model=classifier, logger=logger, **loops))
+    return said
+
+
+def test_classes_that_never_occur_are_told_once_a_data_set():
+    (train, val) = first_look('train', train=Told(0, 1), val=Told(2, 2))
+    assert train.startswith('train_dataloader: 1 of 3 classes') and train.endswith(': 2 (fox)')
+    assert val.startswith('val_dataloader: 2 of 3') and val.endswith(': 0 (cat), 1 (dog)')
+    assert first_look('train', train=Told(0, 1, 2)) == []
+    (test,) = first_look('test', test=Told(0, 1), train=Told(0))
+    assert test.startswith('test_dataloader: ')
+
+
+@pytest.mark.parametrize('stage', ['train', 'val'])
+def test_a_label_that_is_no_class_is_found_before_training(stage):
+    with pytest.raises(ConfigError, match=rf'^{stage}_dataloader: label 5 in the .* of 1\.png'):
+        first_look('train', **{stage: Told(0, 5, 1, 2)})
+
+
+def test_other_processes_do_not_look(monkeypatch):
+    monkeypatch.setattr('kdmm.hooks.labels.is_main_process', lambda: False)
+    assert first_look('train', train=Told(0)) == []

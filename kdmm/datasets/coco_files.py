@@ -1,0 +1,119 @@
+"""Annotation files in COCO's format whose ids or names are not what they seem.
+
+COCO's reader keeps, of what has one id, the last, and leaves out what it finds no image or category
+for. The libraries train on what remains.
+"""
+
+import functools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from kdmm.errors import ConfigError, nearest
+
+#: Files above this many bytes are left to the library: 128 MB are read within about 3 s.
+LARGEST = 2**27
+
+
+def check_coco(content: Any, where: str) -> None:
+    """Refuse ids that repeat and annotations of images that are not listed; others pass.
+
+    Args:
+        content: Of a file, parsed.
+        where: Names the file in errors.
+
+    Raises:
+        ConfigError: Names an id, and how many there are.
+    """
+    if not isinstance(content, Mapping) or not isinstance(content.get('images'), list):
+        return
+    images = _ids(content, 'images')
+    _refuse_repeated(images, f'{where}: images', 'all its annotations go to the last of them')
+    annotations = _ids(content, 'annotations')
+    _refuse_repeated(
+        annotations, f'{where}: annotations', 'every image would get the box of the last of them'
+    )
+    categories = _ids(content, 'categories')
+    _refuse_repeated(categories, f'{where}: categories', 'only the last name would be known')
+    known = set(images)
+    strays = [entry for entry in _ids(content, 'annotations', 'image_id') if entry not in known]
+    if strays:
+        raise ConfigError(
+            f'{where}: {len(strays)} of {len(content["annotations"])} annotations belong to images '
+            f'that are not listed, first image_id {strays[0]!r}: they would be left out without a '
+            'word. List their images (1 and "1" are different ids), or remove them'
+        )
+
+
+def check_coco_file(path: Any) -> None:
+    """`check_coco` for a local JSON file of at most `LARGEST` bytes; others pass.
+
+    Raises:
+        ConfigError: Also for a file that is cut off.
+    """
+    if not isinstance(path, str) or not path.endswith('.json') or not os.path.isfile(path):
+        return
+    if os.path.getsize(path) <= LARGEST:
+        _categories(path, os.path.getmtime(path))
+
+
+@functools.lru_cache(maxsize=64)
+def _categories(path: str, written: float) -> tuple[str, ...]:
+    """The names of a file's categories, after `check_coco`; read once, as long as it stays."""
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = json.load(file)
+    except ValueError as error:
+        raise ConfigError(f'{path!r} is no whole JSON file ({error})') from error
+    check_coco(content, repr(path))
+    entries = content.get('categories') if isinstance(content, Mapping) else None
+    return tuple(str(entry['name']) for entry in entries or () if 'name' in entry)
+
+
+def check_class_names(dataset: Any) -> None:
+    """Refuse names of classes that an annotation file does not have (MMDetection's data sets).
+
+    MMDetection leaves such a class out and moves all labels behind it. Where the names are the data
+    set's own, as COCO's 80, a file that has some of them passes.
+
+    Raises:
+        ConfigError: Names them, with the nearest in the file.
+    """
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+    matched, path = (getattr(dataset, name, None) for name in ('cat_ids', 'ann_file'))
+    if isinstance(classes, str) or matched is None or len(matched) == len(classes):
+        return
+    if not path or not os.path.isfile(path):
+        return
+    in_file = _categories(path, os.path.getmtime(path))
+    for where, names in {'metainfo.classes': classes, repr(path): in_file}.items():
+        twice = [name for name, count in Counter(names).items() if count > 1 and name in classes]
+        if twice:
+            raise ConfigError(f'{where}: several classes are called {twice[0]!r}')
+    wrong = [name for name in classes if name not in in_file]
+    own = tuple(getattr(dataset, 'METAINFO', {}).get('classes') or ())
+    if wrong and (tuple(classes) != own or not matched):
+        near = '; '.join(f'{name!r}: {nearest(name, in_file)}' for name in wrong[:5])
+        raise ConfigError(
+            f'metainfo.classes: {len(wrong)} of {len(classes)} names are no category of {path!r}: '
+            f'{near}. Their objects would be left out, and later classes change places'
+        )
+
+
+def _ids(content: Mapping[str, Any], part: str, key: str = 'id') -> list[Any]:
+    entries = content.get(part)
+    if not isinstance(entries, Sequence):
+        return []
+    return [entry[key] for entry in entries if isinstance(entry, Mapping) and key in entry]
+
+
+def _refuse_repeated(ids: Iterable[Any], where: str, therefore: str) -> None:
+    repeated = {value: count for value, count in Counter(ids).items() if count > 1}
+    if repeated:
+        value, count = next(iter(repeated.items()))
+        raise ConfigError(
+            f'{where}: {len(repeated)} id(s) repeat, first id {value!r}, which stands {count} '
+            f'times: {therefore}. Give each its own id'
+        )

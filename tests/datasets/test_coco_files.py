@@ -1,0 +1,169 @@
+"""Ids that repeat, and names that a file does not have, are refused with the id or the nearest."""
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from kdmm.datasets import coco_files
+from kdmm.datasets.coco_files import check_class_names, check_coco, check_coco_file
+from kdmm.engine import Runner, check_data
+from kdmm.errors import ConfigError
+
+
+def content() -> dict[str, Any]:
+    """Two images with a box each."""
+    return dict(
+        images=[dict(id=i, file_name=f'{i}.jpg', width=90, height=60) for i in (1, 2)],
+        annotations=[
+            dict(id=i, image_id=i, category_id=1, bbox=[i, 2, 3, 4], area=12, iscrowd=0)
+            for i in (1, 2)
+        ],
+        categories=[dict(id=1, name='cat'), dict(id=2, name='zebra')],
+    )
+
+
+def changed(part: str, index: int, **entry: Any) -> dict[str, Any]:
+    made = content()
+    made[part][index].update(entry)
+    return made
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'told'),
+    [
+        (changed('annotations', 1, id=1), r'x: annotations: 1 id\(s\) repeat, first id 1, .*2 tim'),
+        (changed('images', 1, id=1), 'x: images: .*first id 1, which stands 2 times'),
+        (changed('categories', 1, id=1), 'x: categories: .*first id 1'),
+        (changed('annotations', 0, image_id=7), 'x: 1 of 2 annotations .*first image_id 7'),
+        (changed('annotations', 0, image_id='1'), "1 of 2 annotations .*first image_id '1'"),
+    ],
+)
+def test_ids_that_cannot_be_meant(wrong, told):
+    with pytest.raises(ConfigError, match=told):
+        check_coco(wrong, 'x')
+
+
+def test_all_that_repeat_are_counted():
+    made = content()
+    made['annotations'] = [dict(made['annotations'][0], id=i) for i in (3, 4, 3, 4, 4, 5)]
+    with pytest.raises(ConfigError, match=r'2 id\(s\) repeat, first id 3, which stands 2 times'):
+        check_coco(made, 'x')
+
+
+@pytest.mark.parametrize(
+    'fine',
+    [
+        content(),
+        changed('annotations', 0, image_id=2),  # an image with two, and one without
+        {key: value for key, value in content().items() if key != 'categories'},
+        dict(images=[dict(id=1)], annotations=[dict(image_id=1), dict(image_id=1)]),  # panoptic
+        dict(images=[dict(id=1)]),
+        dict(images=dict(a=1), annotations=3),
+        dict(data_list=[]),
+        [1, 2],
+    ],
+)
+def test_what_passes(fine):
+    given = copy.deepcopy(fine)
+    check_coco(fine, 'x')
+    assert fine == given
+
+
+def write(folder: Path, made: Any) -> str:
+    path = folder / 'x.json'
+    path.write_text(json.dumps(made))
+    return str(path)
+
+
+def test_a_file_is_read_once_as_long_as_it_stays(tmp_path, monkeypatch):
+    path, read = write(tmp_path, content()), []
+    monkeypatch.setattr(coco_files, 'check_coco', lambda *_: read.append(1))
+    check_coco_file(path)
+    check_coco_file(path)
+    assert len(read) == 1
+    monkeypatch.undo()
+    path = write(tmp_path, changed('annotations', 1, id=1))
+    os.utime(path, (1, 1))
+    with pytest.raises(ConfigError, match=r'x\.json.: annotations'):
+        check_coco_file(path)
+
+
+def test_files_that_are_not_judged(tmp_path, monkeypatch):
+    for path in (None, 'gone.json', 's3://x.json', str(tmp_path), ['a.json']):
+        check_coco_file(path)
+    path = write(tmp_path, changed('annotations', 1, id=1))
+    monkeypatch.setattr(coco_files, 'LARGEST', 10)
+    check_coco_file(path)
+
+
+def test_a_file_that_is_cut_off(tmp_path):
+    path = Path(write(tmp_path, content()))
+    path.write_text(path.read_text()[:-9])
+    with pytest.raises(ConfigError, match=r'x\.json. is no whole JSON file'):
+        check_coco_file(str(path))
+
+
+@pytest.mark.parametrize('library', ['mmdet', 'mmpose'])
+def test_the_command_line_looks_before_anything_is_built(tmp_path, library):
+    write(tmp_path, changed('annotations', 1, id=1))
+    data = dict(type=f'{library}.CocoDataset', data_root=str(tmp_path), ann_file='x.json')
+    with pytest.raises(ConfigError, match='annotations: .*first id 1'):
+        check_data(Config(dict(val_dataloader=dict(dataset=data))), ('val',))
+
+
+# names of classes
+
+
+def detection(folder: Path, classes: tuple[str, ...] | None) -> Any:
+    pytest.importorskip('mmdet')
+    from mmdet.datasets import CocoDataset
+
+    init_default_scope('mmdet')
+    return CocoDataset(
+        ann_file=write(folder, content()), data_prefix=dict(img=''), pipeline=[],
+        metainfo=classes and dict(classes=classes),
+    )  # fmt: skip
+
+
+def test_names_that_the_file_has_not(tmp_path):
+    with pytest.raises(ConfigError) as refused:
+        check_class_names(detection(tmp_path, ('cta', 'zebra', 'debra')))
+    said = str(refused.value)
+    assert "2 of 3 names are no category of '" in said and 'x.json' in said
+    assert "'cta': nearest: cat" in said and "'debra': nearest: zebra" in said
+
+
+def test_a_name_given_twice(tmp_path):
+    with pytest.raises(ConfigError, match="metainfo.classes: several classes are called 'cat'"):
+        check_class_names(detection(tmp_path, ('cat', 'zebra', 'cat')))
+
+
+@pytest.mark.parametrize('classes', [('cat', 'zebra'), ('zebra',), None])
+def test_names_that_are_there_and_cocos_own(tmp_path, classes):
+    check_class_names(detection(tmp_path, classes))  # a file of two of COCO's 80 is fine
+
+
+def test_of_cocos_own_names_there_must_be_one(tmp_path):
+    data = detection(tmp_path, None)
+    made = content()
+    made['categories'] = [dict(id=1, name='cell'), dict(id=2, name='nucleus')]
+    data.ann_file, data.cat_ids = write(tmp_path, made), []
+    with pytest.raises(ConfigError, match='80 of 80 names are no category'):
+        check_class_names(data)
+
+
+def test_the_runners_loaders_refuse_too(tmp_path):
+    with pytest.raises(ConfigError, match="'cta': nearest: cat"):
+        Runner.build_dataloader(
+            dict(
+                batch_size=1,
+                dataset=detection(tmp_path, ('cta', 'zebra')),
+                sampler=dict(type='DefaultSampler', shuffle=False),
+            )
+        )
