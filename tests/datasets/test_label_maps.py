@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import ConcatDataset, RepeatDataset
+from mmengine.dataset import RepeatDataset
 from mmengine.registry import init_default_scope
 from PIL import Image
 
@@ -129,7 +129,7 @@ def test_the_runners_loaders_refuse_too(tmp_path, workers):
         dict(
             batch_size=1,
             num_workers=workers,
-            dataset=ConcatDataset([RepeatDataset(made, 1)]),
+            dataset=RepeatDataset(made, 1),
             sampler=dict(type='DefaultSampler', shuffle=False),
             collate_fn=dict(type='pseudo_collate'),
         )
