@@ -73,7 +73,7 @@ class TeacherWatch:
         return self.teacher.fingerprint() != self.fingerprint
 
     def touched(self) -> bool:
-        """Ask autograd's counters, which writes through ``.data`` pass by, for some 50 us."""
+        """Ask autograd's counters, which writes through ``.data`` pass by (ResNet-101: 0.2 ms)."""
         return self._counters() != self._versions
 
     def _counters(self) -> list[tuple[int, int]]:
