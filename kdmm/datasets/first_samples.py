@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kdmm.datasets.label_maps import LabelMapCheck, leaves, local, reader_of
+from kdmm.datasets.label_maps import LabelMapCheck, leaf_datasets, local, reader_of
 from kdmm.datasets.seeded import seeded
 from kdmm.errors import ConfigError
 
@@ -118,7 +118,7 @@ def _spread(total: int, most: int) -> list[int]:
 
 def _reader(dataset: Any) -> list[Any] | None:
     """Copies of the transform that reads label maps, and of the check behind it."""
-    for leaf in leaves(dataset):
+    for leaf in leaf_datasets(dataset):
         transforms, index = reader_of(leaf)
         if index >= 0:
             behind = transforms[index + 1 : index + 2]

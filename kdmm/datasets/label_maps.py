@@ -73,14 +73,14 @@ def check_depth(path: str) -> None:
         )
 
 
-def leaves(dataset: Any) -> Iterator[Any]:
+def leaf_datasets(dataset: Any) -> Iterator[Any]:
     """The data sets inside of wrappers and concatenations."""
     inner = getattr(dataset, 'datasets', None)
     if isinstance(inner, (list, tuple)):
         for item in inner:
-            yield from leaves(item)
+            yield from leaf_datasets(item)
     elif getattr(dataset, 'dataset', None) is not None:
-        yield from leaves(dataset.dataset)
+        yield from leaf_datasets(dataset.dataset)
     else:
         yield dataset
 
@@ -98,7 +98,7 @@ def reader_of(dataset: Any) -> tuple[list[Any], int]:
 
 def watch_label_maps(dataset: Any) -> None:
     """Put a `LabelMapCheck` behind each transform that reads label maps."""
-    for leaf in leaves(dataset):
+    for leaf in leaf_datasets(dataset):
         transforms, index = reader_of(leaf)
         if index >= 0 and not any(isinstance(step, LabelMapCheck) for step in transforms):
             read = getattr(type(transforms[index]), '_load_seg_map', None)

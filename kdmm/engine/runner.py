@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from kdmm.datasets.class_sampler import check_batch_size
 from kdmm.datasets.coco_files import check_class_names, check_coco_file
-from kdmm.datasets.label_maps import leaves, watch_label_maps
+from kdmm.datasets.label_maps import leaf_datasets, watch_label_maps
 from kdmm.datasets.seeded import seed_loader, stream_of
 from kdmm.distillers import CHILD, ConfigError, Objective
 from kdmm.distillers.weights import (
@@ -72,7 +72,7 @@ class Runner(CheckedRunner):
         """As the base; what of a data set and its batches cannot be meant is refused."""
         loader = super().build_dataloader(*args, **kwargs)
         check_batch_size(loader)
-        for dataset in leaves(loader.dataset):
+        for dataset in leaf_datasets(loader.dataset):
             check_coco_file(getattr(dataset, 'ann_file', None))
             check_class_names(dataset)
         watch_label_maps(loader.dataset)

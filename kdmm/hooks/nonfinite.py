@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdmm.errors import TrainingError
 from kdmm.registry import HOOKS
+from kdmm.utils.tree import leaves
 
 
 class NonFiniteError(TrainingError):
@@ -74,7 +75,7 @@ def non_finite(state: Mapping[str, Any], allow: Collection[str] = ()) -> list[st
     """
     found: list[tuple[str, Tensor]] = []
     for name, value in state.items():
-        for x in _tensors(value):
+        for x in leaves(value):
             if x.is_floating_point() or x.is_complex():
                 bad = x.isnan() if name in allow else ~x.isfinite()
                 found.append((name, bad.any()))
@@ -82,17 +83,6 @@ def non_finite(state: Mapping[str, Any], allow: Collection[str] = ()) -> list[st
         return []
     flags = torch.stack([flag.to(found[0][1].device) for _, flag in found])
     return [name for (name, _), bad in zip(found, flags.tolist(), strict=True) if bad]
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
 
 
 def unwrapped(model: nn.Module) -> Any:
