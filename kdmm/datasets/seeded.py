@@ -125,12 +125,19 @@ class SeededDataset:
 
     Args:
         dataset: The data set to wrap, or its config.
+
+    Raises:
+        ConfigError: If it is a text.
     """
 
     __slots__ = ('_wrapped',)
     _wrapped: Any
 
     def __init__(self, dataset: Any) -> None:
+        if isinstance(dataset, str):
+            raise ConfigError(
+                f'train_dataloader.dataset: expected dict(type=...) or a data set, got {dataset!r}'
+            )
         built = DATASETS.build(dataset) if isinstance(dataset, Mapping) else dataset
         object.__setattr__(self, '_wrapped', built)
 

@@ -33,9 +33,9 @@ def load_config(
         file = zoo_config(path) if '::' in path else path
     cfg = read_config(file)
     override(cfg, overrides or {})
-    for key in ('model', SECTION):
-        if cfg.get(key) and not isinstance(cfg[key], Mapping):
-            raise ConfigError(f'{key}: expected a dict, got {cfg[key]!r}')
+    if cfg.get('model') and not isinstance(cfg.model, Mapping):
+        raise ConfigError(f'model: expected a dict, got {cfg.model!r}')
+    section_of(cfg)
     _to_section(cfg)
     name = os.path.splitext(os.path.basename(path))[0]
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', name)
@@ -141,10 +141,8 @@ def kind_of(kd: Mapping[str, Any]) -> str:
     """``kd.type`` without its scope.
 
     Raises:
-        ConfigError: If it is none of `KINDS`, or the section is no dict.
+        ConfigError: If it is none of `KINDS`.
     """
-    if not isinstance(kd, Mapping):
-        raise ConfigError(f'{SECTION}: expected a dict, got {kd!r}')
     kind = str(kd.get('type', KINDS[0])).removeprefix('kdmm.')
     if kind not in KINDS:
         raise ConfigError(f'kd.type: {kind!r} is not known; {nearest(kind, KINDS)}')

@@ -109,7 +109,7 @@ def test_mmengine_merges_as_before_outside_and_afterwards(tmp_path):
 @pytest.mark.parametrize(
     ('text', 'options', 'told'),
     [
-        ('kd = 3', {}, 'kd: expected a dict, got 3'),
+        ('kd = 3', {}, 'kd: expected a section'),
         ("model = 'ResNet'", {}, "model: expected a dict, got 'ResNet'"),
         ('kd = dict(losses=dict(x=y))', {}, r"mine\.py' cannot be read .*line 2: NameError: .*'y'"),
         ('x = {{_base_.modle}}', {}, r'mine\.py. cannot be read .*modle'),
