@@ -210,13 +210,13 @@ def _shortened(text: str, most: int = 300) -> str:
     return text if len(text) <= most else f'{text[:most]} ...'
 
 
-def _checked(build: Callable[..., Any], where: str) -> Callable[..., Any]:
-    """A method of the Runner inside `building`."""
+def _checked(name: str, where: str) -> Callable[..., Any]:
+    """A method of `CheckedRunner`: that of the next class, which may be a user's, in `building`."""
 
-    @functools.wraps(build)
+    @functools.wraps(getattr(BaseRunner, name))
     def checked(self: BaseRunner, *args: Any, **kwargs: Any) -> Any:
         with building(self.cfg, where):
-            return build(self, *args, **kwargs)
+            return getattr(super(CheckedRunner, self), name)(*args, **kwargs)
 
     return checked
 
@@ -241,19 +241,17 @@ class CheckedRunner(BaseRunner):
                 _check_optim_wrapper(optim_wrapper)
             return super().build_optim_wrapper(optim_wrapper)
 
-    setup_env = _checked(BaseRunner.setup_env, 'env_cfg')
-    set_randomness = _checked(BaseRunner.set_randomness, 'randomness')
-    build_model = _checked(BaseRunner.build_model, 'model')
-    register_hooks = _checked(BaseRunner.register_hooks, 'default_hooks, custom_hooks')
-    build_visualizer = _checked(BaseRunner.build_visualizer, 'visualizer')
-    build_log_processor = _checked(BaseRunner.build_log_processor, 'log_processor')
-    build_train_loop = _checked(BaseRunner.build_train_loop, 'train_cfg, train_dataloader')
-    build_val_loop = _checked(BaseRunner.build_val_loop, 'val_cfg, val_dataloader, val_evaluator')
-    build_test_loop = _checked(
-        BaseRunner.build_test_loop, 'test_cfg, test_dataloader, test_evaluator'
-    )
-    build_param_scheduler = _checked(BaseRunner.build_param_scheduler, 'param_scheduler')
-    scale_lr = _checked(BaseRunner.scale_lr, 'auto_scale_lr')
+    setup_env = _checked('setup_env', 'env_cfg')
+    set_randomness = _checked('set_randomness', 'randomness')
+    build_model = _checked('build_model', 'model')
+    register_hooks = _checked('register_hooks', 'default_hooks, custom_hooks')
+    build_visualizer = _checked('build_visualizer', 'visualizer')
+    build_log_processor = _checked('build_log_processor', 'log_processor')
+    build_train_loop = _checked('build_train_loop', 'train_cfg, train_dataloader')
+    build_val_loop = _checked('build_val_loop', 'val_cfg, val_dataloader, val_evaluator')
+    build_test_loop = _checked('build_test_loop', 'test_cfg, test_dataloader, test_evaluator')
+    build_param_scheduler = _checked('build_param_scheduler', 'param_scheduler')
+    scale_lr = _checked('scale_lr', 'auto_scale_lr')
 
 
 def _check_optim_wrapper(config: Mapping[str, Any]) -> None:

@@ -34,6 +34,9 @@ class Users(BaseRunner):
         self.seen = model
         return super().build_model(model)
 
+    def build_log_processor(self, log_processor):
+        return super().build_log_processor(dict(log_processor, window_size=3))
+
 
 def wrapped(tmp_path, **changes) -> Config:
     """The section written around the student."""
@@ -140,6 +143,12 @@ def test_installing_again_changes_nothing():
     install()
     assert before == (BaseRunner.__init__, BaseRunner.train, FlexibleRunner.__init__)
     assert serving(Users) is serving(Users) and serving(Runner) is Runner
+
+
+def test_what_a_users_runner_overrides_is_called(tmp_path):
+    """`kdmm.Runner` comes before it in the order of the classes, and passes everything on."""
+    made = Users.from_cfg(config(tmp_path))
+    assert made.seen['type'] == 'kdmm.Distiller' and made.log_processor.window_size == 3
 
 
 # the usual form
