@@ -111,7 +111,8 @@ class _Reading:
 
     A tap gives what the module took or gave at that moment. An operation that later works in place
     would change it, so tensors that are overwritten are copied (`copying`); that of others is read
-    off the tensors' version counters when the pass ends.
+    off the tensors' version counters when the pass ends. A first pass compares the values, too:
+    writes through ``.data`` or NumPy do not count.
     """
 
     def __init__(self, name: str, path: TapPath, copying: bool, watching: bool) -> None:
@@ -139,6 +140,12 @@ class _Reading:
     def overwritten(self) -> bool:
         """Whether a tensor was changed in place since it was read."""
         return any(x._version != version for x, version in self._versions)
+
+    @property
+    def differs(self) -> bool:
+        """Whether a copy is not what the original is now."""
+        pairs = zip(leaves(self.values), leaves(self.originals), strict=True)
+        return any(not torch.equal(copy, original) for copy, original in pairs)
 
     def done(self, calls: int) -> bool:
         """Whether nothing more is to be read in a pass in which the module runs ``calls`` times."""
@@ -253,16 +260,16 @@ class Taps:
             )
         values = reading.values
         if not compiled:
-            known = self._overwritten.setdefault(
-                self._mode(reading.name, stop_early, compiled), reading.overwritten
-            )
+            mode = self._mode(reading.name, stop_early, compiled)
+            if mode not in self._overwritten:
+                self._overwritten[mode] = reading.overwritten or reading.differs
             if reading.overwritten and not reading.copying:
                 raise ConfigError(
                     f'{where}: {path.module}.{path.side} of the {self.owner} was overwritten in '
                     'place in this forward pass, and not in the first one. Tap a module that '
                     'nothing changes, for instance what comes behind it'
                 )
-            values = reading.values if known else reading.originals
+            values = reading.values if self._overwritten[mode] else reading.originals
         return values[0] if len(values) == 1 else Calls(values)
 
 

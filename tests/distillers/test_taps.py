@@ -311,6 +311,35 @@ def test_what_is_overwritten_in_a_later_pass_alone_is_refused():
             net(x)
 
 
+def past_autograd(y: torch.Tensor) -> None:
+    y.data.mul_(2)
+
+
+def past_torch(y: torch.Tensor) -> None:
+    y.detach().numpy()[:] = 7
+
+
+@pytest.mark.parametrize('write', [past_autograd, past_torch])
+def test_writes_that_no_counter_shows(write):
+    class Sly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.end = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            write(y)
+            return self.end(y)
+
+    net, x = Sly(), torch.randn(1, 3, 2, 2)
+    taps = Taps(net, dict(t='conv.out', end='end.out'), 'student')
+    for _ in range(2):
+        with taps.record() as found:
+            net(x)
+        assert torch.equal(found['t'], net.conv(x))
+    assert list(taps._overwritten.values()) == [True, False]
+
+
 # calls of a module that runs several times
 
 
