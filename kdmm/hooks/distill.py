@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
+from torch import Tensor
 
 from kdmm.distillers import ConfigError, Objective, Progress
 from kdmm.distillers.teacher import Teacher
@@ -64,7 +65,8 @@ class TeacherWatch:
 
     def __init__(self, teacher: Teacher) -> None:
         self.teacher, self.fingerprint = teacher, teacher.fingerprint()
-        self._tensors = [x for part in teacher.parts for x in (*part.parameters(), *part.buffers())]
+        states = [part.state_dict(keep_vars=True) for part in teacher.parts]  # not its caches
+        self._tensors = [x for state in states for x in state.values() if isinstance(x, Tensor)]
         self._versions = self._counters()
 
     def changed(self) -> bool:

@@ -9,9 +9,10 @@ from torch.utils.data import DataLoader
 
 from kdmm.distillers import ConfigError, distill
 from kdmm.engine import Runner
-from kdmm.hooks.distill import ENTRY, TEACHERS, DistillHook, TeacherChangedError
+from kdmm.hooks.distill import ENTRY, TEACHERS, DistillHook, TeacherChangedError, TeacherWatch
 from kdmm.hooks.ownership import OwnershipHook, objective_of
 from kdmm.registry import MODELS
+from tests.distillers.tiny_models import KD as KD_SHORT
 from tests.distillers.tiny_models import TEACHER, build, tiny
 from tests.engine.tiny_run import KD, TinyData, by_epoch, config, files, runner, validated
 
@@ -143,6 +144,17 @@ def test_a_teacher_that_was_written_to_and_is_what_it_was(tmp_path):
     made.register_hook(Touch(through_data, at=1, back=3))
     made.train()
     assert files(tmp_path) == ['iter_4.pth', 'iter_8.pth']
+
+
+def test_a_cache_that_a_teacher_writes_in_each_pass_is_none_of_its_weights():
+    """Else all weights would be read after each iteration."""
+    teacher = objective_of(distill(tiny(), **copy.deepcopy(KD_SHORT))).teachers[0]
+    teacher.module.register_buffer('cache', torch.zeros(2), persistent=False)
+    watch = TeacherWatch(teacher)
+    teacher.module.cache.add_(1)
+    assert not watch.touched()
+    in_place(teacher.module)
+    assert watch.touched() and watch.changed() and not watch.touched()
 
 
 def with_teacher(folder, path: str | None, dtype: str | None = None, **changes):
