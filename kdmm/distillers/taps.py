@@ -173,7 +173,7 @@ class Taps:
     def __init__(self, model: nn.Module, paths: Mapping[str, str], owner: str) -> None:
         self.owner = owner
         self.paths = {name: TapPath.parse(path) for name, path in paths.items()}
-        modules = dict(model.named_modules())
+        modules = dict(model.named_modules(remove_duplicate=False))  # all names of shared ones
         for name, path in self.paths.items():
             if path.module not in modules:
                 raise ConfigError(

@@ -180,6 +180,15 @@ def test_an_item_that_is_not_there_is_a_config_error(net, x, path):
         net(x)
 
 
+def test_a_shared_module_has_all_its_names(net, x):
+    """As the convolutions that a detector's head shares over its levels."""
+    net.alias = net.tail
+    taps = Taps(net, dict(a='tail.out', b='alias.out'), 'student')
+    with taps.record() as found:
+        net(x)
+    assert found['a'] is found['b']
+
+
 # what a later operation overwrites
 
 
