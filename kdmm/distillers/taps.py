@@ -100,7 +100,10 @@ def source_of(activation: Tensor) -> Any:
     if node is None or type(node).__name__ != f'{_Keep.__name__}Backward':
         return activation
     if not hasattr(torch.autograd.graph, 'GradientEdge'):
-        raise NotImplementedError('this torch takes no gradient at an overwritten activation')
+        raise NotImplementedError(
+            'an operation in place overwrites a tapped activation, and torch before 2.2 takes no '
+            'gradient there: tap a module that nothing changes, or use a newer torch'
+        )
     source, number = node.next_functions[0]
     assert source is not None, 'a copy is of what carries a gradient'
     return torch.autograd.graph.GradientEdge(source, number)

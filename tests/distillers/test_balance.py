@@ -6,6 +6,7 @@ import torch
 from kdmm.distillers import ConfigError, distill
 from kdmm.distillers.balance import Auto, build_auto, is_auto
 from tests.distillers.tiny_models import KD, TinyNet, images, samples, tiny
+from tests.versions import cpu_autocast
 
 
 @pytest.fixture
@@ -204,7 +205,7 @@ def test_half_precision_gives_nearly_the_same_weight(dtype):
         torch.manual_seed(0)  # teacher
         losses = dict(d=dict(type='Distance', on='t', scale=1e-3, weight='auto:0.1'))
         made = student(losses, t='head.out')
-        with torch.autocast('cpu', dtype=dtype, enabled=autocast):
+        with cpu_autocast(dtype, enabled=autocast):
             made(images(8, 64), samples(8, 64), mode='loss')
         weights.append(float(made.kd.terms['d'].weights.now('')))
     assert weights[1] == pytest.approx(weights[0], rel=0.05)

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from kdmm.distillers import ClassMap, ConfigError, distill
 from tests.distillers.tiny_models import KD, images, samples, segmentor, tiny
+from tests.versions import cpu_autocast
 
 # the student's 4 classes: the teacher's 3; unknown to it; its 0 or 4; its 1
 CLASSES = [3, None, [0, 4], 1]
@@ -39,7 +40,7 @@ def test_labels_of_absent_classes_are_ignored():
 
 def test_merging_does_not_overflow_in_half_precision():
     teacher = torch.full((1, 6, 1, 1), 60000.0, dtype=torch.float16)
-    with torch.autocast('cpu', dtype=torch.float16):
+    with cpu_autocast(torch.float16):
         merged = ClassMap(CLASSES, 4, 6)(torch.zeros(1, 4, 1, 1), teacher)[1]
     torch.testing.assert_close(merged[0, :, 0, 0], torch.tensor([6e4, 6e4 + 0.6931, 6e4]))
 

@@ -18,6 +18,7 @@ from tests.distillers.tiny_models import (
     segmentor,
     tiny,
 )
+from tests.versions import cpu_autocast
 
 CIRKD = dict(
     taps=dict(logits='decode_head.conv_seg.out', pixels='decode_head.conv_seg.in'),
@@ -350,7 +351,7 @@ def test_a_frozen_tap():
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_autocast(dtype):
     made = cirkd().train()
-    with torch.autocast('cpu', dtype=dtype):
+    with cpu_autocast(dtype):
         losses = made(torch.randn(2, 3, 32, 32), seg_samples(), mode='loss')
     assert all(value.isfinite() for value in losses.values())
     assert all(losses[key].dtype == torch.float32 for key in CIRKD_LOGS)

@@ -6,6 +6,7 @@ from torch.utils.checkpoint import checkpoint
 from kdmm.distillers import Taps
 from kdmm.distillers.gradients import UnmeasurableError, gradient_norms, task_loss
 from kdmm.functional import pixel_to_pixel_kl
+from tests.versions import needs
 
 
 @pytest.fixture
@@ -117,6 +118,7 @@ def test_a_loss_in_half_precision_does_not_overflow():
 
 def test_an_activation_that_is_overwritten_later_counts_as_it_was():
     """The task's norm at a copy is that of a network that does not work in place."""
+    needs('torch', '2.2', 'gradient at an overwritten activation')
     torch.manual_seed(0)
     x, weight = torch.randn(2, 3, 4, 4), torch.randn(3, 3, 1, 1, requires_grad=True)
     norms = []
@@ -129,6 +131,15 @@ def test_an_activation_that_is_overwritten_later_counts_as_it_was():
         norms += gradient_norms(task, [loss], [[found['t']]])
     assert norms[0].reached and float(norms[0].task) > 0
     assert norms[0].loss == norms[1].loss and norms[0].task == norms[1].task
+
+
+def test_where_torch_takes_no_gradient_at_a_copy_that_is_said(monkeypatch):
+    monkeypatch.delattr(torch.autograd.graph, 'GradientEdge', raising=False)  # as before 2.2
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(inplace=True))
+    with Taps(net, dict(t='0.out'), 'student').record() as found:
+        task = net(torch.randn(2, 3, 4, 4)).square().sum()
+    with pytest.raises(UnmeasurableError, match=r'overwrites a tapped .* torch before 2\.2'):
+        gradient_norms(task, [found['t'].sum()], [[found['t']]])
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])

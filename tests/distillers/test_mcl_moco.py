@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests.versions import cpu_autocast
+
 pytest.importorskip('mmpretrain')
 
 import mmpretrain.models.utils  # noqa: E402
@@ -255,7 +257,7 @@ def test_autocast_normalises_in_float32(dtype):
     model = build().float()
     other = copy.deepcopy(model)
     batch = [view.float() for view in views()]
-    with torch.autocast('cpu', dtype):
+    with cpu_autocast(dtype):
         found = model(batch, None, mode='loss')
     assert {value.dtype for value in found.values()} == {torch.float32}
     total(found).backward()

@@ -5,6 +5,7 @@ import torch
 
 from kdmm.distillers import Progress, distill
 from tests.distillers.tiny_models import KD, TinyNet, images, samples, tiny
+from tests.versions import cpu_autocast
 
 TAPS = dict(logits='head.out', body='body.out')
 LOSSES = dict(
@@ -118,7 +119,7 @@ def test_a_tap_off_the_tasks_way_has_no_finite_share():
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_under_autocast(dtype):
     made = student()
-    with torch.autocast('cpu', dtype=dtype):
+    with cpu_autocast(dtype):
         step(made)
         shares = {share.label: float(share.share) for share in made.kd.shares}
     step(made)

@@ -7,6 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kdmm.distillers import Calls, ConfigError, TapPath, Taps
 from kdmm.distillers.taps import require_gradient, source_of
+from tests.versions import needs
 
 
 class Net(nn.Module):
@@ -289,6 +290,7 @@ def test_gradients_of_a_copy_are_those_of_the_value_before():
 
 def test_the_source_of_a_copy_is_where_the_network_goes_on():
     """The task's gradient at the norm's output, that of a network that does not work in place."""
+    needs('torch', '2.2', 'gradient at an overwritten activation')
     net, x = in_place()
     net.eval()
     taps = Taps(net, dict(t='norm.out', free='end.in'), 's')

@@ -17,6 +17,7 @@ from tests.distillers.tiny_models import (
     segmentor,
     tiny,
 )
+from tests.versions import cpu_autocast
 
 
 class Anything:
@@ -203,7 +204,7 @@ def test_a_dtype_of_its_own():
     teacher = student.kd.teachers[0]
     student.double().float()
     assert teacher.module.head.weight.dtype == torch.bfloat16
-    with torch.autocast('cpu', dtype=torch.float16):
+    with cpu_autocast(torch.float16):
         assert teacher(images())['logits'].dtype == torch.bfloat16
     losses = student(images(), samples(), mode='loss')
     assert losses['kd.loss_kd'].dtype == torch.float32 and losses['kd.loss_kd'].isfinite()

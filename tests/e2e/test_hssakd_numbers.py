@@ -10,6 +10,8 @@ from mmengine.registry import MODELS
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.versions import cpu_autocast
+
 pytest.importorskip('mmpretrain')
 
 from kdmm.functional import joint_labels, kl_divergence, unrotated  # noqa: E402
@@ -147,7 +149,7 @@ LABELS = (0, 2, 1, 1)
 
 def losses_of(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
     images, samples = batch(*LABELS)
-    with torch.autocast('cpu', dtype):
+    with cpu_autocast(dtype):
         return model(images, samples, mode='loss')
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kdmm.functional import mutual_bank_contrast
+from tests.versions import cpu_autocast
 
 from .test_mutual import CLOSE, PAPER, fix, gradients, naive_kd, unit
 
@@ -116,7 +117,7 @@ def test_autocast_with_cosines_of_one(dtype, networks):
     banks = (sign[:, None] * row).expand(networks, -1, -1).to(dtype)
     v = (sign[:4, None] * row).expand(networks, -1, -1).clone().requires_grad_()
     index = torch.randint(16, (4, 9), generator=torch.Generator().manual_seed(0))
-    with torch.autocast('cpu', dtype):
+    with cpu_autocast(dtype):
         terms = torch.stack(mutual_bank_contrast(v, banks, index))
         terms.sum().backward()
     assert terms.dtype == torch.float32 and terms.isfinite().all() and v.grad.isfinite().all()
@@ -126,7 +127,7 @@ def test_autocast_with_cosines_of_one(dtype, networks):
 def test_half_anchors_are_rounded_once(dtype):
     v, banks, index = problem()
     half, banks = v.detach().to(dtype), banks.float()
-    with torch.autocast('cpu', dtype):
+    with cpu_autocast(dtype):
         ours = torch.stack(mutual_bank_contrast(half, banks, index))
     exact = torch.stack(mutual_bank_contrast(half.float(), banks, index))
     torch.testing.assert_close(ours, exact, rtol=1e-6, atol=0)

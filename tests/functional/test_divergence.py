@@ -12,6 +12,7 @@ from kdmm.functional import (
     kl_divergence,
     resize_labels,
 )
+from tests.versions import cpu_autocast
 
 
 def naive(student, teacher, tau):
@@ -189,7 +190,7 @@ class TestBinary:
     def test_float32_under_autocast(self, dtype):
         torch.manual_seed(0)
         student, teacher = ((torch.randn(2, 80, 64) * 8 - 4).to(dtype) for _ in range(2))
-        with torch.autocast('cpu', dtype):
+        with cpu_autocast(dtype):
             loss = binary_kl_divergence(student, teacher, 2.0)
         assert loss.dtype == torch.float32
         exact = binary_kl_divergence(student.double(), teacher.double(), 2.0)
@@ -199,7 +200,7 @@ class TestBinary:
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_types_are_promoted(dtype):
     student, teacher = (torch.randn(2, 19, 8, 8) * 30 for _ in range(2))
-    with torch.autocast('cpu', dtype):
+    with cpu_autocast(dtype):
         loss = kl_divergence(student.to(dtype), teacher.to(dtype))
     assert loss.dtype == torch.float32 and loss.isfinite()
     torch.testing.assert_close(loss, kl_divergence(student, teacher), rtol=2e-2, atol=0)

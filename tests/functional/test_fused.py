@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kdmm.functional import fused
+from tests.versions import needs
 
 pytest.importorskip('triton', reason='Triton is not installed')
 
@@ -23,6 +24,7 @@ with torch.no_grad():  # as in a validation
 
 def interpret(code: str) -> str:
     """Run code with Triton interpreted; kernels choose that when they are defined."""
+    needs('triton', '3.0', 'interpreter that runs without a GPU')
     done = subprocess.run(
         [sys.executable, '-c', code],
         env={**os.environ, 'TRITON_INTERPRET': '1'},

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kdmm.functional import mutual_queue_contrast, queue_logits
+from tests.versions import cpu_autocast
 
 from .test_mutual import CLOSE, fix, gradients, naive_kd, unit
 
@@ -92,7 +93,7 @@ def test_autocast_stays_near_float32(dtype):
     q, k, queues = (x.detach().to(dtype) for x in problem())
     k[0] = q[0]  # cosines of one
     q.requires_grad_()
-    with torch.autocast('cpu', dtype):
+    with cpu_autocast(dtype):
         terms = torch.stack(mutual_queue_contrast(q, k, queues))
         terms.sum().backward()
     exact = torch.stack(mutual_queue_contrast(q.detach().float(), k.float(), queues.float()))

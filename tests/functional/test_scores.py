@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from kdmm.functional import bank_scores
+from tests.versions import cpu_autocast
 
 from .test_mutual import fix, unit
 
@@ -52,7 +53,7 @@ def test_derivatives_of_any_order(whole):
 def test_half_banks_and_anchors_are_multiplied_in_float32(dtype, whole):
     anchors, banks, index = problem(torch.float32)
     banks, half = banks.to(dtype), anchors.detach().to(dtype).requires_grad_()
-    with torch.autocast('cpu', dtype):
+    with cpu_autocast(dtype):
         ours = bank_scores(half, banks, index, whole)
         (grad,) = torch.autograd.grad(ours.square().sum(), half)
     exact = half.detach().double().requires_grad_()

@@ -8,6 +8,7 @@ from oracles import gen
 from kdmm.losses import AdversarialLoss
 from kdmm.losses.discriminator import Discriminator
 from kdmm.registry import MODELS
+from tests.versions import cpu_autocast
 
 STUDENT, TEACHER = gen((2, 5, 64, 64), 0.3), 2 * gen((2, 5, 64, 64), 1.1)
 
@@ -227,10 +228,10 @@ def test_float32_under_autocast(dtype):
     loss = AdversarialLoss(5, width=8)
     student, teacher = ((60000 * gen((2, 5, 64, 64), phi).sin()).to(dtype) for phi in (0.3, 1.1))
     student.requires_grad_()
-    with torch.autocast('cpu', dtype):
+    with cpu_autocast(dtype):
         value = loss(student, teacher)
     value.backward()
-    with torch.autocast('cpu', dtype):
+    with cpu_autocast(dtype):
         loss.after_step()
     assert value.dtype == torch.float32 and value.isfinite() and student.grad.isfinite().all()
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in loss.parameters())

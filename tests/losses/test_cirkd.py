@@ -6,6 +6,7 @@ from torch import nn
 from kdmm.losses import CIRKDMemoryLoss, CIRKDMiniBatchLoss, projector
 from kdmm.memory import Keys
 from kdmm.registry import MODELS
+from tests.versions import cpu_autocast
 
 SMALL = dict(pixel_size=40, region_size=6, pixel_keys=12, region_keys=5)
 
@@ -204,7 +205,7 @@ class TestMemory:
             torch.manual_seed(1)
             loss = CIRKDMemoryLoss(128, 256, 19, pixel_size=100, region_size=20)
             leaf = student.clone().requires_grad_()
-            with torch.autocast('cpu', dtype, enabled=enabled):
+            with cpu_autocast(dtype, enabled=enabled):
                 parts = loss(leaf, teacher, labels)
             sum(parts.values()).backward()
             assert all(part.dtype == torch.float32 for part in parts.values())

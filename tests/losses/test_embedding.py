@@ -5,6 +5,7 @@ import torch
 
 from kdmm.losses.embedding import EmbeddingHeads, check_pooled
 from tests.functional.test_mutual import fix
+from tests.versions import cpu_autocast
 
 
 def heads(*channels: int, dim: int = 128) -> EmbeddingHeads:
@@ -42,7 +43,7 @@ def test_features_are_not_written_to():
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_unit_length_in_float32_under_autocast(dtype):
-    with torch.autocast('cpu', dtype):
+    with cpu_autocast(dtype):
         rows = heads(3, dim=8)([100 * fix((4, 3), 1).float()])
     assert rows.dtype == torch.float32
     torch.testing.assert_close(rows.norm(dim=-1), torch.ones(1, 4), rtol=0, atol=1e-6)

@@ -22,6 +22,7 @@ from kdmm.losses import (
     SKDLoss,
 )
 from kdmm.registry import MODELS
+from tests.versions import cpu_autocast
 
 SIZE = (4, 6)
 CLASSES = 5
@@ -197,7 +198,7 @@ def extreme(channels, dtype):
 
 
 def finite(loss, student, teacher, dtype, classes):
-    with torch.autocast('cpu', dtype):
+    with cpu_autocast(dtype):
         value = loss(student, teacher, **context(loss, lab(2, 16, 16, classes)))
     value.backward()
     assert value.dtype == torch.float32 and value.isfinite() and value >= 0
@@ -229,7 +230,7 @@ class TestFinite:
         for reduction in ('mean', 'image'):
             maps = [extreme(c, dtype) for c in (16, classes)]
             student, teacher = zip(*maps, strict=True)
-            with torch.autocast('cpu', dtype):
+            with cpu_autocast(dtype):
                 value = PSDLoss(reduction)(student, teacher)
             value.backward()
             assert value.isfinite() and value.dtype == torch.float32

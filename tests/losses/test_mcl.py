@@ -10,6 +10,7 @@ from torch import Tensor
 from kdmm.functional import mutual_contrast
 from kdmm.losses.mcl import EnsembleKDLoss, MCLLoss
 from tests.functional.test_mutual import LABELS, OPTIONS, UNEVEN, fix, naive
+from tests.versions import cpu_autocast
 
 CLOSE = dict(rtol=1e-10, atol=1e-12)
 WIDTHS = (5, 3, 4, 6)
@@ -79,7 +80,7 @@ def test_temperatures_are_read_in_each_step():
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_finite_under_autocast(dtype):
     made, peers = loss(2, tau=0.01).float(), [100 * x.detach().float() for x in features(2)]
-    with torch.autocast('cpu', dtype):
+    with cpu_autocast(dtype):
         found = made([x.requires_grad_() for x in peers], LABELS)
     assert all(value.dtype == torch.float32 and value.isfinite() for value in found.values())
     grads = gradients(sum(found.values()), made, peers)

@@ -4,6 +4,7 @@ from oracles import gen, lab, unit
 
 from kdmm.functional import normalize_rows
 from kdmm.memory import ClassQueues, ClassRing
+from tests.versions import cpu_autocast
 
 SIZE = dict(pixel_size=40, region_size=6)
 
@@ -290,7 +291,7 @@ def test_an_outer_autocast_does_not_round_what_is_stored(dtype) -> None:
     features, labels = unit(gen((2, 24, 5), 0.3)).float(), lab(2, 4, 6, 3).flatten(1)
     plain, under = (ClassQueues(3, 5, 40, 10) for _ in range(2))
     plain.enqueue(features, labels)
-    with torch.autocast('cpu', dtype):
+    with cpu_autocast(dtype):
         under.enqueue(features, labels)
     assert torch.equal(plain.region.rows, under.region.rows)
     assert torch.equal(plain.pixel.rows, under.pixel.rows)

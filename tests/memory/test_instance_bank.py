@@ -9,6 +9,7 @@ from kdmm.errors import ConfigError
 from kdmm.functional import mutual_bank_contrast, normalize_rows
 from kdmm.memory import InstanceBank
 from tests.functional.test_mutual import fix, unit
+from tests.versions import cpu_autocast
 
 
 def bank(networks=2, samples=32, dim=6, dtype=torch.float64, **options) -> InstanceBank:
@@ -116,7 +117,7 @@ class TestWrite:
         store = bank(dtype=dtype, samples=8, momentum=0.8)
         expected = store.rows.clone()
         for step in range(3):
-            with torch.autocast('cpu', dtype):
+            with cpu_autocast(dtype):
                 write(store, [0, 1, 2, 3], batch(step=step).float())
             mixed = 0.8 * expected[:, :4].float() + (1 - 0.8) * batch(step=step).float()
             expected[:, :4] = normalize_rows(mixed, dim=2).to(dtype)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from kdmm.utils.tree import leaves
 
 
 def saved_bytes(run: Callable[[], Tensor]) -> int:
@@ -31,7 +32,6 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        for x in tree_leaves(out):
-            if isinstance(x, Tensor):
-                self.elements = max(self.elements, x.numel())
+        for x in leaves(out):
+            self.elements = max(self.elements, x.numel())
         return out

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.versions import cpu_autocast
+
 pytest.importorskip('mmpretrain')
 
 from kdmm.distillers import Progress  # noqa: E402
@@ -263,7 +265,7 @@ def test_a_copy_holds_what_is_averaged():
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_finite_under_autocast(dtype):
     model = cohort(2, losses=BOTH, trunk=TRUNK)
-    with torch.autocast('cpu', dtype):
+    with cpu_autocast(dtype):
         losses = model(*batch(*LABELS), mode='loss')
     total(losses).backward()
     assert all(value.isfinite() for value in losses.values())
