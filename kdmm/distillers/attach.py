@@ -1,6 +1,7 @@
 """Attach an objective to a model of a base library, which stays what it was."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -131,3 +132,17 @@ def attach(
     model.__class__ = type(kind.__name__, (mixin, kind), {'__module__': kind.__module__})
     model.add_module(CHILD, objective)
     return model
+
+
+@contextmanager
+def set_aside(model: nn.Module) -> Iterator[Any]:
+    """Make a distilled student just a student inside. Yields its objective, None without one."""
+    kept = getattr(model, CHILD, None)
+    if kept is None:
+        yield None
+        return
+    setattr(model, CHILD, None)
+    try:
+        yield kept
+    finally:
+        setattr(model, CHILD, kept)

@@ -5,7 +5,9 @@ import hashlib
 import os
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,7 +92,7 @@ def state_dict_of(
     """The network's entries in a checkpoint, without the prefixes of wrappers.
 
     ``module.`` of parallel and averaging wrappers and ``_orig_mod.`` of compiled networks go where
-    all keys have them.
+    all keys have them. The versions of the modules, if torch wrote them, stay with the entries.
 
     Args:
         checkpoint: Content of a file.
@@ -105,7 +107,7 @@ def state_dict_of(
     state = unwrapped(_contained(checkpoint, what, container, flag))
     if prefix:
         start = f'{prefix.rstrip(".")}.'
-        below = {key.removeprefix(start): state[key] for key in state if key.startswith(start)}
+        below = _rekeyed(state, partial(_below, start=start))
         if not below:
             first = sorted({key.split('.')[0] for key in state})
             raise ConfigError(
@@ -118,18 +120,16 @@ def state_dict_of(
 
 def unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
     """``state`` without the prefixes that wrappers put before all of its keys."""
-    inner = dict(state)
+    inner = _rekeyed(state, lambda key: key)
     while True:
         keys = [key for key in inner if key not in _COUNTERS]
         found = [start for start in _WRAPPERS if all(key.startswith(start) for key in keys)]
         if not keys or not found:
             return inner
-        inner = {key.removeprefix(found[0]): inner[key] for key in keys}
+        inner = _rekeyed(inner, partial(_below, start=found[0]))
 
 
-def load_strictly(
-    model: nn.Module, state: Mapping[str, Any], what: str, without: str | None = None
-) -> None:
+def load_strictly(model: nn.Module, state: Mapping[str, Any], what: str) -> None:
     """Load ``state`` into ``model``; whatever does not fit is an error, and nothing is loaded.
 
     Floating-point weights of any width are taken (float16, bfloat16 and float64 files are usual);
@@ -142,19 +142,12 @@ def load_strictly(
         model: Receives the weights.
         state: Key to tensor.
         what: How the error calls ``state``.
-        without: A child of ``model`` that ``state`` does not speak of.
 
     Raises:
         ConfigError: Lists the keys, up to eight of a kind.
     """
-
-    def spoken_of(key: str) -> bool:
-        return without is None or not key.startswith(f'{without}.')
-
-    own = {key: value for key, value in model.state_dict().items() if spoken_of(key)}
-    unsaved = {
-        key: value for key, value in model.named_buffers() if key not in own and spoken_of(key)
-    }
+    own = model.state_dict()
+    unsaved = {key: value for key, value in model.named_buffers() if key not in own}
     state = _renamed(_named(state, what), own)
     problems: dict[str, list[str]] = {'missing': [key for key in own if key not in state]}
     for key in [key for key in state if key not in own]:
@@ -170,8 +163,14 @@ def load_strictly(
     if any(problems.values()):
         lines = [f'  {kind}: {_listed(keys)}' for kind, keys in problems.items() if keys]
         raise ConfigError(f'{name}:\n' + '\n'.join(lines))
+    # a module without a version would take the state for that of an old release, and rewrite it
+    versions = {_bare(path): entry for path, entry in _versions(state).items()}
+    state._metadata = {  # type: ignore[attr-defined]
+        path: versions.get(_bare(path), dict(version=module._version))
+        for path, module in model.named_modules(remove_duplicate=False)
+    }
     try:
-        model.load_state_dict(state, strict=without is None)
+        model.load_state_dict(state)
     except RuntimeError as error:  # of a module that loads in its own way
         raise ConfigError(f'{name}: {error}') from error
 
@@ -291,7 +290,7 @@ def _named(state: Any, what: str) -> dict[str, Any]:
     odd = [repr(key) for key in state if not isinstance(key, str)]
     if odd:
         raise ConfigError(f'{what} has keys that are no names: {_listed(odd)}')
-    return dict(state)
+    return _rekeyed(state, lambda key: key)
 
 
 def _renamed(state: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -299,7 +298,34 @@ def _renamed(state: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     if not any(key in own for key in state):
         state = unwrapped(state)
     bare = {key.replace('_orig_mod.', ''): key for key in own}
-    return {bare.get(key.replace('_orig_mod.', ''), key): value for key, value in state.items()}
+    return _rekeyed(state, lambda key: bare.get(key.replace('_orig_mod.', ''), key))
+
+
+def _versions(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What torch keeps beside a state: path of a module to the version that wrote its entries."""
+    return getattr(state, '_metadata', {})
+
+
+def _rekeyed(
+    state: Mapping[str, Any], name_of: Callable[[str], str | None]
+) -> OrderedDict[str, Any]:
+    """``state`` and its versions under other names; what is called None is left out."""
+    pairs = ((name_of(key), value) for key, value in state.items())
+    found = OrderedDict((name, value) for name, value in pairs if name is not None)
+    versions = ((name_of(f'{path}.' if path else ''), v) for path, v in _versions(state).items())
+    found._metadata = OrderedDict(  # type: ignore[attr-defined]
+        (path.removesuffix('.'), version) for path, version in versions if path is not None
+    )
+    return found
+
+
+def _below(key: str, start: str) -> str | None:
+    return key.removeprefix(start) if key.startswith(start) else None
+
+
+def _bare(path: str) -> str:
+    """A module's path without what compiling adds."""
+    return f'{path}.'.replace('_orig_mod.', '').removesuffix('.')
 
 
 def is_plain(value: Tensor) -> bool:

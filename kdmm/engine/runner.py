@@ -17,7 +17,8 @@ from kdmm.datasets.class_sampler import check_batch_size
 from kdmm.datasets.coco_files import check_class_names, check_coco_file
 from kdmm.datasets.label_maps import leaf_datasets, watch_label_maps
 from kdmm.datasets.seeded import seed_loader, stream_of
-from kdmm.distillers import CHILD, ConfigError, Objective
+from kdmm.distillers import ConfigError, Objective
+from kdmm.distillers.attach import set_aside
 from kdmm.distillers.weights import (
     load_strictly,
     read_checkpoint,
@@ -181,12 +182,14 @@ class Runner(CheckedRunner):
         state = state_dict_of(checkpoint, repr(filename))
         if self._resume:
             taken(state, PREFIX)  # what the hooks put there for each other
-        if self._resume or self.cfg.get('strict_load', self._kd is not None):
-            load_strictly(model, state, repr(filename), without=CHILD)
-        else:
-            if self._kd is not None:
-                refuse_misfits(model, state, repr(filename))
-            load_state_dict(model, state, strict=False, logger='current')
+        strict = self._resume or self.cfg.get('strict_load', self._kd is not None)
+        with set_aside(model) as objective:  # the hooks have restored it; the state has none of it
+            if strict:
+                load_strictly(model, state, repr(filename))
+            else:
+                if objective is not None:
+                    refuse_misfits(model, state, repr(filename))
+                load_state_dict(model, state, strict=False, logger='current')
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdmm.distillers.attach import set_aside
 from kdmm.distillers.context import gather_context
 from kdmm.engine.crops import at_size, corners, grown
 from kdmm.engine.meter import Meter
 from kdmm.engine.saved import Saved, total_bytes
-from kdmm.engine.split_step import set_aside
 from kdmm.functional.blocks import BUFFERS, block_elements
 from kdmm.functional.collective import distributed
 from kdmm.utils.tree import leaves

@@ -1,14 +1,14 @@
 """One training step taken apart, so that its parts can be measured."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from kdmm.distillers import CHILD
+from kdmm.distillers.attach import set_aside
 from kdmm.distillers.context import gather_context
 from kdmm.utils.tree import map_leaves
 
@@ -18,20 +18,6 @@ class Parts(Protocol):
 
     def part(self, name: str) -> AbstractContextManager:
         """A context; what happens inside belongs to ``name``."""
-
-
-@contextmanager
-def set_aside(model: nn.Module) -> Iterator[Any]:
-    """Inside, a distilled student is just a student. Yields its objective, None without one."""
-    kept = getattr(model, CHILD, None)
-    if kept is None:
-        yield None
-        return
-    setattr(model, CHILD, None)
-    try:
-        yield kept
-    finally:
-        setattr(model, CHILD, kept)
 
 
 def unwrapped(model: nn.Module) -> Any:

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from kdmm.distillers import CHILD
+from kdmm.distillers.attach import set_aside
 from kdmm.engine import Runner
 from kdmm.engine.ledger import Ledger
 from kdmm.engine.meter import Meter
 from kdmm.engine.profiling import _is_collective
-from kdmm.engine.split_step import loosened, set_aside, split_step, teacher_step
+from kdmm.engine.split_step import loosened, split_step, teacher_step
 from tests.engine import tiny_run
 
 TERMS = ['kd', 'parts']

@@ -7,6 +7,7 @@ from mmengine.runner import Runner as BaseRunner
 
 import kdmm.hooks as hooks
 from kdmm.datasets import SeededDataset, SeededSampler
+from kdmm.distillers import Objective
 from kdmm.engine import Runner, build_runner
 from kdmm.errors import ConfigError
 from tests.distillers.tiny_models import TinyNet, build, tiny
@@ -160,6 +161,31 @@ def test_a_student_starts_from_a_checkpoint(trained):
     assert made.model.kd.terms['parts'].loss.queue.tolist() == [0, 0]
     plain = loaded(trained, trained / 'iter_4.pth', kd=None)
     assert same(plain.model.state_dict(), content['state_dict'])
+
+
+@pytest.mark.parametrize(
+    'options', [dict(resume=True), dict(), dict(strict_load=False), dict(kd=None)]
+)
+def test_modules_are_loaded_once_and_told_who_wrote_their_entries(trained, monkeypatch, options):
+    """A torch before 2.2 zeroes the counter of a BatchNorm that a state has nothing of."""
+    seen = []
+
+    def watched(kind):
+        load = kind._load_from_state_dict
+
+        def loading(self, state, prefix, metadata, *rest):
+            seen.append((kind, prefix, metadata.get('version')))
+            load(self, state, prefix, metadata, *rest)
+
+        return loading
+
+    for kind in (torch.nn.BatchNorm2d, Objective):
+        monkeypatch.setattr(kind, '_load_from_state_dict', watched(kind), raising=False)
+    loaded(trained, trained / 'iter_4.pth', **options)
+    own = (
+        [(Objective, '', 1)] if 'resume' in options else []
+    )  # from its own entry, and from no other
+    assert seen == [*own, (torch.nn.BatchNorm2d, 'stem.1.', 2)]
 
 
 def test_another_architecture_is_refused(trained):
