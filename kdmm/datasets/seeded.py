@@ -6,8 +6,10 @@ out with the index, and the data set draws from a generator seeded with it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
+from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_dist_info
 from torch.utils.data import Sampler
 
@@ -50,12 +52,12 @@ class SeededSampler(Sampler[int]):
         seed: Given by the Runner; of the stream and of the augmentation.
     """
 
-    _OWN = ('sampler', '_config', '_dataset', '_seed', '_epoch', '_drawn', '_place')
+    _OWN = ('sampler', '_config', '_dataset', '_seed', '_epoch', '_drawn', '_unwanted', '_place')
 
     def __init__(self, sampler: Any, dataset: Any, seed: int | None = None) -> None:
         self._config, self._dataset = sampler, dataset
         self._place = get_dist_info()
-        self._epoch = self._drawn = 0
+        self._epoch = self._drawn = self._unwanted = 0
         self.reseed(seed)
 
     def reseed(self, seed: int | None) -> None:
@@ -83,7 +85,9 @@ class SeededSampler(Sampler[int]):
     def __getattr__(self, name: str) -> Any:
         if name in self._OWN or name in _COPYING:  # not there yet while it is unpickled
             raise AttributeError(name)
-        if name == 'skip' and hasattr(self.sampler, 'skip'):
+        if name == 'skip' and (
+            hasattr(self.sampler, 'skip') or isinstance(self.sampler, InfiniteSampler)
+        ):
             return self._skip
         return getattr(self.sampler, name)
 
@@ -98,7 +102,9 @@ class SeededSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[StreamIndex]:
         rank, world_size = self._place
-        for count, index in enumerate(self.sampler, start=self._drawn):
+        wanted = islice(self.sampler, self._unwanted, None)
+        self._unwanted = 0
+        for count, index in enumerate(wanted, start=self._drawn):
             yield StreamIndex(index, (self.seed, self.epoch, count * world_size + rank))
 
     def __len__(self) -> int:
@@ -112,7 +118,10 @@ class SeededSampler(Sampler[int]):
     def _skip(self, num_samples: int) -> None:
         """Continue behind ``num_samples`` samples of this rank, without loading them."""
         self._drawn = num_samples
-        self.sampler.skip(num_samples)
+        if hasattr(self.sampler, 'skip'):
+            self.sampler.skip(num_samples)
+        else:  # upstream's infinite sampler cannot
+            self._unwanted = num_samples
 
 
 @DATASETS.register_module()

@@ -109,7 +109,6 @@ def test_the_batches_of_two_ranks_are_those_of_one():
 
 
 @pytest.mark.parametrize('world', [1, 2])
-@pytest.mark.skipif(not hasattr(InfiniteSampler, 'skip'), reason='an MMEngine that never skips')
 def test_skipping_continues_the_stream(world):
     whole = first(sampler(rank=world - 1, world=world), 20)
     rest = sampler(rank=world - 1, world=world)
