@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..functional import kl_divergence, mutual_contrast
+from ..functional import kl_divergence, mutual_contrast, promote
 from ..functional.collective import all_gather_cat, gather_with_grad
 from ..registry import MODELS
 from .checks import check_positive
@@ -126,7 +126,7 @@ class EnsembleKDLoss(nn.Module):
     def forward(self, peers: Sequence[Tensor]) -> Tensor:
         """Logits, N times (B, C) or (B, C, h, w) -> a scalar."""
         self.check(peers)
-        target = torch.stack([z.detach().float() for z in peers]).mean(0)
+        target = torch.stack([promote(z.detach()) for z in peers]).mean(0)
         all_learn = self.learners == 'all' or (self.learners is None and len(peers) == 2)
         learners = peers if all_learn else peers[-1:]
         return torch.stack([kl_divergence(z, target, self.tau) for z in learners]).sum()

@@ -134,6 +134,25 @@ class TestEnsembleKD:
             if i in who:
                 torch.testing.assert_close(ours[i].double(), theirs[i], rtol=1e-4, atol=1e-6)
 
+    @pytest.mark.parametrize('networks', [2, 3])
+    def test_float64_stays_float64(self, networks):
+        """Logits of which float32 sees no difference."""
+        z = [(1 + 1e-9 * fix((6, 5), i)).requires_grad_() for i in range(networks)]
+        value = EnsembleKDLoss(tau=0.5, learners='all')(z)
+        expected = naive_ensemble(z, range(networks), 0.5)
+        assert value.dtype == torch.float64
+        ours, theirs = (torch.autograd.grad(x, z) for x in (value, expected))
+        for mine, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-16)
+        assert all(1e-11 < x.abs().max() < 1e-8 for x in ours)
+
+    def test_networks_of_two_precisions(self):
+        z = [fix((6, 5), 0), fix((6, 5), 1).float()]
+        value = EnsembleKDLoss()(z)
+        torch.testing.assert_close(value, EnsembleKDLoss()([z[0], z[1].double()]))
+        half = [x.half() for x in z]
+        assert EnsembleKDLoss()(half).dtype == torch.float32
+
     def test_maps_are_means_over_pixels(self):
         z = [fix((2, 5, 3, 4), i).float() for i in range(2)]
         rows = [x.permute(0, 2, 3, 1).reshape(-1, 5) for x in z]
