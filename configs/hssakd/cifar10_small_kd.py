@@ -6,5 +6,5 @@ kd = dict(
         checkpoint='work_dirs/cifar10_small/teacher/epoch_16.pth',
     ),
     taps=dict(logits='head.fc.out'),
-    losses=dict(kd=dict(type='KDLoss', on='logits', tau=4.0)),
+    losses=dict(kd=dict(type='KDLoss', on='logits', temperature=4.0)),
 )

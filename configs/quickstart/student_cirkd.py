@@ -8,7 +8,7 @@ kd = dict(
     ),
     taps=dict(logits='decode_head.conv_seg.out', pixels='decode_head.conv_seg.in'),
     losses=dict(
-        kd=dict(type='KDLoss', on='logits', tau=1.0, weight=1.0),
+        kd=dict(type='KDLoss', on='logits', temperature=1.0, weight=1.0),
         p2p=dict(type='CIRKDMiniBatchLoss', on='pixels', tau=0.1, weight=1.0),
         memory=dict(
             type='CIRKDMemoryLoss',

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kdmm.distillers.schedules import Progress, Schedule, build_schedule, is_schedule
 from kdmm.errors import ConfigError, nearest, refuse_unknown
 from kdmm.registry import MODELS
+from kdmm.renamed import current_names
 
 
 def build_part(
@@ -25,14 +26,10 @@ def build_part(
     Raises:
         ConfigError: For an unknown type or argument, a missing one, or whatever the module refuses.
     """
-    if not isinstance(config, Mapping):
-        raise ConfigError(f'{where}: expected dict(type=..., ...), got {config!r}')
-    arguments = {**config, '_scope_': 'kdmm'}  # an inherited config may name the scope already
+    cls = _class_of(where, config, what)
+    arguments = current_names(where, cls, config)
+    arguments['_scope_'] = 'kdmm'  # an inherited config may name the scope already
     kind = arguments.get('type')
-    cls = MODELS.get(kind) if isinstance(kind, str) else kind
-    if not callable(cls):
-        near = nearest(str(kind), MODELS.module_dict)
-        raise ConfigError(f'{where}.type: no {what} {kind!r}; {near}')
     known = inspect.signature(cls).parameters
     refuse_unknown(where, (key for key in arguments if key not in ('type', '_scope_')), known)
     for key, value in facts.items():
@@ -55,6 +52,7 @@ def build_loss(
     Raises:
         ConfigError: As `build_part`; for a schedule of an argument that the loss does not keep.
     """
+    arguments = current_names(where, _class_of(where, arguments, 'loss'), arguments)
     schedules = {
         key: build_schedule(value, f'{where}.{key}')
         for key, value in arguments.items()
@@ -94,6 +92,17 @@ def check_shapes(where: str, loss: nn.Module, activations: Sequence[Any], note: 
             f'{where}: {type(loss).__name__} compares tensors, and the tap gives a tuple. Choose '
             'an item with [i], the first is [0]'
         ) from error
+
+
+def _class_of(where: str, config: Any, what: str) -> Any:
+    if not isinstance(config, Mapping):
+        raise ConfigError(f'{where}: expected dict(type=..., ...), got {config!r}')
+    kind = config.get('type')
+    cls = MODELS.get(kind) if isinstance(kind, str) else kind
+    if not callable(cls):
+        near = nearest(str(kind), MODELS.module_dict)
+        raise ConfigError(f'{where}.type: no {what} {kind!r}; {near}')
+    return cls
 
 
 def _required(parameters: Mapping[str, inspect.Parameter]) -> list[str]:

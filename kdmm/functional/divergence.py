@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from ..renamed import renamed
 from .precision import full_precision, promote
 
 
@@ -16,19 +17,20 @@ def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
     return (values * weight).sum() / torch.where(total > 0, total, 1)
 
 
+@renamed(tau='temperature')
 def kl_divergence(
     student_logits: Tensor,
     teacher_logits: Tensor,
-    tau: float = 1.0,
+    temperature: float = 1.0,
     dim: int = 1,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Mean over positions of ``tau^2 KL(softmax(teacher / tau) || softmax(student / tau))``.
+    """Mean over positions of ``T^2 KL(softmax(teacher / T) || softmax(student / T))``.
 
     Args:
         student_logits: Logits of any shape.
         teacher_logits: Logits of the same shape; they get no gradient.
-        tau: Temperature.
+        temperature: T.
         dim: The class dimension.
         weight: Of each position, 0 or more or a boolean, the shape of the logits without ``dim``:
             the mean is ``sum of weight * KL / sum of weight``. No weight at all gives exactly 0.
@@ -37,28 +39,29 @@ def kl_divergence(
         A scalar, at least float32 under any autocast.
     """
     with full_precision(student_logits):
-        log_s = torch.log_softmax(promote(student_logits) / tau, dim)
-        log_t = torch.log_softmax(promote(teacher_logits.detach()) / tau, dim)
-        return _mean((log_t.exp() * (log_t - log_s)).sum(dim), weight) * tau**2
+        log_s = torch.log_softmax(promote(student_logits) / temperature, dim)
+        log_t = torch.log_softmax(promote(teacher_logits.detach()) / temperature, dim)
+        return _mean((log_t.exp() * (log_t - log_s)).sum(dim), weight) * temperature**2
 
 
+@renamed(tau='temperature')
 def binary_kl_divergence(
     student_logits: Tensor,
     teacher_logits: Tensor,
-    tau: float = 1.0,
+    temperature: float = 1.0,
     dim: int = 1,
     weight: Tensor | None = None,
 ) -> Tensor:
     """Logit distillation for classes that do not exclude each other (arXiv 2308.14286).
 
-    Per class ``tau^2 KL(q || p)`` of the two outcomes' distributions, ``q = sigmoid(teacher /
-    tau)`` and ``p = sigmoid(student / tau)``; summed over classes, mean over positions. It differs
-    from the binary cross entropy with the target q by a constant, and is 0 for equal networks.
+    Per class ``T^2 KL(q || p)`` of the two outcomes' distributions, ``q = sigmoid(teacher / T)``
+    and ``p = sigmoid(student / T)``; summed over classes, mean over positions. It differs from the
+    binary cross entropy with the target q by a constant, and is 0 for equal networks.
 
     Args:
         student_logits: Logits of any shape.
         teacher_logits: Logits of the same shape; they get no gradient.
-        tau: Temperature.
+        temperature: T.
         dim: The class dimension.
         weight: As in :func:`kl_divergence`.
 
@@ -66,26 +69,27 @@ def binary_kl_divergence(
         A scalar, at least float32 under any autocast.
     """
     with full_precision(student_logits):
-        student = promote(student_logits) / tau
-        teacher = promote(teacher_logits.detach()) / tau
+        student = promote(student_logits) / temperature
+        teacher = promote(teacher_logits.detach()) / temperature
         # both logarithms of each side by themselves: 1 - sigmoid would round to 0
         yes = teacher.sigmoid() * (logsigmoid(teacher) - logsigmoid(student))
         no = (-teacher).sigmoid() * (logsigmoid(-teacher) - logsigmoid(-student))
-        return _mean((yes + no).sum(dim), weight) * tau**2
+        return _mean((yes + no).sum(dim), weight) * temperature**2
 
 
-def channel_kl(student: Tensor, teacher: Tensor, tau: float = 4.0) -> Tensor:
+@renamed(tau='temperature')
+def channel_kl(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
     """Channels as distributions over space (CWD, arXiv 2011.13256).
 
-    ``tau^2 KL(softmax over h * w of teacher / tau || that of student / tau)``, mean over the B * C
+    ``T^2 KL(softmax over h * w of teacher / T || that of student / T)``, mean over the B * C
     channels that are compared. Logit KD with the roles of classes and pixels exchanged.
 
     Args:
         student: Maps (B, C, h, w).
         teacher: Maps of the same shape; they get no gradient.
-        tau: Temperature.
+        temperature: T.
 
     Returns:
         A scalar, at least float32 under any autocast.
     """
-    return kl_divergence(student.flatten(2), teacher.flatten(2), tau, dim=2)
+    return kl_divergence(student.flatten(2), teacher.flatten(2), temperature, dim=2)

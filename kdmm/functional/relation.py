@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..renamed import renamed
 from .blocks import rows_per_block
 from .collective import all_gather_cat, gather_with_grad, world_size
 from .fused import fused_key_kl, fused_pair_kl, half_products, serves
@@ -109,12 +110,13 @@ def pixel_to_pixel_kl(
         return loss.to(promote(student).dtype)
 
 
+@renamed(t_mem='temperature')
 def memory_kl(
     student_rows: Tensor,
     teacher_rows: Tensor,
     keys: Tensor,
     tau: float = 0.1,
-    t_mem: float = 1.0,
+    temperature: float = 1.0,
     sections: Sequence[int] | None = None,
     key_mask: Tensor | None = None,
     row_weight: Tensor | None = None,
@@ -122,8 +124,8 @@ def memory_kl(
 ) -> Tensor:
     """Distillation of the similarities to remembered keys (CIRKD, arXiv 2204.06986).
 
-    Per section of keys X, ``t_mem^2 sum_n w_n KL(p(t_n) || p(s_n))`` with
-    ``p(r) = softmax(r X^T / (tau t_mem))``. The same keys serve both networks. First derivatives
+    Per section of keys X, ``T^2 sum_n w_n KL(p(t_n) || p(s_n))`` with
+    ``p(r) = softmax(r X^T / (tau T))``. The same keys serve both networks. First derivatives
     only.
 
     Args:
@@ -131,7 +133,7 @@ def memory_kl(
         teacher_rows: Unit rows (N, C); no gradient.
         keys: Unit rows (M, C); no gradient.
         tau: Temperature of the similarities.
-        t_mem: Second temperature, squared in front of the result.
+        temperature: T, which softens the predictions, on top of ``tau``.
         sections: Sizes of the groups of keys, each with its own softmax; by default one group.
         key_mask: Boolean (M,), false for keys that do not count. A section with none gives 0.
         row_weight: Weights w (N,); by default 1 / N.
@@ -155,16 +157,15 @@ def memory_kl(
     half = half_products(student_rows)
     with full_precision(student_rows):
         student = promote(student_rows)
-        student = student.to(exponent_dtype(student, tau * t_mem))
+        student = student.to(exponent_dtype(student, tau * temperature))
         teacher, keys = (x.detach().to(student.dtype) for x in (teacher_rows, keys))
         rows = student.shape[0]
         if row_weight is None:
             row_weight = student.new_full((rows,), 1 / rows)
         need_grad = torch.is_grad_enabled() and student.requires_grad
         block = rows_per_block(rows, keys.shape[0], student, chunk)
-        weight = row_weight.to(student.dtype) * t_mem**2
-        plan = KeyPlan(
-            teacher, keys, weight, sections, key_mask, float(tau * t_mem), block, need_grad, half
-        )
+        weight = row_weight.to(student.dtype) * temperature**2
+        divisor = float(tau * temperature)
+        plan = KeyPlan(teacher, keys, weight, sections, key_mask, divisor, block, need_grad, half)
         form = fused_key_kl if serves(student, teacher, half) else key_kl
         return form(student, plan).to(promote(student_rows).dtype)

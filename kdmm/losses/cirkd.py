@@ -17,6 +17,7 @@ from ..functional import (
 )
 from ..memory import ClassQueues
 from ..registry import MODELS
+from ..renamed import renamed
 from .checks import (
     LabelGuard,
     as_queue_dtype,
@@ -97,6 +98,7 @@ class CIRKDMiniBatchLoss(nn.Module):
 
 
 @MODELS.register_module()
+@renamed(t_mem='temperature')
 class CIRKDMemoryLoss(LabelGuard, nn.Module):
     """Pixel-to-pixel and pixel-to-region relations to a memory of teacher features.
 
@@ -109,7 +111,8 @@ class CIRKDMemoryLoss(LabelGuard, nn.Module):
         num_classes: K.
         ignore_index: The ignored label.
         tau: Temperature of the similarities.
-        t_mem: Second temperature, squared in front of the loss.
+        temperature: T, which softens the predictions, on top of ``tau``; the loss has the factor
+            ``T^2``.
         pixel_size: Pixel rows stored per class.
         region_size: Region rows stored per class.
         pixel_keys: Pixel keys a step, ``pixel_keys // K + 1`` of each class.
@@ -137,7 +140,7 @@ class CIRKDMemoryLoss(LabelGuard, nn.Module):
         num_classes: int,
         ignore_index: int = 255,
         tau: float = 0.1,
-        t_mem: float = 1.0,
+        temperature: float = 1.0,
         pixel_size: int = 20000,
         region_size: int = 2000,
         pixel_keys: int = 4096,
@@ -155,10 +158,10 @@ class CIRKDMemoryLoss(LabelGuard, nn.Module):
             raise ValueError(
                 f"CIRKDMemoryLoss: denominator is 'local' or 'global', not {denominator!r}"
             )
-        check_positive('CIRKDMemoryLoss', tau=tau, t_mem=t_mem)
+        check_positive('CIRKDMemoryLoss', tau=tau, temperature=temperature)
         self.channels = (student_channels, teacher_channels)
         self.num_classes, self.ignore_index, self.chunk = num_classes, ignore_index, chunk
-        self.tau, self.t_mem, self.denominator = tau, t_mem, denominator
+        self.tau, self.temperature, self.denominator = tau, temperature, denominator
         self.keys_per_class = (pixel_keys // num_classes + 1, region_keys // num_classes + 1)
         for kind, drawn, size in zip(
             ('pixel', 'region'), self.keys_per_class, (pixel_size, region_size), strict=True
@@ -216,7 +219,7 @@ class CIRKDMemoryLoss(LabelGuard, nn.Module):
             targets,
             keys.rows,
             self.tau,
-            self.t_mem,
+            self.temperature,
             keys.sections,
             keys.mask,
             self._row_weight(valid.flatten().to(rows.dtype)),

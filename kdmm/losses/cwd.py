@@ -6,12 +6,14 @@ from torch import Tensor, nn
 
 from ..functional import channel_kl
 from ..registry import MODELS
+from ..renamed import renamed
 from .checks import check_maps, check_positions, check_positive, check_same_channels
 
 
 @MODELS.register_module()
+@renamed(tau='temperature')
 class CWDLoss(nn.Module):
-    """KL(teacher || student) of each channel's distribution over space, times ``tau^2`` (CWD).
+    """KL(teacher || student) of each channel's distribution over space, times ``T^2`` (CWD).
 
     arXiv 2011.13256. The mean is over the B * C channels that are compared. Features and logits are
     two terms; features of other channels need ``connector=dict(type='Projection', bias=False)``.
@@ -21,7 +23,7 @@ class CWDLoss(nn.Module):
     difference.
 
     Args:
-        tau: Temperature.
+        temperature: T.
         normalizer: ``'compared'``: divide by the compared channels. ``'student'``: by
             ``tap_channels``, as CIRKD's code does.
         tap_channels: The student's channels before the connector; read by ``'student'`` only.
@@ -31,15 +33,18 @@ class CWDLoss(nn.Module):
     stateful: ClassVar[bool] = False
 
     def __init__(
-        self, tau: float = 4.0, normalizer: str = 'compared', tap_channels: int | None = None
+        self,
+        temperature: float = 4.0,
+        normalizer: str = 'compared',
+        tap_channels: int | None = None,
     ) -> None:
         super().__init__()
-        check_positive('CWDLoss', tau=tau)
+        check_positive('CWDLoss', temperature=temperature)
         if normalizer not in ('compared', 'student'):
             raise ValueError(f"CWDLoss: normalizer is 'compared' or 'student', not {normalizer!r}")
         if normalizer == 'student' and not tap_channels:
             raise ValueError("CWDLoss: normalizer='student' needs tap_channels")
-        self.tau, self.normalizer, self.tap_channels = tau, normalizer, tap_channels
+        self.temperature, self.normalizer, self.tap_channels = temperature, normalizer, tap_channels
 
     def check(self, student: Tensor, teacher: Tensor) -> None:
         """Refuse maps that are not both (B, C, h, w).
@@ -59,7 +64,7 @@ class CWDLoss(nn.Module):
             ValueError: As `check`.
         """
         self.check(student, teacher)
-        loss = channel_kl(student, teacher, self.tau)
+        loss = channel_kl(student, teacher, self.temperature)
         if self.normalizer == 'student' and self.tap_channels:
             loss = loss * (student.shape[1] / self.tap_channels)
         return loss

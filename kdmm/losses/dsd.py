@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..functional import class_correlation_mse, path_differences
 from ..registry import MODELS
+from ..renamed import renamed
 from .checks import check_maps, check_positions, check_positive
 
 
@@ -71,25 +72,26 @@ class PSDLoss(nn.Module):
 
 
 @MODELS.register_module()
+@renamed(tau='temperature')
 class CSDLoss(nn.Module):
     """Class-class correlation, compared by squared difference (DSD, arXiv 2107.08591).
 
-    The mean is over B * K^2; no factor ``tau^2``. The usual weight is 10, at which the term is
+    The mean is over B * K^2; no factor ``T^2``. The usual weight is 10, at which the term is
     numerically inert unless logits are very peaky (4e-8 for a margin of 10 at 64 x 128): look at
     its share of the gradient.
 
     Args:
-        tau: Temperature of the softmax over space.
+        temperature: T of the softmax over space.
         pool: Window of the average pooling before it.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
     stateful: ClassVar[bool] = False
 
-    def __init__(self, tau: float = 4.0, pool: int = 2) -> None:
+    def __init__(self, temperature: float = 4.0, pool: int = 2) -> None:
         super().__init__()
-        check_positive('CSDLoss', tau=tau)
-        self.tau, self.pool = tau, pool
+        check_positive('CSDLoss', temperature=temperature)
+        self.temperature, self.pool = temperature, pool
 
     def check(self, student: Tensor, teacher: Tensor) -> None:
         """Refuse logits that are not both (B, K, h, w).
@@ -114,7 +116,7 @@ class CSDLoss(nn.Module):
             ValueError: As `check`.
         """
         self.check(student, teacher)
-        return class_correlation_mse(student, teacher, self.tau, self.pool)
+        return class_correlation_mse(student, teacher, self.temperature, self.pool)
 
 
 def _shapes(maps: Sequence[Tensor]) -> list[tuple[int, ...]]:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..functional import binary_kl_divergence, kl_divergence, promote, resize_labels
 from ..registry import MODELS
+from ..renamed import renamed
 from .checks import check_label_map, check_maps, check_positive
 
 Pair = tuple[Tensor, Tensor]
@@ -17,10 +18,10 @@ class _Logits(nn.Module):
     needs: tuple[str, ...] = ()
     stateful: ClassVar[bool] = False
 
-    def __init__(self, tau: float, valid_only: bool, ignore_index: int, dim: int) -> None:
+    def __init__(self, temperature: float, valid_only: bool, ignore_index: int, dim: int) -> None:
         super().__init__()
         self.name = type(self).__name__
-        check_positive(self.name, tau=tau)
+        check_positive(self.name, temperature=temperature)
         if dim not in (1, -1):
             raise ValueError(f'{self.name}: dim, that of the classes, is 1 or -1, not {dim!r}')
         if valid_only and dim == -1:
@@ -28,7 +29,8 @@ class _Logits(nn.Module):
                 f'{self.name}: valid_only reads label maps, and logits with the classes last '
                 '(dim=-1) are no maps. Leave one of them out'
             )
-        self.tau, self.valid_only, self.ignore_index, self.dim = tau, valid_only, ignore_index, dim
+        self.temperature, self.dim = temperature, dim
+        self.valid_only, self.ignore_index = valid_only, ignore_index
         self.needs = ('labels',) if valid_only else ()
 
     def check(self, student: Tensor, teacher: Tensor) -> None:
@@ -64,19 +66,20 @@ class _Logits(nn.Module):
 
 
 @MODELS.register_module()
+@renamed(tau='temperature')
 class KDLoss(_Logits):
-    """Per-pixel KL(teacher || student) of the logits, times ``tau^2`` (arXiv 1503.02531).
+    """Per-pixel KL(teacher || student) of the logits, times ``T^2`` (arXiv 1503.02531).
 
     The mean is over all B * h * w pixels, ignored and padded ones included, as CIRKD's code does;
     ``valid_only`` leaves ignored pixels out of the sum and the mean.
 
     With ``dim=-1`` the classes are the last dimension: the W bins of a SimCC head's K keypoints
     (B, K, W), or the classes of queries (B, Q, C). The mean is over all B * K keypoints, labelled
-    or not, as in DWPose (arXiv 2307.15880), whose ``beta`` is ``1 / tau`` and which leaves out the
-    factor ``tau^2``: its weight 0.1 at beta 10 is ``tau=0.1, weight=10``, a term for each axis.
+    or not, as in DWPose (arXiv 2307.15880), whose ``beta`` is ``1 / T`` and which leaves out the
+    factor ``T^2``: its weight 0.1 at beta 10 is ``temperature=0.1, weight=10`` for each axis.
 
     Args:
-        tau: Temperature.
+        temperature: T.
         valid_only: Count only pixels whose label is not ``ignore_index``.
         ignore_index: The ignored label.
         dim: The class dimension, 1 or -1.
@@ -86,13 +89,13 @@ class KDLoss(_Logits):
 
     def __init__(
         self,
-        tau: float = 1.0,
+        temperature: float = 1.0,
         valid_only: bool = False,
         ignore_index: int = 255,
         dim: int = 1,
         visible_only: bool = False,
     ) -> None:
-        super().__init__(tau, valid_only, ignore_index, dim)
+        super().__init__(temperature, valid_only, ignore_index, dim)
         if visible_only and dim != -1:
             raise ValueError(
                 'KDLoss: visible_only weighs the keypoints of logits (B, K, W), which dim=-1 takes'
@@ -150,14 +153,15 @@ class KDLoss(_Logits):
                     f'KDLoss: visible_only needs keypoint_weights {tuple(student.shape[:2])}, '
                     f'one for each keypoint of logits {tuple(student.shape)}, {got}'
                 )
-        return kl_divergence(student, teacher, self.tau, self.dim, weight)
+        return kl_divergence(student, teacher, self.temperature, self.dim, weight)
 
 
 @MODELS.register_module()
+@renamed(tau='temperature')
 class BinaryKDLoss(_Logits):
     """Logit distillation of heads that classify with a sigmoid (arXiv 2308.14286).
 
-    ``tau^2 KL(sigmoid(teacher / tau) || sigmoid(student / tau))`` of each class as a distribution
+    ``T^2 KL(sigmoid(teacher / T) || sigmoid(student / T))`` of each class as a distribution
     over yes and no, summed over classes, mean over positions: the images of a multi-label
     classifier (B, C), the pixels of a binary segmentor (B, 1, h, w), the anchors of a detector
     (B, A * C, h, w), the queries of a DETR (B, Q, C) with ``dim=-1``.
@@ -168,7 +172,7 @@ class BinaryKDLoss(_Logits):
     is divided by the sum of the weights; if nothing counts the loss is exactly 0.
 
     Args:
-        tau: Temperature.
+        temperature: T.
         valid_only: Count only pixels whose label is not ``ignore_index``.
         ignore_index: The ignored label.
         dim: The class dimension, 1 or -1.
@@ -181,7 +185,7 @@ class BinaryKDLoss(_Logits):
 
     def __init__(
         self,
-        tau: float = 1.0,
+        temperature: float = 1.0,
         valid_only: bool = False,
         ignore_index: int = 255,
         dim: int = 1,
@@ -189,7 +193,7 @@ class BinaryKDLoss(_Logits):
         threshold: float = 0.05,
         num_classes: int | None = None,
     ) -> None:
-        super().__init__(tau, valid_only, ignore_index, dim)
+        super().__init__(temperature, valid_only, ignore_index, dim)
         if positions not in ('all', 'foreground', 'confidence'):
             raise ValueError(
                 f"BinaryKDLoss: positions is 'all', 'foreground' or 'confidence', not {positions!r}"
@@ -232,14 +236,16 @@ class BinaryKDLoss(_Logits):
         valid = self._valid(student, labels)
         if self.dim == -1:
             return binary_kl_divergence(
-                student, teacher, self.tau, -1, self._weight(teacher, -1, None)
+                student, teacher, self.temperature, -1, self._weight(teacher, -1, None)
             )
         # (B, A * C, h, w) -> (B, A, C, h, w)
         channels = student.shape[1]
         anchors = (-1, min(self.num_classes or channels, channels))
         student, teacher = student.unflatten(1, anchors), teacher.unflatten(1, anchors)
         valid = None if valid is None else valid[:, None].expand(-1, student.shape[1], -1, -1)
-        return binary_kl_divergence(student, teacher, self.tau, 2, self._weight(teacher, 2, valid))
+        return binary_kl_divergence(
+            student, teacher, self.temperature, 2, self._weight(teacher, 2, valid)
+        )
 
     def _weight(self, teacher: Tensor, dim: int, valid: Tensor | None) -> Tensor | None:
         """Of each position: the logits' shape without ``dim``, None if all are alike."""

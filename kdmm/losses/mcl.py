@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..functional import kl_divergence, mutual_contrast, promote
 from ..functional.collective import all_gather_cat, gather_with_grad
 from ..registry import MODELS
+from ..renamed import renamed
 from .checks import check_positive
 from .embedding import EmbeddingHeads, check_pooled
 
@@ -26,7 +27,7 @@ class MCLLoss(nn.Module):
     Args:
         peer_channels: Length of each network's pooled features; filled in by the cohort.
         tau: Temperature of the similarities.
-        temperature: Temperature of the soft terms, on top of ``tau``.
+        temperature: T of the soft terms, on top of ``tau``.
         dim: Length of an embedding.
         soft_include_diag: Let the soft distributions have the anchor's own column, as in the
             authors' code; the paper leaves it out.
@@ -85,14 +86,15 @@ class MCLLoss(nn.Module):
 
 
 @MODELS.register_module()
+@renamed(tau='temperature')
 class EnsembleKDLoss(nn.Module):
     """Logit distillation from the mean of all networks' logits (MCL's logit term).
 
-    ``sum over learners of tau^2 KL(softmax(mean / tau) || softmax(z_i / tau))``, mean over images,
+    ``sum over learners of T^2 KL(softmax(mean / T) || softmax(z_i / T))``, mean over images,
     the target detached.
 
     Args:
-        tau: Temperature.
+        temperature: T.
         learners: ``'all'``, ``'last'`` (the network at the last place, which is then the one to
             keep), or None: all of two networks, the last of more, as in the authors' CIFAR code.
     """
@@ -101,12 +103,12 @@ class EnsembleKDLoss(nn.Module):
     stateful: ClassVar[bool] = False
     parts: ClassVar[tuple[str, ...]] = ('',)
 
-    def __init__(self, tau: float = 3.0, learners: str | None = None) -> None:
+    def __init__(self, temperature: float = 3.0, learners: str | None = None) -> None:
         super().__init__()
         if learners not in (None, 'all', 'last'):
             raise ValueError(f"learners must be 'all', 'last' or None, got {learners!r}")
-        check_positive('EnsembleKDLoss', tau=tau)
-        self.tau, self.learners = tau, learners
+        check_positive('EnsembleKDLoss', temperature=temperature)
+        self.temperature, self.learners = temperature, learners
 
     def check(self, peers: Sequence[Tensor]) -> None:
         """Refuse logits of different shapes, or of one class.
@@ -129,4 +131,4 @@ class EnsembleKDLoss(nn.Module):
         target = torch.stack([promote(z.detach()) for z in peers]).mean(0)
         all_learn = self.learners == 'all' or (self.learners is None and len(peers) == 2)
         learners = peers if all_learn else peers[-1:]
-        return torch.stack([kl_divergence(z, target, self.tau) for z in learners]).sum()
+        return torch.stack([kl_divergence(z, target, self.temperature) for z in learners]).sum()

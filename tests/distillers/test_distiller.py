@@ -23,7 +23,7 @@ from tests.versions import cpu_autocast
 CIRKD = dict(
     taps=dict(logits='decode_head.conv_seg.out', pixels='decode_head.conv_seg.in'),
     losses=dict(
-        kd=dict(type='KDLoss', on='logits', tau=1.0),
+        kd=dict(type='KDLoss', on='logits', temperature=1.0),
         p2p=dict(type='CIRKDMiniBatchLoss', on='pixels'),
         memory=dict(
             type='CIRKDMemoryLoss',
@@ -270,7 +270,7 @@ def test_the_table_at_the_start(monkeypatch):
         (dict(losses=dict(kd='KDLoss')), r"kd\.losses\.kd: expected dict\(type=..., on=...\)"),
         (dict(losses=dict(kd=dict(on='logits'))), r'kd\.losses\.kd: expected dict'),
         (dict(losses=dict(kd=dict(type='KDLos', on='logits'))), r"losses\.kd\.type: .*KDLoss"),
-        (dict(losses=dict(kd=dict(type='KDLoss', on='logits', tua=1.0))), r"'tua'; nearest: tau"),
+        (dict(losses=dict(kd=dict(type='KDLoss', on='logits', tua=1.0))), r"unknown key 'tua'"),
         (dict(losses=dict(kd=dict(type='KDLoss', on='logit'))), r"kd\.on: .*'logit'; .*logits"),
         (dict(losses=dict(kd=dict(type='KDLoss', on='logits', teacher=-1))), r'teacher: -1 of 1'),
         # kinds that are wrong altogether

@@ -138,10 +138,12 @@ def test_a_scheduled_argument_moves():
 
 def test_a_scheduled_temperature_reaches_the_loss():
     student, teacher = pair(3)
-    made = term(dict(type='KDLoss', on='logits', tau=dict(RAMP, start=2.0, stop=4.0)))
-    for iteration, tau in ((0, 2.0), (10, 4.0)):
+    made = term(dict(type='KDLoss', on='logits', temperature=dict(RAMP, start=2.0, stop=4.0)))
+    for iteration, temperature in ((0, 2.0), (10, 4.0)):
         made.set_progress(Progress(iteration))
-        expected = term(dict(type='KDLoss', on='logits', tau=tau))(student, teacher)['kd.loss_x']
+        expected = term(dict(type='KDLoss', on='logits', temperature=temperature))(
+            student, teacher
+        )['kd.loss_x']
         assert made(student, teacher)['kd.loss_x'] == expected
 
 

@@ -212,7 +212,7 @@ def full(name: str, extra: str = '') -> Config:
 
 KD = """
 kd = dict(teacher=dict(config={teacher!r}, checkpoint='none.pth'), taps=dict(logits='head.fc.out'),
-          losses=dict(kd=dict(type='KDLoss', on='logits', tau=4.0)))
+          losses=dict(kd=dict(type='KDLoss', on='logits', temperature=4.0)))
 """
 
 

@@ -22,6 +22,7 @@ from mmseg.registry import MODELS  # noqa: E402
 
 from kdmm.distillers.zoo import zoo_checkpoint  # noqa: E402
 from kdmm.engine import build_runner, load_config  # noqa: E402
+from kdmm.losses import KDLoss  # noqa: E402
 
 from .tiny_data import forget_weights, shrink, walk, write_tiny_data  # noqa: E402
 
@@ -155,7 +156,10 @@ def test_recipe_is_the_references(name: str) -> None:
 
 def test_constants_are_the_references() -> None:
     kd = read('cirkd/deeplab_r101_r18_cityscapes.py').kd
-    assert (kd.losses.kd.tau, kd.losses.kd.weight) == (1.0, 1.0)
+    assert (KDLoss().temperature, kd.losses.kd) == (
+        1.0,
+        dict(type='KDLoss', on='logits', weight=1.0),
+    )
     assert (kd.losses.p2p.tau, kd.losses.p2p.weight) == (0.1, 1.0)
     assert kd.losses.memory.weight == dict(pixel=0.1, region=0.1)
     for student in ('r18', 'psp_r18'):

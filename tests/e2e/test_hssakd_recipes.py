@@ -55,7 +55,7 @@ def test_constants_are_the_papers(name: str) -> None:
     for key in ('teacher', 'channels_last', 'evaluate_branches'):
         kd.pop(key, None)
     weight = 0.9 if 'imagenet' in name else 1.0
-    loss = dict(type='KDLoss', on='logits', tau=4.0, weight=weight)
+    loss = dict(type='KDLoss', on='logits', temperature=4.0, weight=weight)
     expected: dict[str, Any] = {
         '': {},
         'Distiller': dict(taps=dict(logits='head.fc.out'), losses=dict(kd=loss)),

@@ -11,6 +11,7 @@ from mmengine.config import Config  # noqa: E402
 
 from kdmm.distillers import ConfigError  # noqa: E402
 from kdmm.engine import build_runner  # noqa: E402
+from kdmm.losses import CSDLoss, CWDLoss, KDLoss  # noqa: E402
 
 from .test_configs import ALL, read  # noqa: E402
 from .tiny_data import shrink, write_tiny_data  # noqa: E402
@@ -71,11 +72,13 @@ def test_every_method_has_its_configs() -> None:
 
 def test_other_constants() -> None:
     losses = {key: read(f'{SMALL}{key}.py').kd.losses for key in ('kd', 'cwd', 'skd_pairwise')}
-    assert losses['kd'].kd.tau == 1.0
-    assert losses['cwd'].cwd.tau == losses['cwd'].cwd_logits.tau == 4.0
+    defaults = (KDLoss().temperature, CWDLoss().temperature, CSDLoss().temperature)
+    assert defaults == (1.0, 4.0, 4.0)  # the configs leave them out
     assert losses['skd_pairwise'].skd.patch == 2
     dsd = read(f'{SMALL}dsd.py').kd.losses
-    assert (dsd.csd.tau, dsd.psd.reduction) == (4.0, 'image')
+    assert dsd.psd.reduction == 'image'
+    written = [*losses['kd'].values(), *losses['cwd'].values(), *dsd.values()]
+    assert not any('temperature' in loss or 'tau' in loss for loss in written)
     # the mean over 64 x 128 pixels, which the published weights belong to, in terms of the sum
     assert WEIGHTS['at']['at'] == pytest.approx(10000 / (64 * 128), rel=1e-3)
     assert WEIGHTS['dsd']['psd'] == pytest.approx(1000 / (64 * 128), rel=2e-3)

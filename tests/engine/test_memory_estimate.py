@@ -159,7 +159,7 @@ def test_the_run_is_as_it_was(tmp_path: Path) -> None:
 def test_a_term_that_refuses_noise_is_named(tmp_path: Path) -> None:
     runner, batch = started(tmp_path)
     objective = getattr(runner.model, CHILD)
-    objective.terms['kd'].loss.tau = 'hot'
+    objective.terms['kd'].loss.temperature = 'hot'
     notes = estimate_memory(runner, batch).notes
     assert len(notes) == 1 and notes[0].startswith('kd (TypeError: ')
 

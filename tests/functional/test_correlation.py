@@ -5,7 +5,7 @@ from oracles import gen, value_and_grad
 from kdmm.functional import class_correlation_mse
 
 
-def naive(student, teacher, tau=4.0):
+def naive(student, teacher, temperature=4.0):
     total = 0.0
     batch, classes, height, width = student.shape
     for b in range(batch):
@@ -19,7 +19,7 @@ def naive(student, teacher, tau=4.0):
                 ],
                 1,
             )
-            weight = (pooled / tau).exp()
+            weight = (pooled / temperature).exp()
             maps.append(weight / weight.sum(1, keepdim=True))
         for k in range(classes):
             for m in range(classes):
@@ -32,11 +32,11 @@ def logits():
     return (3 * gen((2, 5, 5, 7), 0.3)).requires_grad_(), 3 * gen((2, 5, 5, 7), 1.1)
 
 
-@pytest.mark.parametrize('tau', [1.0, 4.0])
-def test_equals_the_naive_loop(tau):
+@pytest.mark.parametrize('temperature', [1.0, 4.0])
+def test_equals_the_naive_loop(temperature):
     student, teacher = logits()
-    got = value_and_grad(class_correlation_mse(student, teacher, tau), student)
-    expected = value_and_grad(naive(student, teacher, tau), student)
+    got = value_and_grad(class_correlation_mse(student, teacher, temperature), student)
+    expected = value_and_grad(naive(student, teacher, temperature), student)
     torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-18)
 
 

@@ -15,71 +15,78 @@ from kdmm.functional import (
 from tests.versions import cpu_autocast
 
 
-def naive(student, teacher, tau):
+def naive(student, teacher, temperature):
     total = 0.0
     for s, t in zip(
         student.movedim(1, -1).flatten(0, 2), teacher.movedim(1, -1).flatten(0, 2), strict=True
     ):
-        s, t = ((x / tau).exp() / (x / tau).exp().sum() for x in (s, t))
+        s, t = ((x / temperature).exp() / (x / temperature).exp().sum() for x in (s, t))
         total += sum((q * (math.log(q) - math.log(p))).item() for p, q in zip(s, t, strict=True))
-    return total / (student.numel() / student.shape[1]) * tau**2
+    return total / (student.numel() / student.shape[1]) * temperature**2
 
 
-@pytest.mark.parametrize('tau', [1.0, 4.0])
-def test_equals_naive_loop(tau):
+@pytest.mark.parametrize('temperature', [1.0, 4.0])
+def test_equals_naive_loop(temperature):
     student, teacher = gen((2, 5, 3, 4), 0.3), gen((2, 5, 3, 4), 1.1)
-    assert kl_divergence(student, teacher, tau).item() == pytest.approx(
-        naive(student, teacher, tau), rel=1e-12
+    assert kl_divergence(student, teacher, temperature).item() == pytest.approx(
+        naive(student, teacher, temperature), rel=1e-12
     )
-    assert abs(naive(student, teacher, tau) - naive(teacher, student, tau)) > 1e-4
+    assert abs(naive(student, teacher, temperature) - naive(teacher, student, temperature)) > 1e-4
 
 
 def test_gradient_and_detach():
     student = gen((2, 5, 3, 4), 0.3).requires_grad_()
     teacher = gen((2, 5, 3, 4), 1.1).requires_grad_()
     kl_divergence(student, teacher, 2.0).backward()
-    # d/dz of tau^2 KL is tau (p_s - p_t), over 24 pixels
+    # d/dz of T^2 KL is T (p_s - p_t), over 24 pixels
     expected = 2 * ((student / 2).softmax(1) - (teacher / 2).softmax(1)) / 24
     torch.testing.assert_close(student.grad, expected.detach())
     assert teacher.grad is None
     assert torch.autograd.gradcheck(lambda s: kl_divergence(s, teacher, 2.0), student)
 
 
-@pytest.mark.parametrize('tau', [1.0, 4.0])
+@pytest.mark.parametrize('temperature', [1.0, 4.0])
 class TestChannels:
-    def test_equals_a_loop_over_channels(self, tau):
+    def test_equals_a_loop_over_channels(self, temperature):
         student, teacher = gen((2, 5, 3, 4), 0.3), gen((2, 5, 3, 4), 1.1)
         total = 0.0
         for s, t in zip(student.flatten(0, 1), teacher.flatten(0, 1), strict=True):
-            s, t = ((x / tau).exp() / (x / tau).exp().sum() for x in (s, t))
+            s, t = ((x / temperature).exp() / (x / temperature).exp().sum() for x in (s, t))
             total += (t * (t.log() - s.log())).sum().item()
-        expected = total / 10 * tau**2
-        assert channel_kl(student, teacher, tau).item() == pytest.approx(expected, rel=1e-11)
+        expected = total / 10 * temperature**2
+        assert channel_kl(student, teacher, temperature).item() == pytest.approx(
+            expected, rel=1e-11
+        )
 
-    def test_is_logit_kd_with_classes_and_positions_exchanged(self, tau):
+    def test_is_logit_kd_with_classes_and_positions_exchanged(self, temperature):
         student, teacher = gen((2, 5, 3, 4), 0.3).requires_grad_(), gen((2, 5, 3, 4), 1.1)
         turned = (x.flatten(2).transpose(1, 2)[..., None] for x in (student, teacher))
-        for loss in (channel_kl(student, teacher, tau), kl_divergence(*turned, tau)):
+        for loss in (
+            channel_kl(student, teacher, temperature),
+            kl_divergence(*turned, temperature),
+        ):
             (grad,) = torch.autograd.grad(loss, student)
-            p_s, p_t = ((x / tau).flatten(2).softmax(2) for x in (student, teacher))
-            expected = (tau / 10 * (p_s - p_t)).view_as(student)
+            p_s, p_t = ((x / temperature).flatten(2).softmax(2) for x in (student, teacher))
+            expected = (temperature / 10 * (p_s - p_t)).view_as(student)
             torch.testing.assert_close(grad, expected.detach())
-        assert loss.item() == pytest.approx(channel_kl(student, teacher, tau).item(), rel=1e-14)
+        assert loss.item() == pytest.approx(
+            channel_kl(student, teacher, temperature).item(), rel=1e-14
+        )
 
-    def test_constants_per_channel_and_permuted_positions_change_nothing(self, tau):
+    def test_constants_per_channel_and_permuted_positions_change_nothing(self, temperature):
         student, teacher = gen((2, 5, 3, 4), 0.3), gen((2, 5, 3, 4), 1.1)
-        loss = channel_kl(student, teacher, tau)
+        loss = channel_kl(student, teacher, temperature)
         constant = gen((2, 5, 1, 1), 0.7)
         for pair in ((student + constant, teacher), (student.flip(2, 3), teacher.flip(2, 3))):
-            torch.testing.assert_close(channel_kl(*pair, tau), loss)
-        assert channel_kl(teacher + constant, teacher, tau).abs() < 1e-14
-        assert abs(channel_kl(student.flip(2), teacher, tau) - loss) > 1e-4
+            torch.testing.assert_close(channel_kl(*pair, temperature), loss)
+        assert channel_kl(teacher + constant, teacher, temperature).abs() < 1e-14
+        assert abs(channel_kl(student.flip(2), teacher, temperature) - loss) > 1e-4
 
-    def test_gradcheck_and_detached_teacher(self, tau):
+    def test_gradcheck_and_detached_teacher(self, temperature):
         student, teacher = gen((1, 2, 3, 4), 0.3).requires_grad_(), gen((1, 2, 3, 4), 1.1)
         teacher.requires_grad_()
-        assert torch.autograd.gradcheck(lambda s: channel_kl(s, teacher, tau), student)
-        channel_kl(student, teacher, tau).backward()
+        assert torch.autograd.gradcheck(lambda s: channel_kl(s, teacher, temperature), student)
+        channel_kl(student, teacher, temperature).backward()
         assert teacher.grad is None
 
 
@@ -117,35 +124,37 @@ def test_weights_of_positions_with_the_classes_last():
 
 class TestBinary:
     @staticmethod
-    def naive(student, teacher, tau, weight):
+    def naive(student, teacher, temperature, weight):
         """Class by class in Python's doubles; (B, C, n) and (B, n)."""
         total, counted = 0.0, 0.0
         for b, c, n in itertools.product(*map(range, student.shape)):
-            p, q = (1 / (1 + math.exp(-x[b, c, n].item() / tau)) for x in (student, teacher))
+            p, q = (
+                1 / (1 + math.exp(-x[b, c, n].item() / temperature)) for x in (student, teacher)
+            )
             kl = q * math.log(q / p) + (1 - q) * math.log((1 - q) / (1 - p))
             total += weight[b, n].item() * kl
             counted += weight[b, n].item() / student.shape[1]
-        return total / counted * tau**2
+        return total / counted * temperature**2
 
-    @pytest.mark.parametrize('tau', [0.5, 1.0, 4.0])
-    def test_equals_a_loop(self, tau):
+    @pytest.mark.parametrize('temperature', [0.5, 1.0, 4.0])
+    def test_equals_a_loop(self, temperature):
         student, teacher = gen((2, 3, 8), 0.3), gen((2, 3, 8), 1.1)
         weight = gen((2, 8), 0.9).clamp_min(0)
         for given in (None, weight, weight > 0):
             expected = torch.ones(2, 8) if given is None else given.double()
-            expected = self.naive(student, teacher, tau, expected)
-            loss = binary_kl_divergence(student, teacher, tau, weight=given)
+            expected = self.naive(student, teacher, temperature, expected)
+            loss = binary_kl_divergence(student, teacher, temperature, weight=given)
             assert loss.item() == pytest.approx(expected, rel=1e-11)
-        turned = (student.transpose(1, 2), teacher.transpose(1, 2), tau, -1, weight)
-        expected = self.naive(student, teacher, tau, weight)
+        turned = (student.transpose(1, 2), teacher.transpose(1, 2), temperature, -1, weight)
+        expected = self.naive(student, teacher, temperature, weight)
         assert binary_kl_divergence(*turned).item() == pytest.approx(expected, rel=1e-11)
-        assert abs(self.naive(teacher, student, tau, weight) / expected - 1) > 1e-4
+        assert abs(self.naive(teacher, student, temperature, weight) / expected - 1) > 1e-4
 
     def test_gradient_and_detach(self):
         student, teacher = gen((2, 5, 12), 0.3).requires_grad_(), gen((2, 5, 12), 1.1)
         teacher.requires_grad_()
         binary_kl_divergence(student, teacher, 2.0).backward()
-        # d/dz of tau^2 KL is tau (p - q), over 24 positions
+        # d/dz of T^2 KL is T (p - q), over 24 positions
         expected = 2 * ((student / 2).sigmoid() - (teacher / 2).sigmoid()) / 24
         torch.testing.assert_close(student.grad, expected.detach(), rtol=1e-11, atol=1e-15)
         assert teacher.grad is None

@@ -141,14 +141,16 @@ class TestMemory:
         return student, unit(gen((11, 7), 1.1))
 
     @pytest.mark.parametrize('chunk', [1, 4, None])
-    @pytest.mark.parametrize('t_mem', [1.0, 2.0])
-    def test_equals_naive_loop(self, chunk, t_mem):
+    @pytest.mark.parametrize('temperature', [1.0, 2.0])
+    def test_equals_naive_loop(self, chunk, temperature):
         labels = lab(2, 3, 4, 3)
         student, teacher = (gen((2, 7, 3, 4), phi).requires_grad_() for phi in (0.3, 1.1))
         valid = (labels != 255).flatten().double()
         rows = [normalize_rows(x).permute(0, 2, 3, 1).flatten(0, 2) for x in (student, teacher)]
-        loss = memory_kl(*rows, self.keys, 0.1, t_mem, row_weight=valid / valid.sum(), chunk=chunk)
-        naive = naive_memory(student, teacher, self.keys, labels, 0.1, t_mem)
+        loss = memory_kl(
+            *rows, self.keys, 0.1, temperature, row_weight=valid / valid.sum(), chunk=chunk
+        )
+        naive = naive_memory(student, teacher, self.keys, labels, 0.1, temperature)
         ours = value_and_grad(loss.sum(), student)
         torch.testing.assert_close(ours, value_and_grad(naive, student), **CLOSE)
 

@@ -284,10 +284,14 @@ def test_schedules_follow_the_run_and_its_resumption(tmp_path, epochs):
 
         def before_train_iter(self, runner, batch_idx, data_batch=None):
             term = objective_of(runner.model).terms['kd']
-            seen.append((runner.iter, term.progress.iteration, term.progress.epoch, term.loss.tau))
+            seen.append(
+                (runner.iter, term.progress.iteration, term.progress.epoch, term.loss.temperature)
+            )
 
     kd = copy.deepcopy(KD)
-    kd['losses']['kd']['tau'] = dict(type='Linear', start=1.0, stop=3.0, end=2, unit='epoch')
+    kd['losses']['kd']['temperature'] = dict(
+        type='Linear', start=1.0, stop=3.0, end=2, unit='epoch'
+    )
     cfg = config(tmp_path, kd, iters=8)
     cfg = by_epoch(cfg) if epochs else cfg
     made = Runner.from_cfg(cfg)

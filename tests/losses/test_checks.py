@@ -131,11 +131,11 @@ def test_temperatures_are_positive_numbers(value):
         CSDLoss,
         CIRKDMiniBatchLoss,
         EnsembleKDLoss,
-        lambda tau: CIRKDMemoryLoss(4, 6, 3, **KEYS, t_mem=tau),
-        lambda tau: CIRKDChannelLoss(4, 6, **QUEUE, tau=tau),
-        lambda tau: MCLLoss([4, 4], temperature=tau),
-        lambda tau: MCLBankLoss([4, 4], 9, tau=tau),
-        lambda tau: AdversarialLoss(3, d_weight=tau),
+        lambda x: CIRKDMemoryLoss(4, 6, 3, **KEYS, temperature=x),
+        lambda x: CIRKDChannelLoss(4, 6, **QUEUE, tau=x),
+        lambda x: MCLLoss([4, 4], temperature=x),
+        lambda x: MCLBankLoss([4, 4], 9, tau=x),
+        lambda x: AdversarialLoss(3, d_weight=x),
     ):
         with pytest.raises(ValueError, match='must be a positive number'):
-            build(tau=value)
+            build(value)

@@ -76,17 +76,19 @@ class TestMemory:
             assert projector.auto_norm()['type'] == norm
             assert projector.build_projector(4, 8)[0].norm_cfg['type'] == norm
 
-    @pytest.mark.parametrize('t_mem', [1.0, 2.0])
-    def test_specified_value(self, t_mem):
+    @pytest.mark.parametrize('temperature', [1.0, 2.0])
+    def test_specified_value(self, temperature):
         """Identity projector and the given keys instead of the queues' own."""
-        loss = CIRKDMemoryLoss(10, 10, 3, **SMALL, t_mem=t_mem).double()
+        loss = CIRKDMemoryLoss(10, 10, 3, **SMALL, temperature=temperature).double()
         loss.projector = nn.Identity()
         keys = unit(gen((15, 10), 2.0))
         mask = torch.ones(30, dtype=torch.bool)
         loss.queues.draw = lambda *_: Keys(torch.cat([keys, keys]), mask, [15, 15])
         student = gen((2, 10, 4, 6), 0.3).requires_grad_()
         parts = loss(student, gen((2, 10, 4, 6), 1.1), lab(2, 4, 6, 3))
-        value, norm = {1: (1.56900544413, 0.4884917764), 2: (2.12162522344, 0.673062836)}[t_mem]
+        value, norm = {1: (1.56900544413, 0.4884917764), 2: (2.12162522344, 0.673062836)}[
+            temperature
+        ]
         for name in ('pixel', 'region'):
             assert parts[name].item() == pytest.approx(value, rel=1e-9)
             (grad,) = torch.autograd.grad(parts[name], student, retain_graph=True)

@@ -49,12 +49,14 @@ FAMILY = {
 LABELLED = [name for name, (loss, _) in FAMILY.items() if 'labels' in loss.needs]
 #: Losses whose value at 60000 in half precision and 19, 150 or 171 classes is looked at.
 ON_LOGITS = {
-    'kd': lambda tau, classes: KDLoss(tau),
-    'kd, valid': lambda tau, classes: KDLoss(tau, valid_only=True),
-    'binary': lambda tau, classes: BinaryKDLoss(tau),
-    'binary, valid': lambda tau, classes: BinaryKDLoss(tau, True, positions='confidence'),
-    'cwd': lambda tau, classes: CWDLoss(tau),
-    'csd': lambda tau, classes: CSDLoss(tau),
+    'kd': lambda temperature, classes: KDLoss(temperature),
+    'kd, valid': lambda temperature, classes: KDLoss(temperature, valid_only=True),
+    'binary': lambda temperature, classes: BinaryKDLoss(temperature),
+    'binary, valid': lambda temperature, classes: BinaryKDLoss(
+        temperature, True, positions='confidence'
+    ),
+    'cwd': lambda temperature, classes: CWDLoss(temperature),
+    'csd': lambda temperature, classes: CSDLoss(temperature),
 }
 ON_FEATURES = {
     'at': lambda classes: ATLoss(),
@@ -208,10 +210,10 @@ def finite(loss, student, teacher, dtype, classes):
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('classes', [19, 150, 171])
 class TestFinite:
-    @pytest.mark.parametrize('tau', [1.0, 2.0, 4.0, 8.0])
+    @pytest.mark.parametrize('temperature', [1.0, 2.0, 4.0, 8.0])
     @pytest.mark.parametrize('name', ON_LOGITS)
-    def test_logits(self, name, tau, classes, dtype):
-        loss = ON_LOGITS[name](tau, classes)
+    def test_logits(self, name, temperature, classes, dtype):
+        loss = ON_LOGITS[name](temperature, classes)
         for storage in (dtype, torch.float32):
             finite(loss, *extreme(classes, storage), dtype, classes)
 
@@ -293,10 +295,10 @@ def test_cwd_normalizer():
 
 def test_temperatures_are_plain_numbers_that_may_change():
     for cls in (CWDLoss, CSDLoss):
-        loss = cls(tau=1.0)
+        loss = cls(temperature=1.0)
         before = loss(*pair((5, 5)))
-        loss.tau = 2.0
-        assert torch.equal(loss(*pair((5, 5))), cls(tau=2.0)(*pair((5, 5))))
+        loss.temperature = 2.0
+        assert torch.equal(loss(*pair((5, 5))), cls(temperature=2.0)(*pair((5, 5))))
         assert loss(*pair((5, 5))) != before
 
 

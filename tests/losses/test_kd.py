@@ -32,12 +32,12 @@ def test_all_ignored_is_exactly_zero():
     assert loss == 0 and student.grad.abs().max() == 0
 
 
-def test_tau_is_a_plain_number_that_may_change():
-    loss = KDLoss(tau=1.0)
+def test_the_temperature_is_a_plain_number_that_may_change():
+    loss = KDLoss(temperature=1.0)
     student, teacher = gen((1, 5, 2, 3), 0.3), gen((1, 5, 2, 3), 1.1)
     before = loss(student, teacher)
-    loss.tau = 4.0
-    torch.testing.assert_close(loss(student, teacher), KDLoss(tau=4.0)(student, teacher))
+    loss.temperature = 4.0
+    torch.testing.assert_close(loss(student, teacher), KDLoss(temperature=4.0)(student, teacher))
     assert loss(student, teacher) != before
 
 
@@ -66,8 +66,8 @@ def test_labels_are_asked_for():
 
 def test_a_classifiers_logits_are_maps_of_one_pixel() -> None:
     student, teacher = gen((3, 5), 0.3), gen((3, 5), 1.1)
-    expected = KDLoss(tau=2.0)(student[..., None, None], teacher[..., None, None])
-    assert torch.equal(KDLoss(tau=2.0)(student, teacher), expected)
+    expected = KDLoss(temperature=2.0)(student[..., None, None], teacher[..., None, None])
+    assert torch.equal(KDLoss(temperature=2.0)(student, teacher), expected)
 
 
 class TestClassesLast:
@@ -78,25 +78,25 @@ class TestClassesLast:
     def pair(self):
         return gen((2, 3, 8), 0.3).requires_grad_(), gen((2, 3, 8), 1.1)
 
-    def rows(self, tau):
+    def rows(self, temperature):
         """KL of each keypoint, bin by bin."""
         student, teacher = (x.detach() for x in self.pair())
         out = torch.zeros(2, 3, dtype=torch.float64)
         for b in range(2):
             for k in range(3):
-                s, t = ((x[b, k] / tau).exp() for x in (student, teacher))
+                s, t = ((x[b, k] / temperature).exp() for x in (student, teacher))
                 for p, q in zip(s / s.sum(), t / t.sum(), strict=True):
                     out[b, k] += q * (q.log() - p.log())
         return out
 
     def test_every_keypoint_by_default(self):
-        """As DWPose, whose beta 10 is tau 0.1 and which has no tau^2."""
-        loss = KDLoss(tau=0.1, dim=-1)
+        """As DWPose, whose beta 10 is 1 / T and which has no factor T^2."""
+        loss = KDLoss(temperature=0.1, dim=-1)
         assert loss.needs == ()
         torch.testing.assert_close(loss(*self.pair()), self.rows(0.1).mean() / 100)
 
     def test_visible_ones_on_request(self):
-        loss = KDLoss(tau=0.5, dim=-1, visible_only=True)
+        loss = KDLoss(temperature=0.5, dim=-1, visible_only=True)
         assert loss.needs == ('keypoint_weights',)
         student, teacher = self.pair()
         value = loss(student, teacher, keypoint_weights=self.weights)
@@ -179,17 +179,17 @@ class TestBinary:
     def pair(self):
         return gen((2, 6, 2, 4), 0.3).requires_grad_(), gen((2, 6, 2, 4), 1.1)
 
-    def anchors(self, tau=1.0):
+    def anchors(self, temperature=1.0):
         """Summed KL and the teacher's highest probability, of each anchor (B, A, h, w)."""
         student, teacher = (x.detach() for x in self.pair())
         kl, best = torch.zeros(2, 2, 2, 4).double(), torch.zeros(2, 2, 2, 4).double()
         for b, a, i, j in itertools.product(*map(range, kl.shape)):
             for c in range(3):
                 s, t = (x[b, 3 * a + c, i, j] for x in (student, teacher))
-                p, q = ((x / tau).sigmoid() for x in (s, t))
+                p, q = ((x / temperature).sigmoid() for x in (s, t))
                 kl[b, a, i, j] += q * (q / p).log() + (1 - q) * ((1 - q) / (1 - p)).log()
                 best[b, a, i, j] = max(best[b, a, i, j], t.sigmoid())
-        return kl * tau**2, best
+        return kl * temperature**2, best
 
     def test_every_anchor_by_default(self):
         kl, _ = self.anchors(2.0)

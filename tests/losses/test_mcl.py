@@ -101,13 +101,16 @@ def test_maps_are_refused_at_the_start_and_in_a_step():
             refuse(maps)
 
 
-def naive_ensemble(z: list[Tensor], learners: list[int], tau: float) -> Tensor:
+def naive_ensemble(z: list[Tensor], learners: list[int], temperature: float) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for i in learners:
         for b in range(len(z[0])):
             mean = sum(x[b].detach() for x in z) / len(z)
-            p, q = ((row / tau).exp() / (row / tau).exp().sum() for row in (mean, z[i][b]))
-            total = total + tau**2 * sum(p[c] * (p[c] / q[c]).log() for c in range(len(p)))
+            p, q = (
+                (row / temperature).exp() / (row / temperature).exp().sum()
+                for row in (mean, z[i][b])
+            )
+            total = total + temperature**2 * sum(p[c] * (p[c] / q[c]).log() for c in range(len(p)))
     return total / len(z[0])
 
 
@@ -123,7 +126,7 @@ class TestEnsembleKD:
     )
     def test_against_a_naive_form(self, networks, learners, who):
         z = [2 * fix((6, 5), i).float().requires_grad_() for i in range(networks)]
-        value = EnsembleKDLoss(tau=1.7, learners=learners)(z)
+        value = EnsembleKDLoss(temperature=1.7, learners=learners)(z)
         z64 = [x.detach().double().requires_grad_() for x in z]
         expected = naive_ensemble(z64, who, 1.7)
         torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
@@ -138,7 +141,7 @@ class TestEnsembleKD:
     def test_float64_stays_float64(self, networks):
         """Logits of which float32 sees no difference."""
         z = [(1 + 1e-9 * fix((6, 5), i)).requires_grad_() for i in range(networks)]
-        value = EnsembleKDLoss(tau=0.5, learners='all')(z)
+        value = EnsembleKDLoss(temperature=0.5, learners='all')(z)
         expected = naive_ensemble(z, range(networks), 0.5)
         assert value.dtype == torch.float64
         ours, theirs = (torch.autograd.grad(x, z) for x in (value, expected))

@@ -48,7 +48,7 @@ def naive_p2p(
 
 
 def naive_memory(
-    student: Tensor, teacher: Tensor, keys: Tensor, labels: Tensor, tau: float, t_mem: float
+    student: Tensor, teacher: Tensor, keys: Tensor, labels: Tensor, tau: float, temperature: float
 ) -> Tensor:
     """One section of keys; (B, C, h, w) maps, (B, h, w) labels with 255 ignored."""
     rows = []
@@ -58,10 +58,10 @@ def naive_memory(
                 if labels[b, i, j] == 255:
                     continue
                 s, t = (unit(x[b, :, i, j], 0) for x in (student, teacher))
-                log_s = torch.log_softmax(keys @ s / tau / t_mem, 0)
-                log_t = torch.log_softmax(keys @ t / tau / t_mem, 0).detach()
+                log_s = torch.log_softmax(keys @ s / tau / temperature, 0)
+                log_t = torch.log_softmax(keys @ t / tau / temperature, 0).detach()
                 rows.append((log_t.exp() * (log_t - log_s)).sum())
-    return t_mem**2 * torch.stack(rows).mean()
+    return temperature**2 * torch.stack(rows).mean()
 
 
 def value_and_grad(loss: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:

@@ -50,7 +50,7 @@ def test_p2p_is_none_of_the_mistakes():
     assert swapped.item() == pytest.approx(3.41285369309, rel=1e-9)
 
 
-def memory_case(t_mem=1.0, weight=None, swap=False):
+def memory_case(temperature=1.0, weight=None, swap=False):
     student = gen((2, 10, 4, 6), 0.3).requires_grad_()
     teacher, keys = gen((2, 10, 4, 6), 1.1), unit(gen((15, 10), 2.0))
     valid = (lab(2, 4, 6, 3) != 255).flatten().double()
@@ -58,14 +58,15 @@ def memory_case(t_mem=1.0, weight=None, swap=False):
     rows = [map_to_rows(normalize_rows(x)) for x in (student, teacher)]
     rows = rows[::-1] if swap else rows
     weight = valid / 47 if weight is None else weight
-    return student, memory_kl(*rows, keys, 0.1, t_mem, row_weight=weight).sum()
+    return student, memory_kl(*rows, keys, 0.1, temperature, row_weight=weight).sum()
 
 
 @pytest.mark.parametrize(
-    't_mem, value, norm', [(1.0, 1.56900544413, 0.4884917764), (2.0, 2.12162522344, 0.673062836)]
+    'temperature, value, norm',
+    [(1.0, 1.56900544413, 0.4884917764), (2.0, 2.12162522344, 0.673062836)],
 )
-def test_memory(t_mem, value, norm):
-    student, loss = memory_case(t_mem)
+def test_memory(temperature, value, norm):
+    student, loss = memory_case(temperature)
     assert loss.item() == pytest.approx(value, rel=1e-9)
     (grad,) = torch.autograd.grad(loss, student)
     assert grad.norm().item() == pytest.approx(norm, rel=1e-9)

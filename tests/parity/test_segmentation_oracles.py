@@ -42,10 +42,10 @@ def measured(loss, student, teacher, **context):
 
 CASES = {
     'kd, T 1': (KDLoss(), logits, 0.672662120159, 0.07710547045),
-    'kd, T 4': (KDLoss(tau=4.0), logits, 1.01049186179, 0.09198373055),
+    'kd, T 4': (KDLoss(temperature=4.0), logits, 1.01049186179, 0.09198373055),
     'at': (ATLoss(), features, 0.0150961922541, 0.008492490979),
     'fitnet': (FitNetLoss(), same_channels, 0.239024929595, 0.05761762481),
-    'cwd, T 1': (CWDLoss(tau=1.0), same_channels, 0.149772153634, 0.03694098485),
+    'cwd, T 1': (CWDLoss(temperature=1.0), same_channels, 0.149772153634, 0.03694098485),
     'cwd, T 4': (CWDLoss(), same_channels, 0.126400911914, 0.03064446252),
     'cwd, logits': (CWDLoss(), logits, 1.14966005052, 0.09990244687),
     'skd': (SKDLoss(), features, 0.0175198982566, 0.02374014944),
@@ -77,8 +77,10 @@ def test_kd_of_labelled_pixels():
 def test_kd_of_two_classes():
     student, teacher = (torch.tensor(x).double()[None] for x in ([0, 0], [math.log(3), 0]))
     teacher[0, 0] = math.log(3)
-    for tau, value in ((1.0, 0.130812035941), (2.0, 0.145363131482)):
-        assert KDLoss(tau=tau)(student, teacher).item() == pytest.approx(value, rel=1e-11)
+    for temperature, value in ((1.0, 0.130812035941), (2.0, 0.145363131482)):
+        assert KDLoss(temperature=temperature)(student, teacher).item() == pytest.approx(
+            value, rel=1e-11
+        )
 
 
 def test_kd_tends_to_half_the_variance():
@@ -139,8 +141,8 @@ def test_psd():
 
 def test_mistakes_have_their_own_values():
     (fs, ft), (zs, zt) = same_channels(), logits()
-    for tau, value in ((1.0, 0.685606093087), (4.0, 1.00809857789)):
-        assert KDLoss(tau=tau)(zt, zs).item() == pytest.approx(value, rel=1e-9)
+    for temperature, value in ((1.0, 0.685606093087), (4.0, 1.00809857789)):
+        assert KDLoss(temperature=temperature)(zt, zs).item() == pytest.approx(value, rel=1e-9)
     assert CWDLoss()(ft, fs).item() == pytest.approx(0.125563155157, rel=1e-9)
     ft = features()[1]
     aux_t = 2 * gen((2, 5, 4, 6), 1.7)

@@ -22,7 +22,7 @@ PSD = (
 #: Values of the specification: executed, double precision.
 VALUES = {
     'kd': (lambda: naive.kd(ZS, ZT), 0.672662120159),
-    'kd, T = 4': (lambda: naive.kd(ZS, ZT, tau=4), 1.01049186179),
+    'kd, T = 4': (lambda: naive.kd(ZS, ZT, temperature=4), 1.01049186179),
     'at': (lambda: naive.at(FS, FT), 0.0150961922541),
     'cwd': (lambda: naive.cwd(FS, FT6), 0.126400911914),
     'skd': (lambda: naive.skd(FS, FT), 0.0175198982566),

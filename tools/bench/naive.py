@@ -11,17 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def kd(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
+def kd(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """Logit KD: KL of the softened class distributions, mean over pixels."""
-    p_s, p_t = (x / tau for x in (student, teacher))
+    p_s, p_t = (x / temperature for x in (student, teacher))
     p_s, p_t = p_s.softmax(1), p_t.softmax(1)
-    return (p_t * (p_t.log() - p_s.log())).sum(1).mean() * tau**2
+    return (p_t * (p_t.log() - p_s.log())).sum(1).mean() * temperature**2
 
 
-def cwd(student: Tensor, teacher: Tensor, tau: float = 4.0) -> Tensor:
+def cwd(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
     """CWD: KL of each channel's distribution over space, mean over channels."""
-    p_s, p_t = ((x.flatten(2) / tau).softmax(2) for x in (student, teacher))
-    return (p_t * (p_t.log() - p_s.log())).sum(2).mean() * tau**2
+    p_s, p_t = ((x.flatten(2) / temperature).softmax(2) for x in (student, teacher))
+    return (p_t * (p_t.log() - p_s.log())).sum(2).mean() * temperature**2
 
 
 def attention(x: Tensor) -> Tensor:
@@ -45,11 +45,13 @@ def psd(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def csd(student: Tensor, teacher: Tensor, tau: float = 4.0) -> Tensor:
+def csd(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
     """DSD's CSD: every class with every class, image by image."""
     losses = []
     for images in zip(student, teacher, strict=True):
-        maps = [F.avg_pool2d(x[None], 2, 2, ceil_mode=True)[0].flatten(1) / tau for x in images]
+        maps = [
+            F.avg_pool2d(x[None], 2, 2, ceil_mode=True)[0].flatten(1) / temperature for x in images
+        ]
         rows = [x.softmax(1) for x in maps]  # (K, n)
         classes = range(len(rows[0]))
         grams = [torch.stack([(x[a] * x).sum(1) for a in classes]) for x in rows]

@@ -2,6 +2,7 @@
 # 1000 for the mean over 64 x 128 pixels is 0.122 for the sum over an image's, at any size. The maps
 # are of one resolution, from early to late, and exist in both networks; the reference's first one,
 # the auxiliary logits, does not: a teacher runs without its auxiliary head.
+# CSDLoss's temperature, 4 by default, is left out: a config with its old name can still set it.
 kd = dict(
     taps=dict(
         early='backbone.layer3.out',
@@ -10,6 +11,6 @@ kd = dict(
     ),
     losses=dict(
         psd=dict(type='PSDLoss', on=['early', 'pixels', 'logits'], reduction='image', weight=0.122),
-        csd=dict(type='CSDLoss', on='logits', tau=4.0, weight=10.0),
+        csd=dict(type='CSDLoss', on='logits', weight=10.0),
     ),
 )

@@ -149,14 +149,14 @@ def check_flags(**flags: Any) -> None:
             raise ConfigError(f'kd.{name}: expected True or False, got {value!r}')
 
 
-def check_temperature(tau: Any) -> None:
+def check_temperature(value: Any) -> None:
     """Refuse what is no positive number.
 
     Raises:
         ConfigError: If so.
     """
-    if isinstance(tau, bool) or not isinstance(tau, int | float) or not 0 < tau < math.inf:
-        raise ConfigError(f'kd.tau: expected a positive number, got {tau!r}')
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigError(f'kd.temperature: expected a positive number, got {value!r}')
 
 
 def _recalibration(value: Any) -> Mapping[str, Any]:

@@ -14,8 +14,8 @@ def joint_cross_entropy(joint: Mapping[str, Tensor], labels: Tensor) -> dict[str
 
 
 def branch_divergence(
-    student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], tau: float
+    student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], temperature: float
 ) -> dict[str, Tensor]:
-    """``tau^2 KL(teacher || student)`` of each pair of branches, matched in order."""
+    """``T^2 KL(teacher || student)`` of each pair of branches, matched in order."""
     pairs = zip(student.items(), teacher.values(), strict=True)
-    return {name: kl_divergence(mine, theirs, tau) for (name, mine), theirs in pairs}
+    return {name: kl_divergence(mine, theirs, temperature) for (name, mine), theirs in pairs}

@@ -13,6 +13,7 @@ from kdmm.distillers.hssakd.viewer import Sight, Viewer, make_branches
 from kdmm.distillers.peers import build_peer, refuse_one_start
 from kdmm.errors import ConfigError
 from kdmm.functional import kl_divergence
+from kdmm.renamed import renamed
 
 
 class Peer(nn.Module):
@@ -31,6 +32,7 @@ class Peer(nn.Module):
         self.view = Viewer(self.network, self.branches, owner)
 
 
+@renamed('kd', tau='temperature')
 class PeerTraining(SelfSupervised):
     """For each peer the teacher's losses, and both directions of KL between each pair.
 
@@ -41,7 +43,7 @@ class PeerTraining(SelfSupervised):
         student: The first peer, the one that the run keeps as its model.
         config: Its model config; the others are built from it.
         peers: How many networks, with the first.
-        tau: Temperature of all KL terms.
+        temperature: T of all KL terms.
         options: See `SelfSupervised`. The parts are ``joint`` (CE of the q_l), ``logits`` (KL of p)
             and ``branches`` (KL of the q_l).
     """
@@ -54,12 +56,12 @@ class PeerTraining(SelfSupervised):
         student: nn.Module,
         config: Mapping[str, Any],
         peers: int = 2,
-        tau: float = 3.0,
+        temperature: float = 3.0,
         **options: Any,
     ) -> None:
         if type(peers) is not int or peers < 2:
             raise ConfigError(f'kd.peers: expected 2 networks or more, got {peers!r}')
-        check_temperature(tau)
+        check_temperature(temperature)
         super().__init__(student, **options)
         same = {key: options[key] for key in ('stages', 'checkpointing') if key in options}
         self.peers = nn.ModuleList(
@@ -67,7 +69,7 @@ class PeerTraining(SelfSupervised):
         )
         if self.channels_last:
             self.peers.to(memory_format=torch.channels_last)
-        self.tau = tau
+        self.temperature = temperature
         self.hooks.append(dict(type='kdmm.PeersHook'))
 
     def losses(self, views: Tensor, samples: Sequence[Any], labels: Tensor) -> dict[str, Tensor]:
@@ -107,8 +109,8 @@ class PeerTraining(SelfSupervised):
         """Sums over ordered pairs of peers."""
         share = 1 / (len(sights) - 1)
         pairs = list(permutations(sights, 2))
-        main = [kl_divergence(a.logits, b.logits, self.tau) for a, b in pairs]
-        every = [branch_divergence(a.joint, b.joint, self.tau) for a, b in pairs]
+        main = [kl_divergence(a.logits, b.logits, self.temperature) for a, b in pairs]
+        every = [branch_divergence(a.joint, b.joint, self.temperature) for a, b in pairs]
         total = share * torch.stack(main).sum()
         branches = {
             name: share * torch.stack([found[name] for found in every]).sum() for name in every[0]

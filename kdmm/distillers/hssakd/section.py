@@ -13,6 +13,7 @@ from kdmm.distillers.hssakd.student import StudentTraining
 from kdmm.distillers.hssakd.teaching import FrozenTeacherTraining, TeacherTraining
 from kdmm.errors import ConfigError, refuse_unknown
 from kdmm.registry import MODELS
+from kdmm.renamed import renamed
 
 _COMMON = [name for name in inspect.signature(SelfSupervised).parameters if name != 'student']
 
@@ -46,10 +47,11 @@ def hssakd_teacher(
 
 
 @MODELS.register_module(name='HSSAKD')
+@renamed('kd', tau='temperature')
 def hssakd(
     student: Mapping[str, Any] | nn.Module,
     teacher: Mapping[str, Any] | None = None,
-    tau: float = 3.0,
+    temperature: float = 3.0,
     **options: Any,
 ) -> nn.Module:
     """Distil a student offline (HSSAKD, arXiv 2109.03075, eq. 8 to 10).
@@ -57,7 +59,7 @@ def hssakd(
     Args:
         student: Model config of an MMPretrain classifier, or the built one.
         teacher: See `BranchedTeacher`.
-        tau: Temperature.
+        temperature: T.
         options: See `SelfSupervised`.
 
     Raises:
@@ -66,19 +68,22 @@ def hssakd(
     refuse_unknown('kd', options, _COMMON)
     if teacher is None:
         raise ConfigError('kd.teacher: missing')
-    return attach(student, Augmented, lambda model: StudentTraining(model, teacher, tau, **options))
+    return attach(
+        student, Augmented, lambda model: StudentTraining(model, teacher, temperature, **options)
+    )
 
 
 @MODELS.register_module(name='HSSAKDOnline')
+@renamed('kd', tau='temperature')
 def hssakd_online(
-    student: Mapping[str, Any], peers: int = 2, tau: float = 3.0, **options: Any
+    student: Mapping[str, Any], peers: int = 2, temperature: float = 3.0, **options: Any
 ) -> nn.Module:
     """Train peers that teach each other (HSSAKD online, arXiv 2109.03075, section III-D).
 
     Args:
         student: Model config of an MMPretrain classifier; every peer is built from it.
         peers: How many networks.
-        tau: Temperature.
+        temperature: T.
         options: See `SelfSupervised`.
 
     Raises:
@@ -88,5 +93,7 @@ def hssakd_online(
     if isinstance(student, nn.Module):
         raise ConfigError('kdmm.HSSAKDOnline: expected the config of a model, got a built one')
     return attach(
-        student, Augmented, lambda model: PeerTraining(model, student, peers, tau, **options)
+        student,
+        Augmented,
+        lambda model: PeerTraining(model, student, peers, temperature, **options),
     )

@@ -14,8 +14,10 @@ from kdmm.distillers.section import list_of_teachers
 from kdmm.distillers.teacher import Teacher
 from kdmm.errors import ConfigError
 from kdmm.functional import kl_divergence
+from kdmm.renamed import renamed
 
 
+@renamed('kd', tau='temperature')
 class StudentTraining(SelfSupervised):
     """CE(p, y) on the unrotated rows, KL of p and of each q_l to the teacher's on all.
 
@@ -24,7 +26,7 @@ class StudentTraining(SelfSupervised):
     Args:
         student: The classifier.
         teacher: Arguments of `BranchedTeacher`.
-        tau: Temperature of all terms.
+        temperature: T of all terms.
         options: See `SelfSupervised`. The parts are ``logits`` (p) and ``branches`` (q_l).
 
     Raises:
@@ -34,9 +36,13 @@ class StudentTraining(SelfSupervised):
     parts: ClassVar[tuple[str, ...]] = ('logits', 'branches')
 
     def __init__(
-        self, student: nn.Module, teacher: Mapping[str, Any], tau: float = 3.0, **options: Any
+        self,
+        student: nn.Module,
+        teacher: Mapping[str, Any],
+        temperature: float = 3.0,
+        **options: Any,
     ) -> None:
-        check_temperature(tau)
+        check_temperature(temperature)
         super().__init__(student, **options)
         known = [*inspect.signature(Teacher).parameters, 'stages']
         arguments = list_of_teachers(teacher, known)
@@ -44,7 +50,7 @@ class StudentTraining(SelfSupervised):
             raise ConfigError(f'kd.teacher: HSSAKD learns from one teacher, got {len(arguments)}')
         self.teacher = BranchedTeacher(**arguments[0])
         self.teachers = [self.teacher]
-        self.tau = tau
+        self.temperature = temperature
         self._check(student)
         self.teacher.watch(student)
 
@@ -53,8 +59,8 @@ class StudentTraining(SelfSupervised):
         logits, joint = self.teacher.look(views)
         sight = self.viewer(views, samples)
         self.remember(sight.joint, labels)
-        main = dict(logits=kl_divergence(sight.logits, logits, self.tau))
-        branches = branch_divergence(sight.joint, joint, self.tau)
+        main = dict(logits=kl_divergence(sight.logits, logits, self.temperature))
+        branches = branch_divergence(sight.joint, joint, self.temperature)
         return {
             **sight.losses,
             **self.weighed('logits', main),

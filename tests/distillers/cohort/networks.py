@@ -15,7 +15,7 @@ MCL = dict(
         weight=dict(vcl=0.1, soft_vcl=1.0, icl=0.1, soft_icl=1.0),
     )
 )  # fmt: skip
-DML = dict(dml=dict(type='KDLoss', on='logits', tau=2.0))
+DML = dict(dml=dict(type='KDLoss', on='logits', temperature=2.0))
 TRUNK = ['backbone.stem', 'backbone.stages.0']
 LABELS = (0, 2, 0, 2)
 

@@ -38,7 +38,7 @@ def losses_of(made, found, **context) -> dict[str, Tensor]:
 
 class TestPairs:
     def kd(self, networks, **options):
-        return term(networks, type='KDLoss', on='logits', tau=1.5, **options)
+        return term(networks, type='KDLoss', on='logits', temperature=1.5, **options)
 
     @pytest.mark.parametrize('networks', [2, 3, 4])
     def test_sum_over_ordered_pairs_over_the_others(self, networks):
@@ -94,10 +94,10 @@ class TestPairs:
 
     def test_schedules_move_in_all_pairs(self):
         schedule = dict(type='Linear', start=1.0, stop=3.0, end=10)
-        made = term(3, type='KDLoss', on='logits', tau=schedule, weight=schedule)
+        made = term(3, type='KDLoss', on='logits', temperature=schedule, weight=schedule)
         for pair in made.pairs:
             pair.set_progress(Progress(5, 0.5))
-        assert [pair.loss.tau for pair in made.pairs] == [2.0] * 6
+        assert [pair.loss.temperature for pair in made.pairs] == [2.0] * 6
         values = made.compute(seen(3))
         assert losses_of(made, seen(3))['kd.loss_it'] == 2 * values['']
 

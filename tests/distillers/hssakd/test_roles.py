@@ -14,6 +14,7 @@ from mmengine.registry import MODELS  # noqa: E402
 from kdmm.distillers import Progress  # noqa: E402
 from kdmm.errors import ConfigError  # noqa: E402
 from kdmm.functional import unrotated  # noqa: E402
+from kdmm.renamed import RenamedWarning  # noqa: E402
 
 from .classifiers import (  # noqa: E402
     batch,
@@ -153,7 +154,7 @@ def test_peers_start_differently_and_are_twice_as_many_parameters():
 
 @pytest.mark.parametrize('peers', [2, 3])
 def test_mutual_terms_by_a_naive_loop(peers):
-    model = made('online', peers=peers, tau=2.0).double()
+    model = made('online', peers=peers, temperature=2.0).double()
     x, found = batch(0, 2)
     losses = model(x.double(), found, mode='loss')
     views = torch.stack([torch.rot90(x.double(), r, (2, 3)) for r in range(4)], 1).flatten(0, 1)
@@ -385,7 +386,10 @@ WRONG = {
         dict(teacher=random_teacher(), weight=dict(logit=1.0)),
         "kd.weight: unknown key 'logit'; nearest: logits",
     ),
-    'no temperature': (dict(teacher=random_teacher(), tau=0), 'kd.tau: expected a positive'),
+    'no temperature': (
+        dict(teacher=random_teacher(), temperature=0),
+        'kd.temperature: expected a positive',
+    ),
     'negative weight': (
         dict(teacher=random_teacher(), weight=dict(logits=-1.0)),
         r'kd\.weight\.logits: expected 0 or more, got -1\.0',
@@ -426,11 +430,23 @@ def test_weights_that_end_negative():
         build('HSSAKDOnline', weight=dict(logits=ramp))
 
 
+@pytest.mark.parametrize('role', ['student', 'online'])
+def test_the_old_name_of_the_temperature(role):
+    with pytest.warns(RenamedWarning, match=r'^kd\.tau is called kd\.temperature now'):
+        model = made(role, tau=1.5)
+    assert model.kd.temperature == 1.5
+    with pytest.raises(ConfigError, match='kd: tau=1.5 and temperature=3.0'):
+        made(role, tau=1.5, temperature=3.0)
+    with pytest.warns(RenamedWarning):
+        model.kd.tau = 2.0
+    assert model.kd.temperature == 2.0
+
+
 def test_flags_and_temperatures_of_the_others():
     with pytest.raises(ConfigError, match="kd.joint: expected True or False, got 'no'"):
         build('HSSAKDTeacher', joint='no')
-    with pytest.raises(ConfigError, match='kd.tau: expected a positive number, got -3'):
-        build('HSSAKDOnline', tau=-3)
+    with pytest.raises(ConfigError, match='kd.temperature: expected a positive number, got -3'):
+        build('HSSAKDOnline', temperature=-3)
 
 
 def test_peers_need_a_config():
