@@ -1,5 +1,7 @@
 """Attach an objective to a model of a base library, which stays what it was."""
 
+import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,9 +25,9 @@ CHILD = 'kd'
 class Objective(nn.Module):
     """What a run has besides its student; the one child that `attach` gives to the student.
 
-    Its parameters are trained and its state resumed, as an entry of its own in the checkpoint. A
-    deep copy of it is None: a copy of a student in training (EMA) is just a student. One that has
-    networks to average makes a copy of these alone.
+    Its parameters are trained and its state resumed, as an entry of its own in the checkpoint. It
+    belongs to one run: a deep copy of it is None, or, of one that has networks to average, a copy
+    of these alone, and a pickle of it is refused. See `Attached` for copies of the student.
     """
 
     #: Networks that are only read; no children, so that they are in nobody's state.
@@ -34,8 +36,6 @@ class Objective(nn.Module):
     hooks: list[dict[str, Any]]
     #: Prefixes of the state that is a result, to be kept in files that cannot be resumed, too.
     results: tuple[str, ...] = ()
-    #: Whether a deep copy holds what of it is averaged (EMA); else a copy of it is None.
-    averages = False
     #: Whether gradient shares are measured at iterations that are logged, and in the next one.
     measure = measure_next = False
     #: What was measured in the last step.
@@ -92,8 +92,67 @@ class Objective(nn.Module):
             teacher.apply(fn)
         return super()._apply(fn, recurse)
 
-    def __deepcopy__(self, memo: Any) -> nn.Module | None:
+    @property
+    def averages(self) -> bool:
+        """Whether an average of the student's weights (EMA) has something beside them."""
+        return self.averaged() is not None
+
+    def averaged(self) -> nn.Module | None:
+        """What an average of the student's weights (EMA) has as its ``kd``; it shares modules."""
         return None
+
+    def __deepcopy__(self, memo: Any) -> nn.Module | None:
+        return copy.deepcopy(self.averaged(), memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            f'{type(self).__name__} belongs to a run and is not pickled. Pickle the model, which '
+            "gives a plain student, or resume from the run's checkpoints, which have its state"
+        )
+
+
+class Attached:
+    """What the class of a student has that an objective was attached to.
+
+    A copy of such a student is a plain one: an object of the base library's class, without the
+    child ``kd``, of the same weights, mode and prediction. So is a pickle of it, by `torch.save` or
+    for another process; it can be read where there is no kdmm. What an average of its weights needs
+    beside it, a deep copy has: peers, see `Objective.averaged`.
+    """
+
+    #: The student's own class.
+    student_class: type
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _plain(self, None).__reduce_ex__(0)  # the form that may give another class
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        create, arguments, state, *_ = averaged_part(self).__reduce_ex__(0)
+        made = memo[id(self)] = create(*arguments)  # known before what refers to it is copied
+        made.__setstate__(copy.deepcopy(state, memo))
+        return made
+
+
+def averaged_part(model: Any) -> Any:
+    """What an average of a student's weights (EMA) is one of, sharing modules with ``model``.
+
+    That is the plain student, with what `Objective.averaged` says as its ``kd``; ``model`` itself
+    where no objective is attached.
+    """
+    if not isinstance(model, Attached):
+        return model
+    objective = model.kd  # type: ignore[attr-defined]
+    return _plain(model, None if objective is None else objective.averaged())
+
+
+def _plain(model: Any, child: nn.Module | None) -> Any:
+    plain = model.student_class.__new__(model.student_class)
+    modules = type(model._modules)(model._modules)
+    del modules[CHILD]
+    vars(plain).update(vars(model), _modules=modules)
+    if child is not None:
+        plain.add_module(CHILD, child)
+    return plain
 
 
 def beside_a_total(losses: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,7 +170,7 @@ def attach(
     """The student with an objective as its child ``kd``.
 
     The result is the student: same class (a subclass made here), same parameter names, same
-    prediction.
+    prediction. Its copies and pickles are plain students, see `Attached`.
 
     Args:
         student: Model config of the base library, or a built model.
@@ -128,8 +187,8 @@ def attach(
     with torch.random.fork_rng(devices=[]):  # everything is built on the CPU
         torch.manual_seed(int(torch.randint(2**62, ())))
         objective = build(model)
-    kind = type(model)
-    model.__class__ = type(kind.__name__, (mixin, kind), {'__module__': kind.__module__})
+    kind: Any = type(model)
+    model.__class__ = _class_with(mixin, kind)
     model.add_module(CHILD, objective)
     return model
 
@@ -146,3 +205,10 @@ def set_aside(model: nn.Module) -> Iterator[Any]:
         yield kept
     finally:
         setattr(model, CHILD, kept)
+
+
+@functools.cache
+def _class_with(mixin: type, student: type) -> type:
+    """The one class of all students of a class that have this mixin."""
+    names = dict(__module__=student.__module__, __qualname__=student.__qualname__)
+    return type(student.__name__, (mixin, Attached, student), {**names, 'student_class': student})

@@ -1,6 +1,5 @@
 """`Cohort`: networks that are trained together and learn from each other, without a teacher."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -47,7 +46,6 @@ class Cohort(TermedObjective):
     """
 
     results = ('peers.',)
-    averages = True
 
     def __init__(
         self,
@@ -115,10 +113,11 @@ class Cohort(TermedObjective):
         """The networks beside the student, ``peer<place>``."""
         return dict(self.peers.items())
 
-    def __deepcopy__(self, memo: Any) -> nn.Module:
-        copied = nn.Module()
-        copied.add_module('peers', copy.deepcopy(self.peers, memo))
-        return copied
+    def averaged(self) -> nn.Module:
+        """The networks beside the student, without losses and taps."""
+        part = nn.Module()
+        part.add_module('peers', self.peers)
+        return part
 
     def _by_place(self, found: Sequence[Any]) -> list[Any]:
         """The student's, then the others' -> by place."""

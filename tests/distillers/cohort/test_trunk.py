@@ -204,6 +204,7 @@ def test_a_copy_has_a_trunk_of_its_own():
     model = cohort(2, trunk=TRUNK)
     images = batch(*LABELS)[0]
     copied = copy.deepcopy(model).eval()
+    assert copied.kd.peers['peer1'].backbone.stem.trunk.student is copied
     before = copied.kd.peers['peer1'](images)
     step(model, lr=1.0)
     assert torch.equal(copied.kd.peers['peer1'](images), before)
