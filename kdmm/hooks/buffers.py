@@ -23,6 +23,7 @@ from kdmm.registry import HOOKS
 RANKS = f'{ENTRY}_ranks'
 #: Elements that a mark looks at in one go.
 BLOCK = 2**20
+_AVERAGE = 'EMAHook:'
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -32,7 +33,8 @@ class BuffersHook(Hook):
 
     Outside of validation, tests and files every rank goes on with its own, so training does not
     depend on how often is validated or saved. A file that can be resumed has them in the entry
-    ``kdmm_ranks``; on another number of ranks all begin with the means. Buffers that are no
+    ``kdmm_ranks``, with those of an average whose buffers are averages (``update_buffers`` of the
+    `EMAHook`); on another number of ranks all begin with the means. Buffers that are no
     floating-point numbers are rank 0's, and those that are equal on all ranks (queues, SyncBN) stay
     as they are.
     """
@@ -48,15 +50,15 @@ class BuffersHook(Hook):
         """Evaluate with the common buffers."""
         self._stack.enter_context(common_buffers(runner))
 
-    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Go on with one's own."""
+    def after_val(self, runner: Any) -> None:
+        """Go on with one's own, after an `EMAHook` gave the model its own buffers back."""
         self._stack.close()
 
     def before_test_epoch(self, runner: Any) -> None:
         """Evaluate with the common buffers."""
         self._stack.enter_context(common_buffers(runner))
 
-    def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+    def after_test(self, runner: Any) -> None:
         """Go on with one's own."""
         self._stack.close()
 
@@ -65,7 +67,8 @@ class BuffersHook(Hook):
         """What `Runner.save_checkpoint` does inside has the common buffers; on all ranks."""
         with common_buffers(runner) as own:
             if own:
-                cpu = {name: value.cpu() for name, value in own.items()}
+                copies = tuple(f'{_AVERAGE}{n}.' for n in _averages(runner, with_buffers=False))
+                cpu = {k: value.cpu() for k, value in own.items() if not k.startswith(copies)}
                 self._written = all_gather_object(cpu)
             try:
                 yield
@@ -85,9 +88,10 @@ class BuffersHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Give a resumed rank its own buffers back."""
         if len(self._read) == runner.world_size:
-            buffers = dict(_inner(runner.model).named_buffers())
+            buffers = _every_buffer(runner)
             for name, value in self._read[runner.rank].items():
-                buffers[name].copy_(value)
+                if not name.startswith(_AVERAGE) or name in buffers:  # its hook may be left out
+                    buffers[name].copy_(value)
         self._read = []
 
 
@@ -113,20 +117,14 @@ def common_buffers(runner: Any) -> Iterator[dict[str, Tensor]]:
     """Inside, the buffers of the model and of its averages (EMA) are equal on all ranks.
 
     Yields:
-        This rank's own, by their name in the model: those that are not equal on all ranks.
+        This rank's own, by name: those that are not equal on all ranks.
     """
-    groups = [_saved_buffers(_inner(runner.model))]
-    groups += [
-        _saved_buffers(hook.ema_model.module)
-        for hook in runner.hooks
-        if isinstance(hook, EMAHook) and hasattr(hook, 'ema_model')
-    ]
-    buffers = {(index, name): b for index, group in enumerate(groups) for name, b in group.items()}
+    buffers = _every_buffer(runner)
     names = differing(buffers)
     own = {name: buffers[name].detach().clone() for name in names}
     _write(buffers, common_values(own))
     try:
-        yield {name: value for (index, name), value in own.items() if index == 0}
+        yield own
     finally:
         _write(buffers, own)
 
@@ -170,8 +168,21 @@ def common_values(own: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
     return result
 
 
-def _inner(model: Any) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
+def _every_buffer(runner: Any) -> dict[str, Tensor]:
+    """By their name in the model; those of averages by that behind a prefix."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    found = _saved_buffers(model)
+    for number, average in _averages(runner).items():
+        for name, value in _saved_buffers(average.module).items():
+            found[f'{_AVERAGE}{number}.{name}'] = value
+    return found
+
+
+def _averages(runner: Any, with_buffers: bool | None = None) -> dict[int, Any]:
+    """The averaged models by number, all or those that do or do not average buffers, too."""
+    hooks = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+    made = {n: hook.ema_model for n, hook in enumerate(hooks) if hasattr(hook, 'ema_model')}
+    return {n: x for n, x in made.items() if with_buffers in (None, bool(x.update_buffers))}
 
 
 def _saved_buffers(network: nn.Module) -> dict[str, Tensor]:

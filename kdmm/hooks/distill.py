@@ -10,6 +10,8 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from kdmm.distillers import ConfigError, Objective, Progress
+from kdmm.distillers.attach import averaged_part
+from kdmm.distillers.cohort import Cohort
 from kdmm.distillers.teacher import Teacher
 from kdmm.distillers.weights import ENTRY, load_strictly
 from kdmm.errors import TrainingError
@@ -24,21 +26,35 @@ def check_average(hooks: Iterable[Hook], objective: Objective) -> None:
     """Refuse averages of weights that would not fit what lies beside them.
 
     Raises:
-        ConfigError: If an `EMAHook` averages buffers, or a student whose branches are a result.
+        ConfigError: If an `EMAHook` averages a student whose branches are a result, or the buffers
+            of networks that share a trunk.
     """
     for hook in hooks:
         if not isinstance(hook, EMAHook):
             continue
-        if hook.ema_cfg.get('update_buffers'):
+        trunk = objective.trunk.paths if isinstance(objective, Cohort) else ()
+        if hook.ema_cfg.get('update_buffers') and trunk:
             raise ConfigError(
-                'EMAHook.update_buffers=True: MMEngine cannot average the buffers of a model that '
-                'has parameters of kd beside its own. Leave it out'
+                'EMAHook.update_buffers=True: MMEngine then averages each entry of the state, and '
+                'a trunk that networks share (kd.trunk) has an entry in each of them, so its '
+                'average would move several times an iteration. Leave out one of the two'
             )
         if objective.results and not objective.averages:
             raise ConfigError(
                 'EMAHook: the file would hold an averaged network with branches or peers that are '
                 'not. Leave it out of this run'
             )
+
+
+def pair_average(hooks: Iterable[Hook]) -> None:
+    """Let each `EMAHook` see of the model what its average has.
+
+    When it exchanges the two, MMEngine's hook pairs the parameters, and with ``update_buffers`` all
+    buffers behind them, by their order. Parameters of losses would come between.
+    """
+    for hook in hooks:
+        if isinstance(hook, EMAHook):
+            hook.src_model = averaged_part(hook.src_model)
 
 
 def iterations_per_epoch(loader: Any, world_size: int) -> float:
@@ -106,9 +122,18 @@ class DistillHook(Hook):
         objective.check_start(runner._has_loaded, runner._resume)
         objective.see_loader(runner.train_dataloader)
         check_average(runner.hooks, objective)
+        pair_average(runner.hooks)
         self.watches = [TeacherWatch(teacher) for teacher in objective.teachers]
         for teacher in objective.teachers:
             print_log(f'Teacher {type(teacher.module).__name__}: {teacher.source}', runner.logger)
+
+    def before_val(self, runner: Any) -> None:
+        """Of a run that does not train, too."""
+        pair_average(runner.hooks)
+
+    def before_test(self, runner: Any) -> None:
+        """As before validation."""
+        pair_average(runner.hooks)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Move the schedules to the iteration that begins."""

@@ -7,7 +7,7 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from torch import Tensor
 
 from kdmm.engine import Runner
@@ -18,6 +18,7 @@ from tests.engine.tiny_run import KD, config, validated
 from tests.ranks import on_ranks
 
 EMA = dict(type='EMAHook', momentum=0.1)
+ALL = dict(EMA, update_buffers=True)
 
 
 def state_of(runner: Any) -> dict[str, Tensor]:
@@ -47,7 +48,11 @@ def trained(folder: Path, kd: Any = KD, every: int = 2, **changes: Any) -> dict[
     runner = Runner.from_cfg(cfg)
     runner.train()
     assert (objective_in(runner.model) is None) == (kd is None)
-    return dict(validated=runner.validated, trained=runner.trained, end=state_of(runner))
+    end = state_of(runner)
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook):
+            end |= {f'average.{k}': v.clone() for k, v in hook.ema_model.state_dict().items()}
+    return dict(validated=runner.validated, trained=runner.trained, end=end)
 
 
 def pieces(rank: int) -> dict[str, Any]:
@@ -71,11 +76,15 @@ def everything(folder: Path) -> dict[str, Any]:
     found = dict(
         whole=trained(folder / 'whole'),
         average=trained(folder / 'average', custom_hooks=[EMA]),
+        buffers=trained(folder / 'buffers', custom_hooks=[ALL]),
+        buffers_unseen=trained(folder / 'buffers_unseen', every=100, custom_hooks=[ALL]),
         unseen=trained(folder / 'unseen', every=100),
         plain=trained(folder / 'plain', kd=None),
     )
     dist.barrier()
     found['resumed'] = trained(folder / 'resumed', **resumed)
+    resumed['load_from'] = str(folder / 'buffers/iter_2.pth')
+    found['buffers_resumed'] = trained(folder / 'buffers_resumed', custom_hooks=[ALL], **resumed)
     found['pieces'] = pieces(dist.get_rank())
     return found
 

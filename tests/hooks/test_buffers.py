@@ -21,10 +21,10 @@ def same(first: dict, second: dict) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
-@pytest.mark.parametrize('run', ['whole', 'average', 'resumed'])
+@pytest.mark.parametrize('run', ['whole', 'average', 'buffers', 'resumed', 'buffers_resumed'])
 def test_all_ranks_evaluate_the_file_that_is_written(found, run):
     (first, second), files = found
-    names = [2, 4] if run != 'resumed' else [4]
+    names = [4] if run.endswith('resumed') else [2, 4]
     assert len(first[run]['validated']) == len(names)
     for place, name in enumerate(names):
         written = files[f'{run}/iter_{name}']['state_dict']
@@ -61,6 +61,24 @@ def test_a_resumed_run_goes_on_with_each_ranks_own(found):
     for rank, own in zip(ranks, whole['kdmm_ranks'], strict=True):
         assert set(own) == set(STATISTICS)
         assert all(torch.equal(own[key], rank['whole']['end'][key]) for key in own)
+
+
+def test_averaged_buffers_are_each_ranks_own_too(found):
+    """They go on to the bit, however often is validated and after a file was read again."""
+    ranks, files = found
+    whole, again = files['buffers/iter_4'], files['buffers_resumed/iter_4']
+    for part in ('state_dict', 'ema_state_dict', 'kdmm'):
+        assert same(whole[part], again[part]), part
+    for rank, own, other in zip(ranks, whole['kdmm_ranks'], again['kdmm_ranks'], strict=True):
+        assert same(own, other)
+        assert set(own) == {*STATISTICS, *(f'EMAHook:0.{key}' for key in STATISTICS)}
+        for run in ('buffers_unseen', 'buffers_resumed'):
+            assert same(rank[run]['end'], rank['buffers']['end'])
+    for key in STATISTICS:
+        own = [file[f'EMAHook:0.{key}'] for file in whole['kdmm_ranks']]
+        assert not torch.equal(*own)
+        torch.testing.assert_close(whole['state_dict'][key], sum(own) / 2)
+        assert not torch.equal(whole['state_dict'][key], whole['ema_state_dict'][f'module.{key}'])
 
 
 def test_without_the_section_each_rank_has_its_own(found):

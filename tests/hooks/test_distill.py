@@ -275,6 +275,135 @@ def test_an_average_is_validated_and_resumed(tmp_path):
         assert all(torch.equal(now[part][key], value) for key, value in last[part].items()), part
 
 
+# averages of buffers
+
+
+COHORT = dict(
+    type='Cohort',
+    peers=2,
+    ensemble=False,
+    taps=dict(logits='head.out', body='body.out'),
+    losses=dict(dml=dict(type='KDLoss', on='logits'), parts=dict(type='Parts', on='body')),
+    probe_size=(16, 16),
+)
+#: As detectors' recipes have it, but for a momentum that shows within a few iterations.
+BUFFERS = dict(type='EMAHook', momentum=0.3, update_buffers=True, priority=49)
+
+
+class States(Hook):
+    """What training leaves after each iteration, and what validation sees and leaves."""
+
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self.trained, self.validated, self.left = [], [], []
+
+    def after_train_iter(self, runner, *_, **__):
+        self.trained.append(copy.deepcopy(dict(runner.model.state_dict())))
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        if batch_idx == 0:
+            self.validated.append(copy.deepcopy(dict(runner.model.state_dict())))
+
+    def after_val(self, runner):
+        self.left.append(copy.deepcopy(dict(runner.model.state_dict())))
+
+    before_test_iter, after_test = before_val_iter, after_val
+
+
+def averaging(tmp_path, kd, **changes):
+    """A runner with a validation in the middle, and what it has seen."""
+    cfg = validated(config(tmp_path, kd, custom_hooks=[BUFFERS], **changes))
+    cfg.test_dataloader, cfg.test_cfg, cfg.test_evaluator = (
+        cfg.val_dataloader,
+        {},
+        cfg.val_evaluator,
+    )
+    made = Runner.from_cfg(cfg)
+    seen = States()
+    made.register_hook(seen)
+    return made, seen
+
+
+def is_averaged(key, kd):
+    return not key.startswith('kd.') or (kd is COHORT and key.startswith('kd.peers.'))
+
+
+def by_hand(states, kd):
+    """The moving average of all that has numbers between; the rest is what it first was."""
+    average = {key: value.clone() for key, value in states[0].items() if is_averaged(key, kd)}
+    for state in states[1:]:
+        for key, value in average.items():
+            if value.is_floating_point():
+                value.lerp_(state[key], 0.3)
+    return average
+
+
+def same(found, expected):
+    return found.keys() == expected.keys() and all(
+        torch.equal(found[key], value) for key, value in expected.items()
+    )
+
+
+@pytest.mark.parametrize('kd', [KD, COHORT], ids=['Distiller', 'Cohort'])
+def test_buffers_are_averaged_beside_a_loss_with_parameters_and_buffers(tmp_path, kd):
+    """Of the student and of peers, by name; what the losses have is as trained throughout."""
+    made, seen = averaging(tmp_path / 'whole', kd)
+    made.train()
+    inner = [key for key, _ in made.model.kd.terms.named_parameters()]
+    assert inner and [key for key, _ in made.model.kd.terms.named_buffers()]
+    for iterations, state, left in zip((2, 4), seen.validated, seen.left, strict=True):
+        expected = by_hand(seen.trained[:iterations], kd)
+        trained = seen.trained[iterations - 1]
+        assert same(state, {**trained, **expected})
+        assert same(left, trained)
+        statistics = [key for key in expected if key.endswith('running_var')]
+        assert len(statistics) == (1 if kd is KD else 2)
+        assert not any(torch.equal(trained[key], expected[key]) for key in statistics)
+    content = load(tmp_path / 'whole' / 'iter_4.pth')
+    build(tiny()).load_state_dict(content['state_dict'], strict=True)
+    assert same(dict(content['state_dict']), {k: v for k, v in expected.items() if k[:3] != 'kd.'})
+    again, _ = averaging(
+        tmp_path / 'rest', kd, load_from=str(tmp_path / 'whole' / 'iter_2.pth'), resume=True
+    )
+    again.train()
+    now = load(tmp_path / 'rest' / 'iter_4.pth')
+    for part in ('state_dict', 'ema_state_dict', ENTRY):
+        assert same(dict(now[part]), dict(content[part])), part
+    assert same(dict(again.model.state_dict()), dict(made.model.state_dict()))
+
+
+def test_a_test_alone_sees_the_file(tmp_path):
+    averaging(tmp_path, KD)[0].train()
+    made, seen = averaging(tmp_path, KD, load_from=str(tmp_path / 'iter_4.pth'))
+    made.test()
+    expected = dict(load(tmp_path / 'iter_4.pth')['state_dict'])
+    for state in (*seen.validated, *seen.left):
+        assert same({key: state[key] for key in expected}, expected)
+    assert len(seen.left) == 1
+
+
+def test_the_recipe_of_a_detector(tmp_path):
+    pytest.importorskip('mmdet')
+    hook = dict(
+        type='EMAHook', ema_type='mmdet.ExpMomentumEMA', momentum=0.0002, update_buffers=True,
+        priority=49,
+    )  # fmt: skip
+    made = runner(tmp_path, custom_hooks=[hook], iters=2)
+    made.train()
+    content = load(tmp_path / 'iter_2.pth')
+    average, trained = (content[part] for part in ('state_dict', 'ema_state_dict'))
+    for key in ('body.weight', 'stem.1.running_var'):
+        assert not torch.equal(average[key], trained[f'module.{key}'])
+        assert torch.equal(trained[f'module.{key}'], made.model.state_dict()[key])
+
+
+def test_no_average_of_the_buffers_of_a_shared_trunk(tmp_path):
+    kd = {**copy.deepcopy(COHORT), 'trunk': ['stem']}
+    with pytest.raises(ConfigError, match='update_buffers=True: .*trunk.*several times'):
+        Runner.from_cfg(config(tmp_path, kd, custom_hooks=[BUFFERS])).train()
+
+
 @pytest.mark.parametrize('epochs', [False, True])
 def test_schedules_follow_the_run_and_its_resumption(tmp_path, epochs):
     seen = []
