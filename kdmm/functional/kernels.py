@@ -222,7 +222,7 @@ def row_sums(
         teacher: Rows (M, C_t) and keys (N, C_t), contiguous.
         mask: (N,), uint8, or None.
         segments: Equal parts of the keys.
-        tau: Temperature.
+        tau: Temperature of the similarities.
         precision: Of float32 products, ``'ieee'`` or ``'tf32'``.
     """
     rows, keys = student[0].shape[0], student[1].shape[0]
@@ -267,7 +267,7 @@ def gradient(
             (N, segments[0]) and (N,).
         masks: Of rows (M,) and keys (N,), uint8, or None.
         segments: Equal parts of the rows and of the keys.
-        tau: Temperature.
+        tau: Temperature of the similarities.
         precision: Of float32 products, ``'ieee'`` or ``'tf32'``.
     """
     rows, channels = student[0].shape

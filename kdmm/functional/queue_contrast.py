@@ -15,7 +15,7 @@ def queue_logits(queries: Tensor, keys: Tensor, queues: Tensor, tau: float = 0.0
         queries: Unit rows (N, B, D).
         keys: Unit rows (N, B, D) of the same images.
         queues: Unit rows (N, M, D).
-        tau: Temperature.
+        tau: Temperature of the similarities.
 
     Returns:
         (N, N, B, 1 + M), at least float32 under any autocast. Only the queries get gradients.

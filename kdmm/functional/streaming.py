@@ -29,7 +29,7 @@ def exponent_dtype(x: Tensor, tau: float) -> torch.dtype:
         ValueError: If ``tau`` is not in [1 / 300, inf).
     """
     if not tau * _LARGEST_LOGIT[torch.float64] >= 1:
-        raise ValueError(f'the temperature of similarities must be at least 1/300, got {tau}')
+        raise ValueError(f'tau (times temperature) must be at least 1/300, got {tau}')
     return x.dtype if tau * _LARGEST_LOGIT[x.dtype] >= 1 else torch.float64
 
 
@@ -39,7 +39,7 @@ def exponentials(
     """``E_s``, ``E_t`` and ``E_t (Z_t - Z_s)`` of one block, in the buffers' memory.
 
     Args:
-        student: Rows (n, C_s) and keys (m, C_s), one of them already divided by the temperature.
+        student: Rows (n, C_s) and keys (m, C_s), one of them already divided by tau.
         teacher: The same of the teacher.
         buffers: Three flat buffers of at least n * m elements.
     """
