@@ -112,7 +112,9 @@ def latest_checkpoint(work_dir: str, cfg: Mapping[str, Any]) -> str | None:
     named, folders = _read(record), _folders(work_dir, cfg)
     if '://' in named:
         return named
-    for folder in folders if named else []:
+    meant = os.path.realpath(os.path.dirname(named))  # first: others may have a file of that name
+    nearest_first = sorted(folders, key=lambda folder: os.path.realpath(folder) != meant)
+    for folder in nearest_first if named else []:
         path = os.path.join(folder, os.path.basename(named))
         if os.path.isfile(path):
             return path

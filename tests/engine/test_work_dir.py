@@ -183,6 +183,19 @@ def test_a_folder_of_the_hook_is_looked_into(tmp_path):
     assert latest_checkpoint(cfg.work_dir, cfg) is None
 
 
+@pytest.mark.parametrize('place', ['work', 'out/work'])
+def test_of_two_files_of_one_name_it_is_the_one_that_was_meant(tmp_path, place):
+    """A signal's file is in the work dir, those of a hook with ``out_dir`` elsewhere."""
+    paths = [tmp_path / 'work' / 'iter_4.pth', tmp_path / 'out' / 'work' / 'iter_4.pth']
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    named = str(tmp_path / place / 'iter_4.pth')
+    (tmp_path / 'work' / 'last_checkpoint').write_text(named)
+    cfg = config(tmp_path / 'work', default_hooks__checkpoint__out_dir=str(tmp_path / 'out'))
+    assert latest_checkpoint(str(tmp_path / 'work'), cfg) == named
+
+
 def test_an_address_is_left_to_its_backend(tmp_path):
     (tmp_path / 'last_checkpoint').write_text('s3://bucket/work/iter_4.pth')
     assert latest_checkpoint(str(tmp_path), Config()) == 's3://bucket/work/iter_4.pth'
