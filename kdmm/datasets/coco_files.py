@@ -9,7 +9,10 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from logging import WARNING
 from typing import Any
+
+from mmengine.logging import print_log
 
 from kdmm.errors import ConfigError, nearest
 
@@ -18,7 +21,9 @@ LARGEST = 2**27
 
 
 def check_coco(content: Any, where: str) -> None:
-    """Refuse ids that repeat and annotations of images that are not listed; others pass.
+    """Refuse ids that repeat, and annotations none of which finds its image.
+
+    Where some find none, as in a subset that lists fewer images, a warning says how many.
 
     Args:
         content: Of a file, parsed.
@@ -39,12 +44,16 @@ def check_coco(content: Any, where: str) -> None:
     _refuse_repeated(categories, f'{where}: categories', 'only the last name would be known')
     known = set(images)
     strays = [entry for entry in _ids(content, 'annotations', 'image_id') if entry not in known]
-    if strays:
-        raise ConfigError(
-            f'{where}: {len(strays)} of {len(content["annotations"])} annotations belong to images '
-            f'that are not listed, first image_id {strays[0]!r}: they would be left out without a '
-            'word. List their images (1 and "1" are different ids), or remove them'
-        )
+    if not strays:
+        return
+    said = (
+        f'{where}: {len(strays)} of {len(content["annotations"])} annotations belong to images '
+        f'that are not listed, first image_id {strays[0]!r}: they are left out'
+    )
+    texts = set(map(str, known))
+    if len(strays) == len(content['annotations']) or any(str(entry) in texts for entry in strays):
+        raise ConfigError(f'{said}. List their images (1 and "1" are different ids)')
+    print_log(said, 'current', WARNING)  # a subset that lists fewer images
 
 
 def check_coco_file(path: Any) -> None:

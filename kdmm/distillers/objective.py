@@ -55,9 +55,15 @@ class Distillation(TermedObjective):
         teachers = list_of_teachers(teacher, list(inspect.signature(Teacher).parameters))
         check_section(taps, losses, len(teachers), measure)
         self.measure = measure
+        unread = [name for name in taps if name not in taps_read(losses)]
+        if unread:
+            print_log(f'kd.taps: no loss reads {", ".join(unread)}', 'current', WARNING)
         for name in [name for name in losses if name not in switched_on(losses)]:
             print_log(f'kd.losses.{name}: not built, its weight is 0', 'current')
         losses = switched_on(losses)
+        if not losses:
+            said = 'kd.losses: every weight is 0, so the student is trained as without kd'
+            print_log(said, 'current', WARNING)
         used = sorted({config.get('teacher', 0) for config in losses.values()})
         self.teachers = [Teacher(**teachers[index]) for index in used]
         sides = {name: both_sides(name, path) for name, path in taps.items()}

@@ -71,8 +71,8 @@ class DidNotRunError(ConfigError):
         self.module = module
 
 
-class _EnoughError(Exception):
-    """Every tap has been read: the rest of the forward pass is not needed."""
+class _EnoughError(BaseException):
+    """Every tap has been read: the rest of the pass is not needed, whatever the network catches."""
 
 
 class _Keep(torch.autograd.Function):

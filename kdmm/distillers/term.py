@@ -77,7 +77,8 @@ class Term(WeightedLoss):
         if len(levels) != self.calls:
             raise ConfigError(
                 f'{self.where}: {self.called} runs {len(levels)} time(s) in training and '
-                f'{self.calls} time(s) when the model is built; choose a call with #k, the first '
+                f'{self.calls} time(s) when the model is built. A module that runs once an image '
+                'cannot be tapped; of one that runs once a level choose a call with #k, the first '
                 'is #1'
             )
         for link in class_maps(self.connector):
@@ -110,7 +111,8 @@ class Term(WeightedLoss):
         if counts[0] != counts[1]:
             raise ConfigError(
                 f'{self.where}: the module of {self.called} runs {counts[0]} time(s) in the '
-                f'student and {counts[1]} time(s) in the teacher. Choose calls with #k, the first '
+                f'student and {counts[1]} time(s) in the teacher. A module that runs once an image '
+                'cannot be tapped; of one that runs once a level choose calls with #k, the first '
                 'is #1: dict(student=..., teacher=...) in kd.taps'
             )
         return list(zip(student, teacher, strict=True)) if counts[0] > 1 else [(student, teacher)]

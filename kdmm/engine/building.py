@@ -238,7 +238,7 @@ class CheckedRunner(BaseRunner):
         """As the base, which meets an unknown optimizer and a misspelt ``clip_grad`` too late."""
         with building(self.cfg, 'optim_wrapper'):
             if isinstance(optim_wrapper, Mapping):
-                _check_optim_wrapper(optim_wrapper)
+                _check_optim_wrapper(optim_wrapper, bool(self.cfg.get('param_scheduler')))
             return super().build_optim_wrapper(optim_wrapper)
 
     setup_env = _checked('setup_env', 'env_cfg')
@@ -254,14 +254,19 @@ class CheckedRunner(BaseRunner):
     scale_lr = _checked('scale_lr', 'auto_scale_lr')
 
 
-def _check_optim_wrapper(config: Mapping[str, Any]) -> None:
-    """The optimizer must be known, and ``clip_grad`` what torch's function takes."""
+def _check_optim_wrapper(config: Mapping[str, Any], scheduled: bool) -> None:
+    """The optimizer must be known and move, and ``clip_grad`` be what torch's function takes."""
     if not config:
         raise ConfigError('optim_wrapper: expected dict(optimizer=dict(type=..., lr=...)), got {}')
     optimizer, clip = config.get('optimizer'), config.get('clip_grad')
     kind = optimizer.get('type') if isinstance(optimizer, Mapping) else None
     if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
         raise ConfigError(f'optim_wrapper.optimizer.type: {unknown(kind, OPTIMIZERS)}')
+    if isinstance(optimizer, Mapping) and optimizer.get('lr') == 0 and not scheduled:
+        raise ConfigError(
+            'optim_wrapper.optimizer.lr: 0, and no param_scheduler changes it: nothing would be '
+            'trained'
+        )
     if isinstance(clip, Mapping):
         way = clip_grad_value_ if clip.get('type') == 'value' else clip_grad_norm_
         known = {'type', *inspect.signature(way).parameters} - {'parameters'}

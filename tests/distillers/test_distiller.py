@@ -1,4 +1,5 @@
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -392,3 +393,19 @@ def test_state_of_the_terms_is_saved_and_of_nothing_else():
 
 def test_the_registered_builder_needs_no_scope():
     assert MODELS.get('Distiller') is distill
+
+
+@pytest.mark.parametrize(
+    'change, said',
+    [
+        (dict(taps={**KD['taps'], 'other': 'head.out'}), 'kd.taps: no loss reads other'),
+        (
+            dict(losses={k: {**v, 'weight': 0} for k, v in KD['losses'].items()}),
+            'kd.losses: every weight is 0, so the student is trained as without kd',
+        ),
+    ],
+)
+def test_what_is_read_by_nobody_and_losses_without_weight_are_told(change, said):
+    with mock.patch('kdmm.distillers.objective.print_log') as told:
+        distill(tiny(), **{**KD, **change})
+    assert said in [call.args[0] for call in told.call_args_list]

@@ -400,3 +400,20 @@ def test_an_error_behind_the_last_tap_can_be_borne(net, x):
     assert torch.equal(found['t'], net.first(x))
     with pytest.raises(TypeError), taps.record(tolerant=True):
         raise TypeError('before a tap was read')
+
+
+def test_stopping_early_is_no_error_that_a_network_could_catch(net, x):
+    class Patient(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            try:
+                return self.net(x)
+            except Exception:
+                return self.net(x)
+
+    with Taps(Patient(), dict(t='net.first.out'), 's').record(stop_early=True) as found:
+        Patient()(x)
+    assert net.tail_runs == 0 and isinstance(found['t'], torch.Tensor)

@@ -50,6 +50,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({'env_cfg.mp_cfg.x': 1}, 'env_cfg: TypeError', "'x'"),
     ({'auto_scale_lr.enable': True}, 'auto_scale_lr: ', 'base_batch_size'),
     ({'load_from': 5}, 'checkpoint: expected a path or a URL, got 5', ''),
+    ({'optim_wrapper.optimizer.lr': 0.0}, 'optim_wrapper.optimizer.lr: 0', 'nothing would'),
     ({'kd': 'yes'}, "kd: expected a section", "got 'yes'"),
     ({'kd': ['x']}, "kd: expected a section", "got ['x']"),
     ({'kd.type': 5}, "kd.type: '5' is not known", 'Distiller'),
