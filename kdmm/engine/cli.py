@@ -1,7 +1,6 @@
 """Command lines of ``tools/train.py`` and ``tools/test.py``, with the base libraries' flags."""
 
 import argparse
-import gc
 import logging
 import os
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
 
+from kdmm.datasets.workers import close_workers
 from kdmm.engine.checks import check_data
 from kdmm.engine.config import load_config, use_amp
 from kdmm.engine.launch import start_process_group, stop_process_group
@@ -137,14 +137,14 @@ def _told(error: Exception) -> str:
 def _finish(code: int) -> None:
     """Close the process group; the end of a rank on CPU."""
     gloo = dist.is_initialized() and dist.get_backend() == 'gloo'
-    gc.collect()  # data loader workers end with their iterator
     stop_process_group()
     if gloo:  # its threads were seen to abort the process while the interpreter shuts down
         _leave(code)
 
 
 def _leave(code: int) -> None:
-    """End the process at once, with everything written."""
+    """End the process at once, with everything written and no worker left."""
+    close_workers()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,6 +1,8 @@
 """MMEngine's Runner for configs that may have a ``kd`` section."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from kdmm.datasets.class_sampler import check_batch_size
 from kdmm.datasets.coco_files import check_class_names, check_coco_file
 from kdmm.datasets.label_maps import leaf_datasets, watch_label_maps
 from kdmm.datasets.seeded import seed_loader, stream_of
+from kdmm.datasets.workers import ShelteredLoader, shelter
 from kdmm.distillers import ConfigError, Objective
 from kdmm.distillers.attach import set_aside
 from kdmm.distillers.weights import (
@@ -70,8 +73,12 @@ class Runner(CheckedRunner):
 
     @classmethod
     def build_dataloader(cls, *args: Any, **kwargs: Any) -> DataLoader:  # type: ignore[override]
-        """As the base; what of a data set and its batches cannot be meant is refused."""
+        """As the base; what of a data set and its batches cannot be meant is refused.
+
+        Its workers outlive a signal that is meant for the whole run.
+        """
         loader = super().build_dataloader(*args, **kwargs)
+        shelter(loader)
         check_batch_size(loader)
         for dataset in leaf_datasets(loader.dataset):
             check_coco_file(getattr(dataset, 'ann_file', None))
@@ -136,8 +143,29 @@ class Runner(CheckedRunner):
         Raises:
             ConfigError: If somebody does, or there is nothing to train.
         """
-        with sole_run(self.work_dir):
+        with sole_run(self.work_dir), self._closing('_train_loop', '_val_loop'):
             return super().train()
+
+    def val(self) -> dict[str, float]:
+        """As the base; no worker stays behind."""
+        with self._closing('_val_loop'):
+            return super().val()
+
+    def test(self) -> dict[str, float]:
+        """As the base; no worker stays behind."""
+        with self._closing('_test_loop'):
+            return super().test()
+
+    @contextmanager
+    def _closing(self, *loops: str) -> Iterator[None]:
+        """End the workers of the loaders of these loops behind what is done inside."""
+        try:
+            yield
+        finally:
+            for name in loops:
+                loader = getattr(getattr(self, name), 'dataloader', None)
+                if isinstance(loader, ShelteredLoader):
+                    loader.close()
 
     def load_or_resume(self) -> None:
         """As the base; the latest checkpoint is looked for in this work dir alone."""

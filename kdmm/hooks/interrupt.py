@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from typing import Any
 
 import torch
@@ -10,12 +9,10 @@ from mmengine.dist import all_reduce, get_comm_device, is_distributed
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 
+from kdmm.datasets.workers import SIGNALS, EchoFilter, shelter
 from kdmm.hooks.checkpoint import agree_to_save, has_stepped, remember
 from kdmm.registry import HOOKS
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-#: Seconds within which another signal is taken for an echo of the first.
-ECHO = 3.0
 #: What a loop that can go on within an epoch keeps in the message hub: (batches done, of how many).
 BATCHES_DONE = 'batches_done'
 
@@ -31,7 +28,8 @@ class InterruptHook(Hook):
     All ranks agree through one small reduction an iteration, so that none waits for another that
     has left. With gradient accumulation the iterations up to the optimizer's step are finished,
     too. A second signal ends at once, unless it follows within seconds: a terminal and torchrun
-    both pass Ctrl-C on.
+    both pass Ctrl-C on. Workers of data loaders, which get the signal with the process group, go on
+    until their loader is closed; see `kdmm.datasets.workers`.
 
     The run goes on exactly where it ended, also in the middle of an epoch. An epoch-based loop that
     does not keep its place within the epoch can only begin one anew: its file holds what was
@@ -41,13 +39,22 @@ class InterruptHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self) -> None:
-        self._received, self._received_at = 0, 0.0
+        self._heard = EchoFilter()
         self._owner = os.getpid()
         self._previous: dict[int, Any] = {}
 
     def before_train(self, runner: Any) -> None:
         """Listen."""
+        self._shelter(runner)
         self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Look at the loader, which a hook may have replaced."""
+        self._shelter(runner)
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Look at the loader, which a hook may have replaced."""
+        self._shelter(runner)
 
     def after_train(self, runner: Any) -> None:
         """Stop listening."""
@@ -58,6 +65,7 @@ class InterruptHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Leave if any rank was told to."""
+        self._shelter(runner)
         number = self._agreed()
         if not number or not has_stepped(runner.optim_wrapper):
             return
@@ -66,21 +74,25 @@ class InterruptHook(Hook):
         runner.logger.warning(f'{name} at iteration {runner.iter + 1}: {self._save(runner)}')
         raise Interrupted(128 + number)
 
+    @staticmethod
+    def _shelter(runner: Any) -> None:
+        """Keep signals from the workers of loaders that the Runner has not built itself."""
+        for loop in (runner.train_loop, runner.val_loop):
+            shelter(getattr(loop, 'dataloader', None))
+
     def _handle(self, number: int, frame: Any) -> None:
-        if os.getpid() != self._owner:  # a data loader worker inherited this handler
+        if os.getpid() != self._owner:  # a process that was forked, and inherited this handler
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
-        now = time.monotonic()
-        if self._received and now - self._received_at > ECHO:
+        if self._heard.again(number):
             raise KeyboardInterrupt
-        self._received, self._received_at = number, now
 
     def _agreed(self) -> int:
         """The highest signal number that any rank received, 0 for none."""
         if not is_distributed():
-            return self._received
-        flag = torch.tensor(self._received, device=get_comm_device())
+            return self._heard.received
+        flag = torch.tensor(self._heard.received, device=get_comm_device())
         all_reduce(flag, 'max')
         return int(flag)
 

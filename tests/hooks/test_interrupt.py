@@ -1,4 +1,5 @@
 import copy
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -10,10 +11,12 @@ from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import Runner as BaseRunner
 
 from kdmm.engine import Runner
 from kdmm.hooks import Interrupted, InterruptHook
 from kdmm.hooks.ownership import objective_of
+from kdmm.hooks.reproducible import restart_stream
 from kdmm.registry import DATA_SAMPLERS
 from tests.e2e.job import assert_same
 from tests.engine.tiny_run import KD, by_epoch, config, files, validated
@@ -72,6 +75,46 @@ def test_the_iteration_is_finished_and_saved(tmp_path, rare, number, code):
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'iter_2.pth')
 
 
+class SignalToTheGroup(Signal):
+    """Its data loader workers get it, too."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.at:
+            assert len(multiprocessing.active_children()) >= 2
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, self.number)
+        super().before_train_iter(runner, batch_idx, data_batch)
+
+
+class Replaced(Hook):
+    """Trains with another loader from iteration 2 on, one that MMEngine builds."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 0:
+            loader = BaseRunner.build_dataloader(runner.cfg.train_dataloader, seed=0)
+            runner.train_loop.dataloader = loader
+            restart_stream(runner.train_loop)
+
+
+@pytest.mark.parametrize('kd', [None, KD])
+@pytest.mark.parametrize('hooks', [[], [Replaced]])
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_workers_serve_until_the_iteration_is_finished_and_end(tmp_path, rare, kd, hooks, number):
+    loaders = dict(num_workers=2, persistent_workers=True)
+    changes = {f'train_dataloader__{key}': value for key, value in loaders.items()}
+    cfg = validated(rare(kd=kd, iters=8, **changes), interval=2)
+    cfg.val_dataloader.update(loaders)
+    made = Runner.from_cfg(cfg)
+    for hook in hooks:
+        made.register_hook(hook())
+    made.register_hook(SignalToTheGroup(3, number))
+    with pytest.raises(Interrupted):
+        made.train()
+    assert files(tmp_path) == ['iter_4.pth'] and multiprocessing.active_children() == []
+    made.val()
+    assert multiprocessing.active_children() == []
+
+
 def test_the_run_goes_on_to_the_same_weights(tmp_path, rare):
     Runner.from_cfg(config(tmp_path / 'whole', iters=4)).train()
     with pytest.raises(Interrupted):
@@ -104,7 +147,7 @@ def test_an_echo_of_the_first_signal_changes_nothing(tmp_path, rare):
 
 
 def test_a_second_signal_ends_at_once(tmp_path, rare, monkeypatch):
-    monkeypatch.setattr('kdmm.hooks.interrupt.ECHO', -1.0)
+    monkeypatch.setattr('kdmm.datasets.workers.ECHO', -1.0)
     with pytest.raises(KeyboardInterrupt):
         interrupted(rare(), 1, times=2)
     assert files(tmp_path) == []
@@ -270,8 +313,8 @@ def test_a_signal_during_a_validation_is_obeyed_after_it(tmp_path, monkeypatch):
     assert 'iter_2.pth' in files(tmp_path)
 
 
-def test_a_worker_ends_on_sigterm_and_ignores_ctrl_c():
-    """Data loader workers inherit the handler; Ctrl-C reaches the whole process group."""
+def test_a_forked_process_ends_on_sigterm_and_ignores_ctrl_c():
+    """Those of a data set inherit the handler; Ctrl-C reaches the whole process group."""
     reader, writer = os.pipe()
     hook = InterruptHook()
     if (child := os.fork()) == 0:
@@ -282,7 +325,7 @@ def test_a_worker_ends_on_sigterm_and_ignores_ctrl_c():
     os.close(writer)  # so that reading ends if the child has died
     assert os.read(reader, 5) == b'alive'
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
-    assert hook._received == 0
+    assert hook._heard.received == 0
 
 
 def test_without_a_signal_nothing_happens(tmp_path):
