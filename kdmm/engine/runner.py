@@ -32,11 +32,12 @@ from kdmm.engine.building import CheckedRunner, building
 from kdmm.engine.config import image_size, model_config, section_of
 from kdmm.engine.launch import start_process_group
 from kdmm.engine.loops import is_over, refuse_nothing, with_place
-from kdmm.engine.work_dir import latest_checkpoint, sole_run
+from kdmm.engine.work_dir import latest_checkpoint, remove_drafts, sole_run
 from kdmm.hooks.buffers import with_common_buffers
 from kdmm.hooks.checkpoint import ATOMIC, check_state, previous_checkpoint
 from kdmm.hooks.ownership import PREFIX, objective_in, taken
 from kdmm.hooks.reproducible import restart_stream
+from kdmm.hooks.summary import FinalValidationHook, lacks_final_validation
 from kdmm.registry import RUNNERS
 
 
@@ -144,6 +145,7 @@ class Runner(CheckedRunner):
             ConfigError: If somebody does, or there is nothing to train.
         """
         with sole_run(self.work_dir), self._closing('_train_loop', '_val_loop'):
+            remove_drafts(self.work_dir, self.cfg)
             return super().train()
 
     def val(self) -> dict[str, float]:
@@ -175,11 +177,14 @@ class Runner(CheckedRunner):
                 self.logger.info(f'{self.work_dir} has no checkpoint: the run begins')
                 return
         super().load_or_resume()
-        if self._resume and isinstance(self._train_loop, BaseLoop) and is_over(self._train_loop):
-            self.logger.warning(
-                f'The resumed run is finished, with {self.iter} iterations of {self.max_iters}: '
-                'nothing is left to train'
-            )
+        loop = self._train_loop
+        if self._resume and isinstance(loop, BaseLoop) and is_over(loop):
+            said = f'The resumed run is finished, with {self.iter} iterations of {self.max_iters}: '
+            if lacks_final_validation(self, str(self._load_from)):
+                self.register_hook(FinalValidationHook())
+                self.logger.warning(f'{said}only its last validation is left')
+            else:
+                self.logger.warning(f'{said}nothing is left to train, nor to validate')
 
     def resume(self, *args: Any, **kwargs: Any) -> None:
         """As the base; the data stream takes the file's seed too."""
@@ -204,7 +209,7 @@ class Runner(CheckedRunner):
             unsafe = bool(self.cfg.get('unsafe_checkpoint', False))
             checkpoint = read_checkpoint(filename, map_location, unsafe)
         except ConfigError as error:
-            raise ConfigError(f'{error}{previous_checkpoint(self.work_dir, filename)}') from error
+            raise ConfigError(f'{error}{self._stands(filename)}') from error
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         state = state_dict_of(checkpoint, repr(filename))
@@ -221,6 +226,10 @@ class Runner(CheckedRunner):
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
+
+    def _stands(self, failed: str) -> str:
+        """Which checkpoint there is beside one that failed."""
+        return previous_checkpoint(self.work_dir, failed, self.cfg)
 
     @with_common_buffers
     def save_checkpoint(
@@ -241,7 +250,7 @@ class Runner(CheckedRunner):
         except OSError as error:
             raise CheckpointError(
                 f'could not write {os.path.join(out_dir, filename)}: {error}'
-                + previous_checkpoint(self.work_dir, filename)
+                + self._stands(os.path.join(out_dir, filename))
             ) from error
 
 

@@ -2,10 +2,9 @@
 
 import errno
 import os
-import re
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from logging import WARNING
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import IO, Any
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.logging import print_log
 
-from kdmm.distillers.weights import read_checkpoint
 from kdmm.errors import ConfigError
-from kdmm.hooks.checkpoint import LAST
+from kdmm.hooks.checkpoint import LAST, checkpoint_folders, last_named, record_of, resumable
+from kdmm.hooks.summary import SUMMARY
+from kdmm.utils.files import PART
 
 try:
     import fcntl
@@ -108,17 +108,13 @@ def latest_checkpoint(work_dir: str, cfg: Mapping[str, Any]) -> str | None:
         ConfigError: If there are checkpoints and none of them can be read.
     """
     work_dir = os.path.abspath(work_dir)
-    record = os.path.join(work_dir, LAST)
-    named, folders = _read(record), _folders(work_dir, cfg)
+    named, folders = record_of(work_dir), checkpoint_folders(work_dir, cfg)
     if '://' in named:
         return named
-    meant = os.path.realpath(os.path.dirname(named))  # first: others may have a file of that name
-    nearest_first = sorted(folders, key=lambda folder: os.path.realpath(folder) != meant)
-    for folder in nearest_first if named else []:
-        path = os.path.join(folder, os.path.basename(named))
-        if os.path.isfile(path):
-            return path
-    found, damaged = _resumable(folders, bool(cfg.get('unsafe_checkpoint', False)))
+    for path in last_named(folders, work_dir):
+        return path
+    record = os.path.join(work_dir, LAST)
+    found, damaged = resumable(folders, cfg)
     if found is None and damaged:
         raise ConfigError(
             f'--resume: {record} names no checkpoint that is there ({named!r}), and none of these '
@@ -131,46 +127,17 @@ def latest_checkpoint(work_dir: str, cfg: Mapping[str, Any]) -> str | None:
     return found
 
 
-def _folders(work_dir: str, cfg: Mapping[str, Any]) -> list[str]:
-    """Where checkpoints of the run are: the hook's folder if it has one, and the work dir."""
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint')
-    out_dir = hook.get('out_dir') if isinstance(hook, Mapping) else None
-    if out_dir is None or '://' in str(out_dir):
-        return [work_dir]
-    return [os.path.join(os.path.abspath(out_dir), os.path.basename(work_dir)), work_dir]
+def remove_drafts(work_dir: str, cfg: Mapping[str, Any]) -> None:
+    """Remove what a run that was killed while it wrote has left; to be called in `sole_run`.
 
-
-def _read(record: str) -> str:
-    """What ``last_checkpoint`` says, nothing if it is no line of text or not there."""
-    try:
-        text = Path(record).read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        return ''
-    return text if text.isprintable() else ''
-
-
-def _resumable(folders: Sequence[str], unsafe: bool) -> tuple[str | None, list[str]]:
-    """The file of most iterations that resumes a run, and those that could not be read.
-
-    Of the files that are called alike but for a number (``epoch_7.pth``) the highest is tried first
-    and the first good one taken, so that few are read.
+    Only files under the temporary names of what a run writes, and only if this process holds the
+    work dir: where it could not be locked, another run may be writing.
     """
-    series: dict[str, list[tuple[int, str]]] = {}
-    for path in [str(path) for folder in folders for path in Path(folder).glob('*.pth')]:
-        stem = Path(path).stem
-        number = re.search(r'\d*$', stem)
-        digits = number[0] if number else ''
-        series.setdefault(stem.removesuffix(digits), []).append((int(digits or 0), path))
-    found: list[tuple[int, str]] = []
-    damaged = []
-    for files in series.values():
-        for _, path in sorted(files, reverse=True):
-            try:
-                content = read_checkpoint(path, unsafe=unsafe)
-            except ConfigError:
-                damaged.append(path)
-                continue
-            if 'optimizer' in content and 'meta' in content:
-                found.append((int(content['meta'].get('iter', 0)), path))
-                break
-    return max(found)[1] if found else None, damaged
+    if os.path.join(os.path.realpath(work_dir), LOCK) not in _held:  # nor do other ranks
+        return
+    for folder in checkpoint_folders(work_dir, cfg):
+        for path in Path(folder).glob(f'*{PART}'):
+            written = path.name.removesuffix(PART)
+            if path.is_file() and (written.endswith('.pth') or written in (LAST, SUMMARY)):
+                path.unlink(missing_ok=True)
+                print_log(f'{path} is removed: a run was killed while it wrote it', 'current')

@@ -1,8 +1,10 @@
 """Checkpoints: written whole, and agreed on by all ranks; nothing is deleted before they stand."""
 
 import os
+import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from mmengine.fileio.backends import register_backend
 from mmengine.hooks import CheckpointHook as BaseCheckpointHook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
-from kdmm.errors import TrainingError
+from kdmm.distillers.weights import ENTRY, read_checkpoint
+from kdmm.errors import ConfigError, TrainingError
 from kdmm.registry import HOOKS
 from kdmm.utils.files import write_file
 
@@ -47,7 +50,7 @@ def check_state(runner: Any, filename: str) -> None:
     try:
         runner.call_hook('before_writing')
     except TrainingError as error:
-        stands = previous_checkpoint(runner.work_dir, filename)
+        stands = previous_checkpoint(runner.work_dir, filename, runner.cfg)
         raise type(error)(f'{error}: {filename} is not written{stands}') from error
 
 
@@ -63,13 +66,102 @@ def agree_to_save(runner: Any, filename: str) -> None:
             raise found
 
 
-def previous_checkpoint(work_dir: str, failed: str) -> str:
-    """Which checkpoint of the work dir still stands, as the end of an error message."""
-    name = os.path.basename(str(failed))
-    paths = [str(path) for path in Path(work_dir).glob('*.pth') if path.name != name]
-    if not paths:
-        return '. There is no earlier checkpoint in the work dir'
-    return f'. The previous checkpoint stands: {max(paths, key=os.path.getmtime)}'
+def previous_checkpoint(work_dir: str, failed: str, cfg: Mapping[str, Any]) -> str:
+    """Which checkpoint the run can be resumed from, as the end of an error message.
+
+    Args:
+        work_dir: Of the run.
+        failed: The file that could not be written or read; a name means one in the run's folders.
+        cfg: Of the run.
+    """
+    folders = checkpoint_folders(work_dir, cfg)
+    without = {os.path.realpath(path) for path in (failed, *(f'{f}/{failed}' for f in folders))}
+    path = None
+    for named in last_named(folders, work_dir):
+        with suppress(ConfigError):
+            if os.path.realpath(named) not in without and resumed_at(named, cfg) is not None:
+                path = named
+    path = path or resumable(folders, cfg, without)[0]
+    if path is None:
+        return '. There is no earlier checkpoint in the work dir from which it can be resumed'
+    return f'. The previous checkpoint stands: {path}'
+
+
+def checkpoint_folders(work_dir: str, cfg: Mapping[str, Any]) -> list[str]:
+    """Where checkpoints of a run are: the hook's folder if it has one, and the work dir."""
+    work_dir = os.path.abspath(work_dir)
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint')
+    out_dir = hook.get('out_dir') if isinstance(hook, Mapping) else None
+    if out_dir is None or '://' in str(out_dir):
+        return [work_dir]
+    return [os.path.join(os.path.abspath(out_dir), os.path.basename(work_dir)), work_dir]
+
+
+def record_of(work_dir: str) -> str:
+    """What ``last_checkpoint`` says, nothing if it is no line of text or not there."""
+    try:
+        text = Path(work_dir, LAST).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ''
+    return text if text.isprintable() else ''
+
+
+def last_named(folders: Sequence[str], work_dir: str) -> list[str]:
+    """The file that ``last_checkpoint`` names, wherever the work dir was when it was written.
+
+    Of several of that name, the one in the folder that was meant comes first.
+    """
+    named = record_of(work_dir)
+    meant, name = os.path.realpath(os.path.dirname(named)), os.path.basename(named)
+    nearest_first = sorted(folders, key=lambda folder: os.path.realpath(folder) != meant)
+    paths = [os.path.join(folder, name) for folder in nearest_first] if name else []
+    return [path for path in paths if os.path.isfile(path)]
+
+
+def resumed_at(path: str, cfg: Mapping[str, Any]) -> int | None:
+    """The iteration at which a run with this config goes on from a checkpoint; None: it cannot.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    content = read_checkpoint(path, unsafe=bool(cfg.get('unsafe_checkpoint', False)))
+    needed = {'optimizer', 'meta', *[ENTRY] * bool(cfg.get('kd'))}
+    return int(content['meta'].get('iter', 0)) if needed <= content.keys() else None
+
+
+def resumable(
+    folders: Sequence[str], cfg: Mapping[str, Any], without: Collection[str] = ()
+) -> tuple[str | None, list[str]]:
+    """The file of most iterations that resumes a run, and those that could not be read.
+
+    Of the files that are called alike but for a number (``epoch_7.pth``) the highest is tried first
+    and the first good one taken, so that few are read.
+
+    Args:
+        folders: Where to look.
+        cfg: Of the run.
+        without: Real paths of files that are left out.
+    """
+    series: dict[str, list[tuple[int, str]]] = {}
+    for path in [str(path) for folder in folders for path in Path(folder).glob('*.pth')]:
+        stem = Path(path).stem
+        number = re.search(r'\d*$', stem)
+        digits = number[0] if number else ''
+        if os.path.realpath(path) not in without:
+            series.setdefault(stem.removesuffix(digits), []).append((int(digits or 0), path))
+    found: list[tuple[int, str]] = []
+    damaged = []
+    for files in series.values():
+        for _, path in sorted(files, reverse=True):
+            try:
+                done = resumed_at(path, cfg)
+            except ConfigError:
+                damaged.append(path)
+                continue
+            if done is not None:
+                found.append((done, path))
+                break
+    return max(found)[1] if found else None, damaged
 
 
 def has_stepped(optim_wrapper: Any) -> bool:

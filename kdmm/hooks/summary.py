@@ -10,16 +10,20 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, get_comm_device, is_main_process
+from mmengine.dist import all_gather_object, all_reduce, get_comm_device, is_main_process
 from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop
 
 from kdmm.registry import HOOKS
 from kdmm.utils.files import write_file
 
+SUMMARY = 'run_summary.json'
+
 
 @HOOKS.register_module()
 class RunSummaryHook(Hook):
-    """Writes ``run_summary.json`` into the work dir when training ends, if there was any.
+    """Writes ``run_summary.json`` into the work dir when training ends, if anything was trained or
+    validated.
 
     Keys: ``seconds`` (training without validation), ``iterations`` (of this process),
     ``seconds_per_iteration`` (the median, so that neither validation nor a pause of the machine
@@ -35,7 +39,7 @@ class RunSummaryHook(Hook):
         self._last: float | None = None
         self._steps: list[float] = []
         self._metrics: dict[str, float] = {}
-        self._metrics_at = 0
+        self._metrics_at, self._validated = 0, False
 
     def before_train(self, runner: Any) -> None:
         """Start the clock."""
@@ -65,13 +69,14 @@ class RunSummaryHook(Hook):
         for name, value in (metrics or {}).items():
             with suppress(TypeError, ValueError):  # class-wise lists, matrices, text
                 self._metrics[name] = float(value)
-        self._metrics_at = runner.iter
+        self._metrics_at, self._validated = runner.iter, True
 
     def after_train(self, runner: Any) -> None:
         """Write the file (first rank; memory is reduced over all)."""
         peak = torch.tensor(max(self._peak, peak_memory_mib()), device=get_comm_device())
         all_reduce(peak, 'max')
-        if not is_main_process() or runner.iter == self._first:  # there was nothing left to train
+        done = runner.iter > self._first or self._validated
+        if not is_main_process() or not done:  # a finished run was resumed
             return
         seconds = time.perf_counter() - self._start - self._pause
         iterations = runner.iter - self._first
@@ -86,8 +91,38 @@ class RunSummaryHook(Hook):
             metrics=self._metrics,
             metrics_at=self._metrics_at,
         )
-        path = os.path.join(runner.work_dir, 'run_summary.json')
+        path = os.path.join(runner.work_dir, SUMMARY)
         write_file(path, json.dumps(summary, indent=2))
+
+
+@HOOKS.register_module()
+class FinalValidationHook(Hook):
+    """Runs the last validation of a resumed run that was killed behind its last iteration."""
+
+    priority = 'LOWEST'  # all others have begun
+
+    def before_train(self, runner: Any) -> None:
+        """Validate; the training loop then has nothing to do, and ends the run as usual."""
+        runner.val_loop.run()
+
+
+def lacks_final_validation(runner: Any, checkpoint: str) -> bool:
+    """Whether a resumed run that has nothing left to train has not been validated at its end.
+
+    It has if its summary says so and is no older than the checkpoint. All ranks call this, and go
+    by what the first finds.
+    """
+    loop = runner.train_loop
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+    due = runner.val_loop is not None and done == last and done >= getattr(loop, 'val_begin', 1)
+    found = False
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        path = os.path.join(runner.work_dir, SUMMARY)
+        with open(path) as file:
+            validated = json.load(file)['metrics_at'] == runner.iter
+        found = validated and os.path.getmtime(path) >= os.path.getmtime(checkpoint)
+    return all_gather_object(due and not found)[0]
 
 
 def peak_memory_mib() -> float:

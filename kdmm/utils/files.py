@@ -5,6 +5,8 @@ import os
 from types import TracebackType
 from typing import Any, TypeVar
 
+#: What the temporary name of a file ends with.
+PART = '.part'
 Self = TypeVar('Self', bound='Draft')
 
 
@@ -20,7 +22,7 @@ class Draft:
 
     def __init__(self, target: str | os.PathLike[str]) -> None:
         self.target = os.fspath(target)
-        self.path = f'{self.target}.part'
+        self.path = f'{self.target}{PART}'
 
     def __enter__(self: Self) -> Self:
         return self

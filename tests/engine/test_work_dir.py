@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 
 from kdmm.engine import Runner, cli
-from kdmm.engine.work_dir import LOCK, latest_checkpoint, sole_run
+from kdmm.engine.work_dir import LOCK, latest_checkpoint, remove_drafts, sole_run
 from kdmm.errors import ConfigError
 from tests.engine.tiny_run import config, files, validated
 
@@ -199,3 +199,19 @@ def test_of_two_files_of_one_name_it_is_the_one_that_was_meant(tmp_path, place):
 def test_an_address_is_left_to_its_backend(tmp_path):
     (tmp_path / 'last_checkpoint').write_text('s3://bucket/work/iter_4.pth')
     assert latest_checkpoint(str(tmp_path), Config()) == 's3://bucket/work/iter_4.pth'
+
+
+def test_drafts_of_a_killed_run_go_when_the_next_one_begins(tmp_path):
+    out = tmp_path / 'out/work'
+    ours = ['iter_2.pth.part', 'best_score_iter_2.pth.part', 'last_checkpoint.part']
+    theirs = ['data.tar.part', 'iter_2.pth.part.txt']
+    cfg = config(tmp_path / 'work', default_hooks__checkpoint__out_dir=str(tmp_path / 'out'))
+    for folder in (Path(cfg.work_dir), out):
+        folder.mkdir(parents=True)
+        for name in ours + theirs:
+            (folder / name).write_bytes(b'half')
+    remove_drafts(cfg.work_dir, cfg)
+    assert (out / ours[0]).exists()  # it may be another run's that is writing
+    Runner.from_cfg(cfg).train()
+    for folder in (Path(cfg.work_dir), out):
+        assert sorted(path.name for path in folder.glob('*.part*')) == sorted(theirs)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from kdmm.engine import Runner
-from kdmm.hooks.checkpoint import AtomicLocalBackend
-from tests.engine.tiny_run import TinyMetric, config, files, runner, validated
+from kdmm.hooks.checkpoint import AtomicLocalBackend, previous_checkpoint
+from tests.engine.tiny_run import KD, TinyMetric, config, files, runner, validated
 
 
 def full(*_: object) -> None:
@@ -104,6 +104,37 @@ def test_the_previous_checkpoint_stands_and_is_named_when_a_save_fails(tmp_path,
     assert files(tmp_path) == ['iter_1.pth'] == written
     assert (tmp_path / 'last_checkpoint').read_text().endswith('iter_1.pth')
     torch.load(tmp_path / 'iter_1.pth', weights_only=False)
+
+
+@pytest.mark.parametrize('kd', [None, KD])
+def test_what_stands_is_a_file_that_can_be_resumed(tmp_path, kd):
+    runner(tmp_path, kd=kd, iters=6).train()
+    weights = torch.load(tmp_path / 'iter_6.pth', weights_only=False)
+    whole = dict(weights)
+    del weights['optimizer']
+    for name in ('best_score_iter_6.pth', 'peer1.pth', 'recalibrated.pth'):
+        torch.save(weights, tmp_path / name)
+    cfg = config(tmp_path, kd)
+
+    def stands(failed: str) -> str:
+        return previous_checkpoint(str(tmp_path), failed, cfg)
+
+    assert stands('iter_8.pth').endswith(f'stands: {tmp_path}/iter_6.pth')
+    assert stands('iter_6.pth').endswith('iter_4.pth')
+    assert stands(str(tmp_path / 'iter_6.pth')).endswith('iter_4.pth')
+    assert stands('/elsewhere/iter_6.pth').endswith('iter_6.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_2.pth'))
+    assert stands('iter_6.pth').endswith('iter_2.pth')  # where --resume goes on
+    (tmp_path / 'iter_2.pth').write_bytes(b'damaged')
+    assert stands('iter_6.pth').endswith('iter_4.pth')
+    (tmp_path / 'iter_4.pth').unlink()
+    for rest in ({}, dict(kdmm={})):  # what a plain run resumes, and one with kd does not
+        content = {key: value for key, value in whole.items() if key != 'kdmm'}
+        torch.save({**content, **rest}, tmp_path / 'iter_6.pth')
+        found = 'iter_6.pth' if kd is None or rest else 'no earlier checkpoint'
+        assert found in stands('iter_8.pth')
+    (tmp_path / 'iter_6.pth').unlink()
+    assert 'no earlier checkpoint' in stands('iter_8.pth')
 
 
 def best(work_dir: Path, scores: list[float], monkeypatch, **hook: object) -> Runner:
