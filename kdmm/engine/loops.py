@@ -6,7 +6,7 @@ from logging import WARNING
 from typing import Any
 
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import get_world_size
+from mmengine.dist import all_gather_object, get_world_size
 from mmengine.logging import print_log
 from mmengine.registry import LOOPS as ROOT_LOOPS
 from mmengine.runner import EpochBasedTrainLoop as BaseLoop
@@ -90,12 +90,25 @@ def refuse_nothing(loop: Any) -> None:
                 f'drop_last={loader.drop_last}: nothing would be trained. Lower batch_size, leave '
                 'drop_last out, or look at the data set'
             )
+        if isinstance(loop, BaseLoop):
+            _refuse_different_lengths(loader)
     for name in ('max_epochs', 'max_iters'):
         if getattr(loop, name, 1) <= 0:
             raise ConfigError(
                 f'train_cfg.{name}: {getattr(loop, name)}, expected at least 1: nothing would be '
                 'trained'
             )
+
+
+def _refuse_different_lengths(loader: DataLoader) -> None:
+    """Refuse epochs in which a rank would wait for others that have no batch any more."""
+    lengths = all_gather_object(len(loader))
+    if len(set(lengths)) > 1:
+        raise ConfigError(
+            f'train_dataloader: the ranks have {lengths} batches an epoch, so that those with more '
+            'would wait for the others without end. Let the sampler deal equally many samples '
+            '(round_up=True of DefaultSampler), or change batch_size or drop_last'
+        )
 
 
 def is_over(loop: Any) -> bool:

@@ -3,6 +3,10 @@
 Global image order: image ``b`` of rank ``r`` has index ``b * W + r``. That is how MMEngine's
 samplers deal one stream of samples to W ranks, so W processes see the images of one step in the
 order in which one process would.
+
+Ranks are taken to have equally many images, and shapes do not travel. Where a loader may give a
+rank fewer than another (the last batch of an epoch), `expect_uneven` makes every gather of rows
+agree on the shapes first, which costs a small collective and, on a GPU, a wait for it.
 """
 
 from typing import Any
@@ -10,6 +14,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_uneven = False
+
+
+def expect_uneven(uneven: bool) -> None:
+    """Say, alike on all ranks, whether gathers must agree on how many rows each rank has."""
+    global _uneven
+    _uneven = uneven
 
 
 def distributed() -> bool:
@@ -28,13 +40,38 @@ def rank() -> int:
 
 
 def all_gather_cat(x: Tensor) -> Tensor:
-    """Concatenate the ranks' ``x`` of equal shapes along dim 0, rank by rank. No gradient."""
-    if not distributed():
-        return x.detach()
+    """Concatenate the ranks' ``x`` along dim 0, rank by rank. No gradient.
+
+    Their shapes must be equal; after `expect_uneven`, but for dim 0.
+
+    Raises:
+        ValueError: After `expect_uneven`, on all ranks, if other dimensions differ.
+    """
+    return torch.cat(_gathered(x)) if distributed() else x.detach()
+
+
+def _gathered(x: Tensor) -> list[Tensor]:
     x = x.detach().contiguous()
-    parts = [torch.empty_like(x) for _ in range(world_size())]
+    sizes = _rows_of_ranks(x) if _uneven else [len(x)] * world_size()
+    if len(x) < max(sizes):
+        x = torch.cat([x, x.new_zeros(max(sizes) - len(x), *x.shape[1:])])
+    parts = [torch.empty_like(x) for _ in sizes]
     dist.all_gather(parts, x)
-    return torch.cat(parts)
+    return [part[:size] for part, size in zip(parts, sizes, strict=True)]
+
+
+def _rows_of_ranks(x: Tensor) -> list[int]:
+    """Length of each rank's ``x`` in dim 0; the other dimensions must be equal."""
+    own = torch.tensor(x.shape, device=x.device)
+    shapes = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(shapes, own)
+    found = torch.stack(shapes).tolist()
+    if any(shape[1:] != found[0][1:] for shape in found):
+        raise ValueError(
+            f'what is gathered from all ranks must be of one shape but for dim 0, got {found}: '
+            "crop the training images to one size, or choose scope='local' where a loss has it"
+        )
+    return [shape[0] for shape in found]
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
@@ -59,11 +96,15 @@ def reduce_scatter_sum(x: Tensor) -> Tensor:
 class _GatherWithGrad(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return all_gather_cat(x)
+        parts = _gathered(x)
+        ctx.sizes = [len(part) for part in parts]
+        return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return reduce_scatter_sum(grad)
+        if len(set(ctx.sizes)) == 1:
+            return reduce_scatter_sum(grad)
+        return sum_over_ranks(grad.contiguous()).split(ctx.sizes)[rank()]
 
 
 def gather_with_grad(x: Tensor) -> Tensor:
@@ -81,7 +122,17 @@ def global_image_index(batch: int, device: torch.device) -> Tensor:
 
 
 def gather_images(x: Tensor) -> Tensor:
-    """Gather (B, ...) of every rank to (W * B, ...) in global image order. No gradient."""
-    gathered = all_gather_cat(x)
-    # rank-major (W, B, ...) -> image-major (B, W, ...)
-    return gathered.unflatten(0, (world_size(), -1)).transpose(0, 1).flatten(0, 1)
+    """Gather (B, ...) of every rank to (W * B, ...) in global image order. No gradient.
+
+    Of ranks with different B, see `expect_uneven`, those with fewer images are left out where they
+    have none any more.
+    """
+    if not distributed():
+        return x.detach()
+    parts = _gathered(x)
+    if len({len(part) for part in parts}) == 1:
+        return torch.stack(parts, 1).flatten(0, 1)  # W times (B, ...) -> (B, W, ...)
+    rows = [
+        part[index] for index in range(max(map(len, parts))) for part in parts if index < len(part)
+    ]
+    return torch.stack(rows)

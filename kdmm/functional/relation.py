@@ -27,9 +27,8 @@ def _pool_valid(valid: Tensor, size: int) -> Tensor:
     return F.max_pool2d((~valid).float()[:, None], size, size, ceil_mode=True)[:, 0] == 0
 
 
-def _anchor_weight(valid: Tensor | None, images: int, anchors: Tensor, area: int) -> Tensor:
-    """(M,): 1 / (B * G * number of the image's anchors that count), 0 for the others."""
-    pairs = anchors.shape[0] // area * images
+def _anchor_weight(valid: Tensor | None, pairs: float, anchors: Tensor, area: int) -> Tensor:
+    """(M,): 1 / (pairs * number of the image's anchors that count), 0 for the others."""
     if valid is None:
         return anchors.new_full((anchors.shape[0],), 1 / (pairs * area))
     mask = valid.flatten(1).to(anchors.dtype)  # (B, h * w)
@@ -67,7 +66,8 @@ def pixel_to_pixel_kl(
         scope: ``'local'``: pairs of this process's B images, as the authors' code does.
             ``'global'``: anchors of this process against the images of all ranks; the mean over
             ranks, and DDP's mean of the gradients, equal one process on the whole batch. All ranks
-            need maps of one shape.
+            need maps of one shape, and one number of images unless
+            :func:`~kdmm.functional.collective.expect_uneven` was called.
         valid: Boolean (B, h, w). Other pixels are neither anchors nor keys, and the mean over the
             pixels of i is over valid ones; an image without any adds 0.
 
@@ -91,7 +91,8 @@ def pixel_to_pixel_kl(
         plan = PairPlan(
             teacher_anchors,
             teacher_keys,
-            _anchor_weight(valid, images, anchors, area),
+            # of which W ranks have as many as a rank has on average, B * G if they are alike
+            _anchor_weight(valid, images**2 / (world_size() if gather else 1), anchors, area),
             images,
             mask if mask is None or not gather else all_gather_cat(mask.to(torch.uint8)).bool(),
             float(tau),

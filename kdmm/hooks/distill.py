@@ -9,12 +9,14 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from torch import Tensor
 
+from kdmm.datasets.batches import may_be_uneven
 from kdmm.distillers import ConfigError, Objective, Progress
 from kdmm.distillers.attach import averaged_part
 from kdmm.distillers.cohort import Cohort
 from kdmm.distillers.teacher import Teacher
 from kdmm.distillers.weights import ENTRY, load_strictly
 from kdmm.errors import TrainingError
+from kdmm.functional.collective import expect_uneven
 from kdmm.hooks.ownership import PREFIX, TRAINED, objective_of
 from kdmm.registry import HOOKS
 
@@ -115,12 +117,13 @@ class DistillHook(Hook):
     def __init__(self) -> None:
         self.watches: list[TeacherWatch] = []
         self._looked = False
+        self._loader: Any = None
 
     def before_train(self, runner: Any) -> None:
         """Remember the teachers' weights."""
         objective = objective_of(runner.model)
         objective.check_start(runner._has_loaded, runner._resume)
-        objective.see_loader(runner.train_dataloader)
+        self._see_loader(runner)
         check_average(runner.hooks, objective)
         pair_average(runner.hooks)
         self.watches = [TeacherWatch(teacher) for teacher in objective.teachers]
@@ -138,8 +141,16 @@ class DistillHook(Hook):
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Move the schedules to the iteration that begins."""
         self._looked = False
+        if runner.train_dataloader is not self._loader:  # a hook has replaced it
+            self._see_loader(runner)
         epoch = runner.iter / iterations_per_epoch(runner.train_dataloader, runner.world_size)
         objective_of(runner.model).set_progress(Progress(runner.iter, epoch))
+
+    def _see_loader(self, runner: Any) -> None:
+        """Show the objective where its images come from, and the collectives how many at a time."""
+        self._loader = runner.train_dataloader
+        objective_of(runner.model).see_loader(self._loader)
+        expect_uneven(may_be_uneven(self._loader))
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None

@@ -91,7 +91,9 @@ class InstanceBank(nn.Module):
         return hash_uint32(self.step + len(self._waiting), self.seed, images, column)
 
     def remember(self, index: Tensor, embeddings: Tensor) -> None:
-        """Keep a batch for :meth:`after_step`; all ranks need one batch size.
+        """Keep a batch for :meth:`after_step`.
+
+        Ranks of different batch sizes: see `kdmm.functional.collective.expect_uneven`.
 
         Args:
             index: Rows (B,) of this rank's images.

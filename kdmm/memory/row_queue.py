@@ -72,7 +72,8 @@ class RowQueue(nn.Module):
         """Append ``per_step`` random rows of every rank's and advance the step.
 
         Args:
-            rows: (B, C, a) of this rank's B images; all ranks need one shape.
+            rows: (B, C, a) of this rank's B images; all ranks need one C and a, and one B unless
+                `kdmm.functional.collective.expect_uneven` was called.
 
         Raises:
             ValueError: If the length is not that of the rows before.

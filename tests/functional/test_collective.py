@@ -21,9 +21,11 @@ def test_order_is_the_samplers(monkeypatch):
     stream = torch.arange(6)
     world = 3
     monkeypatch.setattr(collective, 'world_size', lambda: world)
-    monkeypatch.setattr(
-        collective, 'all_gather_cat', lambda _: torch.cat([stream[r::world] for r in range(world)])
-    )
+    monkeypatch.setattr(collective, 'distributed', lambda: True)
+    monkeypatch.setattr(collective, '_gathered', lambda _: [stream[r::world] for r in range(world)])
     assert torch.equal(collective.gather_images(stream[0::world]), stream)
+    whole, stream = stream, stream[:4]  # the last batch of an epoch: two, one and one
+    assert torch.equal(collective.gather_images(stream[0::world]), stream)
+    stream = whole
     monkeypatch.setattr(collective, 'rank', lambda: 2)
     assert collective.global_image_index(2, stream.device).tolist() == [2, 5]

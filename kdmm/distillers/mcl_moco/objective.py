@@ -7,6 +7,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from kdmm.datasets.batches import may_be_uneven
 from kdmm.distillers.attach import Objective
 from kdmm.distillers.cohort.members import build_others, other_configs
 from kdmm.distillers.mcl_moco.encoders import check_networks, enqueue, keys_of, queries_of
@@ -93,7 +94,15 @@ class MoCoCohort(Objective):
         refuse_one_start(loaded, resumed)
 
     def see_loader(self, loader: Any) -> None:
-        """Refuse batches of which MMPretrain's queue would not take a whole number."""
+        """Refuse batches of which MMPretrain's queue would not take a whole number.
+
+        Its shuffle of images across ranks needs equally many of each.
+        """
+        if may_be_uneven(loader):
+            raise ConfigError(
+                'train_dataloader: ranks may have different numbers of images in a step, and MoCo '
+                'shuffles them across ranks. Set drop_last=True, or round_up=True of its sampler'
+            )
         length = next(iter(self.networks().values())).queue_len
         if loader.batch_size is None:  # a batch sampler's, which may vary
             return
