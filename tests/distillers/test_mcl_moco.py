@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import sys
 
 import pytest
 import torch
@@ -344,6 +345,13 @@ def test_queue_takes_whole_batches(batch, fits):
         return
     with pytest.raises(ConfigError, match=rf'model.queue_len: .* of all ranks, {batch}, got 12'):
         model.kd.see_loader(loader)
+
+
+def test_ranks_with_different_numbers_of_images_are_refused(monkeypatch):
+    module = sys.modules['kdmm.distillers.mcl_moco.objective']
+    monkeypatch.setattr(module, 'may_be_uneven', lambda loader: True)
+    with pytest.raises(ConfigError, match='train_dataloader: .*drop_last=True'):
+        build().kd.see_loader(None)
 
 
 def test_load_from_is_for_one_network():

@@ -154,3 +154,10 @@ def test_a_finished_run_says_so_and_keeps_its_summary(tmp_path, epochs):
     text = ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
     assert 'is finished' in text and (tmp_path / 'run_summary.json').read_text() == summary
     assert all(torch.equal(made.model.state_dict()[key], weights[key]) for key in weights)
+
+
+def test_epochs_of_different_lengths_on_the_ranks_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr('kdmm.engine.loops.all_gather_object', lambda mine: [mine, mine - 1])
+    with pytest.raises(ConfigError, match=r'train_dataloader: .*\[4, 3\] batches.*round_up=True'):
+        Runner.from_cfg(by_epoch(config(tmp_path / 'epochs'))).train()
+    Runner.from_cfg(config(tmp_path / 'iterations', iters=1)).train()  # no rank waits for an end
