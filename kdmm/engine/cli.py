@@ -3,8 +3,11 @@
 import argparse
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as dist
@@ -17,7 +20,7 @@ from kdmm.engine.launch import start_process_group, stop_process_group
 from kdmm.engine.runner import CheckpointError, build_runner
 from kdmm.engine.work_dir import latest_checkpoint, sole_run
 from kdmm.errors import ConfigError, TrainingError
-from kdmm.hooks.interrupt import Interrupted
+from kdmm.hooks.interrupt import Interrupted, end_at_once
 
 
 def train(argv: list[str] | None = None) -> None:
@@ -105,6 +108,24 @@ def command_line(description: str) -> argparse.ArgumentParser:
 def launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
     """Read the config, open the process group, run; a wrong input is one message, exit code 2."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    with _signals_raise():
+        _launch(args, run)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, while nobody else listens."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end_at_once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
     try:
         cfg = load_config(args.config, args.cfg_options, args.work_dir)
         cfg.launcher = args.launcher
@@ -119,6 +140,13 @@ def launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
         if dist.is_initialized():  # closing the group would wait for ranks that are not leaving
             _leave(code)
         raise SystemExit(code) from None
+    except KeyboardInterrupt as stop:
+        number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
+        rank = os.environ.get('RANK', '0')
+        print(f'kdmm: {number.name} (rank {rank}): ended at once', file=sys.stderr, flush=True)
+        if dist.is_initialized():
+            _leave(128 + number)
+        raise SystemExit(128 + number) from None
     except Interrupted as stop:  # all ranks agreed to leave
         _finish(int(stop.code or 0))
         raise

@@ -21,6 +21,11 @@ class Interrupted(SystemExit):
     """Training ended early on request; the exit code is the shell's, 128 + signal."""
 
 
+def end_at_once(number: int, frame: Any) -> None:
+    """Handle a signal as Python does Ctrl-C; the exception says which it was."""
+    raise KeyboardInterrupt(number)
+
+
 @HOOKS.register_module()
 class InterruptHook(Hook):
     """Finishes the running iteration, saves, and ends the process.
@@ -86,7 +91,7 @@ class InterruptHook(Hook):
                 os._exit(128 + number)
             return
         if self._heard.again(number):
-            raise KeyboardInterrupt
+            end_at_once(number, frame)
 
     def _agreed(self) -> int:
         """The highest signal number that any rank received, 0 for none."""

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 
 import pytest
 
@@ -107,6 +109,17 @@ def test_a_full_disk_is_one_message(tmp_path, capsys, monkeypatch):
     assert info.value.code == 1
     assert 'could not write' in (message := capsys.readouterr().err)
     assert 'no earlier checkpoint' in message and 'Traceback' not in message
+
+
+@pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_nothing_is_trained_is_one_message(fake, file, capsys, number, code):
+    before = signal.getsignal(signal.SIGTERM)
+    fake.train = lambda: os.kill(os.getpid(), number)
+    with pytest.raises(SystemExit) as info:
+        cli.train([file])
+    message = capsys.readouterr().err
+    assert info.value.code == code and message.startswith(f'kdmm: {number.name} (rank 0): ended')
+    assert 'Traceback' not in message and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_traceback_can_be_had(fake, file, monkeypatch):
