@@ -7,6 +7,7 @@ from mmengine.config import Config
 
 from kdmm.engine.config import SECTION, kind_of
 from kdmm.errors import ConfigError, nearest
+from kdmm.utils.models import without_pretrained
 
 #: Blank images, each the same whenever it is asked for.
 LENGTH = 256
@@ -40,7 +41,8 @@ def to_trial(cfg: Config, loop: Mapping[str, Any], work_dir: str) -> None:
         for key in ('dataloader', 'cfg', 'evaluator'):
             cfg[f'{stage}_{key}'] = None
     cfg.default_hooks = dict.fromkeys(_DEFAULT_HOOKS)
-    _walk(cfg.model, _forget)
+    cfg.model = without_pretrained(cfg.model)
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if not _needs_weights(hook)]
     section = cfg.get(SECTION)
     if section:
         teachers = section.get('teacher')
@@ -131,13 +133,10 @@ def _constant(weight: Any) -> Any:
     return weight if isinstance(weight, int | float) else 1.0
 
 
-def _forget(node: Any) -> None:
-    """Drop what would read pretrained weights."""
-    if node.get('pretrained'):
-        node['pretrained'] = None
-    init = node.get('init_cfg')
-    if isinstance(init, dict) and init.get('type') == 'Pretrained':
-        node['init_cfg'] = None
+def _needs_weights(hook: Any) -> bool:
+    """Whether a hook of the config refuses a backbone that starts from no file."""
+    kind = hook.get('type') if isinstance(hook, dict) else type(hook)
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2] == 'PretrainedBackboneHook'
 
 
 def _walk(node: Any, visit: Callable[[Any], None]) -> None:

@@ -1,7 +1,7 @@
 """Backbones from one library to another, with proof."""
 
 from kdmm.transfer.convert import convert
-from kdmm.transfer.fresh import fresh_state, without_pretrained, write_fresh
+from kdmm.transfer.fresh import fresh_state, write_fresh
 from kdmm.transfer.proof import ProofError
 from kdmm.transfer.report import Report
 from kdmm.transfer.request import Request
@@ -12,6 +12,5 @@ __all__ = [
     'Request',
     'convert',
     'fresh_state',
-    'without_pretrained',
     'write_fresh',
 ]

@@ -1,7 +1,6 @@
 """A whole model with initial weights: what the arms of a comparison have in common."""
 
 from collections import OrderedDict
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.model import BaseModule
@@ -13,23 +12,7 @@ from kdmm.errors import ConfigError
 from kdmm.transfer.registered import quiet, require
 from kdmm.transfer.request import check_out
 from kdmm.transfer.writing import Draft, tidy
-
-
-def without_pretrained(node: Any) -> Any:
-    """A copy of a config section that loads no weights: ``pretrained`` and such ``init_cfg`` go.
-
-    The keys are removed, so that the initialisation which a class has by itself takes their place.
-    """
-    if isinstance(node, dict):
-        kept = {key: value for key, value in node.items() if key != 'pretrained'}
-        if _loads(kept.get('init_cfg')):
-            others = kept.pop('init_cfg')
-            others = [init for init in others if not _loads(init)] if _many(others) else []
-            kept |= dict(init_cfg=others) if others else {}
-        return type(node)({key: without_pretrained(value) for key, value in kept.items()})
-    if _many(node):
-        return type(node)(without_pretrained(item) for item in node)
-    return node
+from kdmm.utils.models import without_pretrained
 
 
 def fresh_state(cfg: Config, seed: int) -> 'OrderedDict[str, Tensor]':
@@ -73,15 +56,3 @@ def write_fresh(cfg: Config, seed: int, out: str, force: bool = False) -> int:
         draft.save(dict(state_dict=state))
         draft.commit()
     return len(state)
-
-
-def _loads(init: Any) -> bool:
-    """Whether an ``init_cfg`` reads a file."""
-    if _many(init):
-        return any(map(_loads, init))
-    kind = init.get('type') if isinstance(init, dict) else None
-    return getattr(kind, '__name__', kind) in ('Pretrained', 'PretrainedInit')
-
-
-def _many(node: Any) -> bool:
-    return isinstance(node, list | tuple)

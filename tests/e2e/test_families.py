@@ -14,8 +14,9 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from kdmm.engine import build_runner, load_config
+from kdmm.utils.models import without_pretrained
 from tests.e2e.tiny_boxes import COCO, shrink_detection, write_coco
-from tests.e2e.tiny_data import forget_weights, shrink, walk, write_tiny_data
+from tests.e2e.tiny_data import shrink, walk, write_tiny_data
 from tests.e2e.tiny_pose import shrink_pose, write_people
 
 _NUMBER = itertools.count()
@@ -97,7 +98,7 @@ def mask2former(root: Path) -> Config:
     cfg = load_config('mmseg::mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py')
     write_tiny_data(cfg, root / 'data')
     shrink(cfg, root / 'run')
-    walk(cfg.model, forget_weights)
+    cfg.model = without_pretrained(cfg.model)
     cfg.model.backbone.update(depth=18, base_channels=8, stem_channels=8)
     head = cfg.model.decode_head
     head.update(in_channels=_STAGES, num_queries=10)

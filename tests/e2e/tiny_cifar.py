@@ -10,8 +10,9 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
 
 from kdmm.distillers.teacher import load_model_config
+from kdmm.utils.models import without_pretrained
 
-from .tiny_data import LOADERS, dataset_nodes, forget_weights, walk
+from .tiny_data import LOADERS, dataset_nodes, walk
 
 SIZE = 32
 #: Transforms of ImageNet to what says their size.
@@ -62,7 +63,7 @@ def shrink_cifar(cfg: Config, data_root: Path, work_dir: Path) -> None:
         _shrink_loader(cfg[loader], Path(data_root), 'train' if 'train' in loader else 'test')
     for part in (cfg.get('data_preprocessor'), cfg.get('val_evaluator'), cfg.get('test_evaluator')):
         walk(part, lambda node: _reduce_classes(node, classes))
-    _shrink_model(cfg.model, classes)
+    cfg.model = _shrunk_model(cfg.model, classes)
     _shrink_schedule(cfg)
     kd = cfg.get('kd') or {}
     teachers = kd.get('teacher') or []
@@ -103,9 +104,10 @@ def _shrink_transform(node: Any) -> None:
         node[name] = SIZE
 
 
-def _shrink_model(model: Any, classes: int) -> None:
-    walk(model, forget_weights)
+def _shrunk_model(model: Any, classes: int) -> Any:
+    model = without_pretrained(model)
     walk(model, lambda node: _reduce_classes(node, classes))
+    return model
 
 
 def _reduce_classes(node: Any, classes: int) -> None:
@@ -135,7 +137,7 @@ def _shrink_teacher(teacher: Any, classes: int) -> None:
     if teacher.get('config'):
         teacher['model'], scope = load_model_config(teacher.pop('config'))
         teacher['model']['_scope_'] = scope
-    _shrink_model(teacher['model'], classes)
+    teacher['model'] = _shrunk_model(teacher['model'], classes)
     teacher.update(checkpoint=None, random=True)
 
 

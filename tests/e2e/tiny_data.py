@@ -14,6 +14,8 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
+from kdmm.utils.models import without_pretrained
+
 IMAGE_SIZE = (80, 112)  # height, width
 CROP_SIZE = (64, 64)
 IMAGES_PER_SPLIT = 4
@@ -78,7 +80,7 @@ def shrink(cfg: Config, work_dir: Path, max_iters: int = 2) -> None:
         type='CheckpointHook', by_epoch=False, interval=-1, save_last=False
     )
     cfg.default_hooks.logger.interval = 1
-    walk(cfg.model, forget_weights)
+    cfg.model = without_pretrained(cfg.model)
     if 'kd' in cfg:
         cfg.kd.teacher.update(checkpoint=None, random=True)
         for loss in cfg.kd.losses.values():
@@ -93,15 +95,6 @@ def walk(node: Any, visit: Callable[[Any], None]) -> None:
     if isinstance(node, (list, tuple)):
         for child in node:
             walk(child, visit)
-
-
-def forget_weights(node: Any) -> None:
-    """Drop what would fetch pretrained weights."""
-    if node.get('pretrained'):
-        node['pretrained'] = None
-    init = node.get('init_cfg')
-    if isinstance(init, dict) and init.get('type') == 'Pretrained':
-        node['init_cfg'] = None
 
 
 def _shrink_transform(node: Any) -> None:

@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 
-from .tiny_data import LOADERS, forget_weights, walk
+from kdmm.utils.models import without_pretrained
+
+from .tiny_data import LOADERS, walk
 
 INPUT, HEATMAP = (96, 128), (24, 32)  # width, height; strides of 32, a grid of 4x3
 PERSONS = 4  # in each split
@@ -50,7 +52,7 @@ def shrink_pose(cfg: Config, root: Path, work_dir: Path) -> None:
     cfg.visualizer.name = str(work_dir)  # there is one of a name in a process
     for key in [key for key in cfg if key.endswith('_pipeline')]:
         cfg.pop(key)
-    walk(cfg.model, forget_weights)
+    cfg.model = without_pretrained(cfg.model)
     for part in (cfg.model, *(cfg[loader] for loader in LOADERS)):
         walk(part, _shrink_input)
     for loader in LOADERS:

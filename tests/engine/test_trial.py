@@ -7,6 +7,7 @@ from mmengine.config import Config
 
 from kdmm.engine.trial import crop_size, only_term, to_blank_data, to_trial
 from kdmm.errors import ConfigError
+from kdmm.hooks import PretrainedBackboneHook
 
 
 @pytest.fixture
@@ -53,10 +54,16 @@ def test_only_the_step_is_left(cfg: Config, tmp_path: Path) -> None:
     assert cfg.val_dataloader is cfg.val_cfg is cfg.test_evaluator is cfg.param_scheduler is None
     assert set(cfg.default_hooks.values()) == {None} and 'visualization' not in cfg.default_hooks
     assert cfg.custom_hooks == [dict(type='EMAHook')], 'EMA is part of the step'
-    assert cfg.model.pretrained is cfg.model.backbone.init_cfg is None
-    assert cfg.model.backbone.stages[0].init_cfg is None
+    assert 'pretrained' not in cfg.model and cfg.model.backbone == dict(stages=[{}])
     assert cfg.model.decode_head.init_cfg == dict(type='Normal')
     assert cfg.kd.teacher[0] == dict(config='a', checkpoint=None, random=True)
+
+
+def test_a_hook_that_compares_the_file_goes_with_it(cfg: Config, tmp_path: Path) -> None:
+    for kind in ('kdmm.PretrainedBackboneHook', PretrainedBackboneHook):
+        cfg.custom_hooks = [dict(type='EMAHook'), dict(type=kind)]
+        to_trial(cfg, dict(type='L'), str(tmp_path))
+        assert cfg.custom_hooks == [dict(type='EMAHook')]
 
 
 def test_every_term_takes_part_from_the_first_step(cfg: Config, tmp_path: Path) -> None:

@@ -1,10 +1,9 @@
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.model import PretrainedInit
 
 from kdmm.errors import ConfigError
-from kdmm.transfer import fresh_state, without_pretrained, write_fresh
+from kdmm.transfer import fresh_state, write_fresh
 from tests.transfer.nets import hrnet
 
 LOADS = dict(type='Pretrained', checkpoint='nowhere.pth')
@@ -26,26 +25,6 @@ def estimator(backbone: dict, channels: int = 64, joints: int = 5, **more) -> Co
 
 
 RESNET = dict(type='ResNet', depth=50, base_channels=2, stem_channels=2)
-
-
-def test_what_loads_goes_with_its_key():
-    model = ConfigDict(
-        pretrained='open-mmlab://resnet50',
-        backbone=dict(init_cfg=LOADS, depth=50),
-        neck=dict(init_cfg=KAIMING),
-        heads=[
-            dict(init_cfg=[KAIMING, LOADS]),
-            dict(init_cfg=[LOADS], x=1),
-            dict(init_cfg=dict(type=PretrainedInit, checkpoint='x')),
-        ],
-    )
-    before = model.to_dict()
-    assert without_pretrained(model) == dict(
-        backbone=dict(depth=50),
-        neck=dict(init_cfg=KAIMING),
-        heads=[dict(init_cfg=[KAIMING]), dict(x=1), {}],
-    )
-    assert model.to_dict() == before
 
 
 def test_the_class_initialises_what_the_file_would_have():

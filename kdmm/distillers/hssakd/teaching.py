@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from kdmm.distillers.hssakd.frame import SelfSupervised
 from kdmm.distillers.hssakd.joint import joint_cross_entropy
 from kdmm.errors import ConfigError
+from kdmm.utils.models import pretrained_init
 
 
 class TeacherTraining(SelfSupervised):
@@ -41,8 +42,11 @@ class FrozenTeacherTraining(TeacherTraining):
     def __init__(self, student: nn.Module, random: bool = False, **options: Any) -> None:
         super().__init__(student, random, **options)
         student.requires_grad_(False)
-        whole = (student.backbone, student.head)
-        self.initialised = _pretrained(student) or all(map(_pretrained, whole))
+        whole, backbone, head = (
+            pretrained_init(getattr(part, 'init_cfg', None)) is not None
+            for part in (student, student.backbone, student.head)
+        )
+        self.initialised = whole or (backbone and head)
 
     def check_start(self, loaded: bool, resumed: bool = False) -> None:
         """Refuse branches behind weights that nobody trained."""
@@ -53,9 +57,3 @@ class FrozenTeacherTraining(TeacherTraining):
                 'checkpoint (load_from=...), train both together (kd.joint=True), or ask for '
                 'random weights in a smoke test (kd.random=True)'
             )
-
-
-def _pretrained(part: Any) -> bool:
-    """Whether a part's ``init_cfg`` reads a checkpoint."""
-    config = getattr(part, 'init_cfg', None)
-    return isinstance(config, dict) and config.get('type') == 'Pretrained'

@@ -330,7 +330,7 @@ def test_frozen_teacher_needs_weights():
     student = classifier_config(init_cfg=pretrained)
     with pytest.raises(ConfigError, match='load_from: missing'):  # the head is random
         build('HSSAKDTeacher', student).kd.check_start(loaded=False)
-    student['head']['init_cfg'] = pretrained
+    student['head']['init_cfg'] = [dict(type='Normal', layer='Linear'), pretrained]
     build('HSSAKDTeacher', student).kd.check_start(loaded=False)
     whole = dict(classifier_config(), init_cfg=pretrained)
     build('HSSAKDTeacher', whole).kd.check_start(loaded=False)
