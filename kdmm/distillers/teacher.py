@@ -13,9 +13,16 @@ from torch import Tensor, nn
 
 from kdmm.distillers.preprocess import InputAdapter
 from kdmm.distillers.taps import Taps
-from kdmm.distillers.weights import fingerprint, load_strictly, read_checkpoint, state_dict_of
+from kdmm.distillers.weights import (
+    fingerprint,
+    load_strictly,
+    read_checkpoint,
+    state_dict_of,
+    weights_only,
+)
 from kdmm.distillers.zoo import zoo_checkpoint, zoo_config
 from kdmm.errors import ConfigError
+from kdmm.utils.models import without_pretrained
 from kdmm.utils.seeds import seeded
 
 #: The seed of random weights; no run has it by chance, whose student would equal its teacher.
@@ -101,7 +108,8 @@ class Teacher:
         if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise ConfigError(f'kd.teacher.dtype: {dtype!r} is no torch dtype, try bfloat16')
         with seeded(RANDOM) if random else nullcontext():
-            self.module = self._build(config, model)
+            with weights_only(unsafe):
+                self.module = self._build(config, model)
             self.source, content = 'random weights', None
             if checkpoint is not None:
                 self.source, content = self._read(config, checkpoint, unsafe)
@@ -192,7 +200,7 @@ class Teacher:
         spec, scope = load_model_config(config) if config else (dict(model or {}), None)
         if scope is not None:
             spec['_scope_'] = scope
-        return ROOT_MODELS.build(spec)
+        return ROOT_MODELS.build(without_pretrained(spec))  # its weights are the checkpoint's
 
     def _further_parts(self, content: Mapping[str, Any] | None) -> Sequence[nn.Module]:
         """Of a teacher that is more than its module; ``content`` is its file's, if it has one."""

@@ -6,14 +6,16 @@ import os
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdmm.compat.unpickling import load_weights
+from kdmm.compat.unpickling import load_anything, load_weights
 from kdmm.downloads import local_file, verify_archive
 from kdmm.errors import ConfigError
 
@@ -57,13 +59,47 @@ def read_checkpoint(
     name = f'{what}: {source!r}'
     if '://' in source:
         name += f' (its copy is {str(path)!r}; without it, it is fetched again)'
+    content = _content(path, map_location, unsafe, name, allow)
+    if not isinstance(content, Mapping):
+        raise ConfigError(f'{name} is a {type(content).__name__}, no weights')
+    return dict(content)
+
+
+@contextmanager
+def weights_only(unsafe: bool = False) -> Iterator[None]:
+    """Let every `torch.load` within read as `read_checkpoint` does, whoever calls it.
+
+    Models of the base libraries read files while they are built and initialised: through
+    ``init_cfg=dict(type='Pretrained', ...)`` and ``pretrained``, MMEngine's loaders of paths,
+    addresses and zoos, `torch.hub` and timm. Most of them allow arbitrary pickles. What they get is
+    what `torch.load` would give them.
+
+    Args:
+        unsafe: Let all of them read arbitrary pickles, also where a release of torch would not.
+
+    Raises:
+        ConfigError: If a file is damaged or needs ``unsafe``.
+    """
+    before = torch.load
+
+    def load(f: Any, map_location: Any = None, *_: Any, **__: Any) -> Any:
+        path = isinstance(f, str | os.PathLike)
+        name = f'pretrained weights: {str(f)!r}' if path else 'pretrained weights'
+        return _content(f, map_location, unsafe, name, 'unsafe_checkpoint=True in the config')
+
+    torch.load = load
+    try:
+        yield
+    finally:
+        torch.load = before
+
+
+def _content(file: Any, map_location: Any, unsafe: bool, name: str, allow: str) -> Any:
+    """The content of a path or an open file, see `read_checkpoint`; ``name`` begins errors."""
     whole = False
     try:
-        whole = verify_archive(path)
-        if unsafe:
-            content = torch.load(path, map_location, weights_only=False)
-        else:
-            content = load_weights(path, map_location)
+        whole = not hasattr(file, 'read') and verify_archive(Path(file))
+        return (load_anything if unsafe else load_weights)(file, map_location)
     except pickle.UnpicklingError as error:
         named = re.search(r'GLOBAL [\w.]+', str(error))
         raise ConfigError(
@@ -77,9 +113,6 @@ def read_checkpoint(
         disk = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
         state = 'cannot be read' if disk else 'is damaged, truncated or no checkpoint'
         raise ConfigError(f'{name} {state} ({reason})') from error
-    if not isinstance(content, Mapping):
-        raise ConfigError(f'{name} is a {type(content).__name__}, no weights')
-    return dict(content)
 
 
 def state_dict_of(

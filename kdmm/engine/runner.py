@@ -27,6 +27,7 @@ from kdmm.distillers.weights import (
     read_checkpoint,
     refuse_misfits,
     state_dict_of,
+    weights_only,
 )
 from kdmm.engine.building import CheckedRunner, building
 from kdmm.engine.config import image_size, model_config, section_of
@@ -67,6 +68,11 @@ class Runner(CheckedRunner):
     def _reproducible(self) -> bool:
         return bool(self.cfg.get('reproducible', self._kd is not None))
 
+    @property
+    def _unsafe(self) -> bool:
+        """Whether files may hold more than weights."""
+        return bool(self.cfg.get('unsafe_checkpoint', False))
+
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """As the base, after opening gloo where there is no GPU."""
         start_process_group(self.launcher, env_cfg.get('dist_cfg'))
@@ -88,8 +94,16 @@ class Runner(CheckedRunner):
         return loader
 
     def build_model(self, model: Any) -> nn.Module:
-        """Build the student, distilled if the config says so."""
-        return super().build_model(model_config(model, section_of(self.cfg), image_size(self.cfg)))
+        """Build the student, distilled if the config says so; files are read weights-only."""
+        with weights_only(self._unsafe):
+            return super().build_model(
+                model_config(model, section_of(self.cfg), image_size(self.cfg))
+            )
+
+    def _init_model_weights(self) -> None:
+        """As the base; files that ``init_cfg`` names are read weights-only."""
+        with weights_only(self._unsafe):
+            super()._init_model_weights()
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
         """As the base; on CPU without SyncBN and without device ids."""
@@ -206,8 +220,7 @@ class Runner(CheckedRunner):
             ConfigError: Also for a missing or damaged file, then naming the latest good one.
         """
         try:
-            unsafe = bool(self.cfg.get('unsafe_checkpoint', False))
-            checkpoint = read_checkpoint(filename, map_location, unsafe)
+            checkpoint = read_checkpoint(filename, map_location, self._unsafe)
         except ConfigError as error:
             raise ConfigError(f'{error}{self._stands(filename)}') from error
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)

@@ -9,6 +9,7 @@ from torch import nn
 
 from kdmm.errors import ConfigError
 from kdmm.registry import HOOKS
+from kdmm.utils.models import pretrained_init
 
 
 @HOOKS.register_module()
@@ -64,21 +65,18 @@ class PretrainedBackboneHook(Hook):
 
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         net = getattr(model, 'backbone', None)
-        init: Any = getattr(net, 'init_cfg', None)
-        if not isinstance(net, nn.Module) or not _reads_file(init):
+        given: Any = getattr(net, 'init_cfg', None)
+        init = pretrained_init(given)
+        if not isinstance(net, nn.Module) or init is None or 'checkpoint' not in init:
             raise ConfigError(
-                f'PretrainedBackboneHook: model.backbone.init_cfg is {init!r}, expected '
+                f'PretrainedBackboneHook: model.backbone.init_cfg is {given!r}, expected '
                 "dict(type='Pretrained', checkpoint=...); without a file, leave the hook out"
             )
         config = runner.cfg.get('model') or {}
         images = config.get('data_preprocessor') or runner.cfg.get('data_preprocessor')
         scope = runner.cfg.get('default_scope') or 'mmengine'
-        found = fitting(net, init, Normalisation.of(images), 'model.backbone', scope)
+        unsafe = bool(runner.cfg.get('unsafe_checkpoint', False))
+        found = fitting(net, init, Normalisation.of(images), 'model.backbone', scope, unsafe)
         if values:
             found.check_values(net)
         return str(found)
-
-
-def _reads_file(init: Any) -> bool:
-    kind = init.get('type') if isinstance(init, dict) else None
-    return getattr(kind, '__name__', kind) in ('Pretrained', 'PretrainedInit')

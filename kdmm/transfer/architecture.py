@@ -13,12 +13,11 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from kdmm.distillers.weights import weights_only
 from kdmm.errors import ConfigError
 from kdmm.transfer import model_names
 from kdmm.transfer.recognise import recognise
 from kdmm.transfer.registered import ZOO, parameters_of, quiet
-
-LOADING = ('type', '_scope_', 'init_cfg', 'pretrained', 'checkpoint_path')
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Architecture:
         Raises:
             ConfigError: If its class refuses the arguments.
         """
-        with own_randomness(), quiet():
+        with own_randomness(), quiet(), weights_only():
             if self.library in ZOO:
                 return model_names.build(self.library, self.kind)
             args = ConfigDict(copy.deepcopy({**self.args, **more}))
@@ -89,7 +88,7 @@ class Architecture:
                 return model_names.load(self.library, self.kind, path)
         init = dict(type='Pretrained', checkpoint=path) | (dict(prefix=prefix) if prefix else {})
         net: Any = self.build(init_cfg=init) if self.by_init_cfg else self.build()
-        with own_randomness(), quiet():
+        with own_randomness(), quiet(), weights_only():
             if self.by_init_cfg:
                 net.init_weights()
             else:

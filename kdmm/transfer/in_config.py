@@ -6,9 +6,10 @@ from typing import Any
 from kdmm.distillers.section import WRAPPERS
 from kdmm.engine.config import load_config
 from kdmm.errors import ConfigError
-from kdmm.transfer.architecture import LOADING, Architecture
+from kdmm.transfer.architecture import Architecture
 from kdmm.transfer.literal import read_literals
 from kdmm.transfer.registered import KNOWN, ZOO, check_types, find_class, installed, require
+from kdmm.utils.models import without_pretrained
 
 NEEDED = ('model', 'data_preprocessor', 'default_scope')
 BROUGHT = 'the config in the checkpoint'
@@ -65,7 +66,11 @@ def _backbone(
             f'{origin}: several backbones, {", ".join(places)}: name one with --prefix'
         )
     found = places[path]
-    args = {key: value for key, value in found.items() if key not in LOADING}
+    args = {
+        key: value
+        for key, value in without_pretrained(found).items()
+        if key not in ('type', '_scope_', 'init_cfg') and (key, value) != ('pretrained', None)
+    }
     if not trusted:
         check_types(args, scope, f'model.{path.rstrip(".")}')
     kind = found.get('type')

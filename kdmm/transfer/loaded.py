@@ -12,7 +12,7 @@ import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from kdmm.distillers.weights import read_checkpoint
+from kdmm.distillers.weights import read_checkpoint, weights_only
 from kdmm.errors import ConfigError
 from kdmm.transfer.architecture import below
 from kdmm.transfer.checkpoint import starts, tensors_of
@@ -63,7 +63,12 @@ class Pretrained:
 
 
 def fitting(
-    net: nn.Module, init: Mapping[str, Any], images: Normalisation | None, name: str, library: str
+    net: nn.Module,
+    init: Mapping[str, Any],
+    images: Normalisation | None,
+    name: str,
+    library: str,
+    unsafe: bool = False,
 ) -> Pretrained:
     """The file of ``init``, an ``init_cfg`` of type Pretrained.
 
@@ -73,6 +78,7 @@ def fitting(
         images: What the network will see.
         name: How messages call the network.
         library: Its base library.
+        unsafe: Allow a file that is more than weights, which can run code.
 
     Raises:
         ConfigError: If a weight is missing, left over or misshapen, if the network computes
@@ -81,7 +87,7 @@ def fitting(
     file, prefix = str(init['checkpoint']), init.get('prefix') or ''
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''
     where = f'{name}.init_cfg {file!r}'
-    content = _read(file, where)
+    content = _read(file, where, unsafe)
     everything = tensors_of(content, where)
     tensors, family = below(everything, prefix), family_of(net)
     wanted = net.state_dict()
@@ -113,11 +119,12 @@ def _check_traits(theirs: Mapping[str, Any], ours: Mapping[str, Any], where: str
             )
 
 
-def _read(file: str, where: str) -> Mapping[str, Any]:
+def _read(file: str, where: str, unsafe: bool) -> Mapping[str, Any]:
     """Weights only; an address of a model zoo is left to MMEngine, which keeps what it fetches."""
     if '://' in file and not file.startswith(('http://', 'https://')):
         try:
-            return CheckpointLoader.load_checkpoint(file, map_location='cpu', logger='silent')
+            with weights_only(unsafe):
+                return CheckpointLoader.load_checkpoint(file, map_location='cpu', logger='silent')
         except (OSError, ImportError, KeyError, ValueError, RuntimeError) as error:
             raise ConfigError(f'{where}: cannot be loaded ({error})') from error
-    return read_checkpoint(file, what=where)
+    return read_checkpoint(file, unsafe=unsafe, what=where)

@@ -175,6 +175,15 @@ def test_weights_of_a_zoo_have_a_classifier(runner, monkeypatch):
         runner(starting('torchvision://resnet18', dict(type='mmdet.ResNet', depth=18))).train()
 
 
+def test_the_file_among_other_inits(runner, converted):
+    file, others = converted(), dict(type='Kaiming', layer='Conv2d')
+    start = dict(SMALL, init_cfg=[others, starting(file)['init_cfg']])
+    runner(start).train()
+    change(file, lambda state: state.update(more=torch.ones(1)))
+    with pytest.raises(ConfigError, match="init_cfg '.*out.pth'.*1 left over: more"):
+        runner(start).train()
+
+
 def test_other_weights_are_not_compared(runner, converted, tmp_path):
     """A resumed run has trained, and ``load_from`` is another start."""
     file = converted()
