@@ -1,10 +1,10 @@
-"""Backbones from one library to another, with proof."""
+"""Conversion of backbones from one library to another, with proof."""
 
 from kdmm.transfer.convert import convert
 from kdmm.transfer.fresh import fresh_state, write_fresh
-from kdmm.transfer.proof import ProofError
+from kdmm.transfer.plan import Request
 from kdmm.transfer.report import Report
-from kdmm.transfer.request import Request
+from kdmm.transfer.verification import ProofError
 
 __all__ = [
     'ProofError',

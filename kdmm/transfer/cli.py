@@ -10,11 +10,11 @@ from mmengine.config import DictAction
 
 from kdmm.engine.config import load_config
 from kdmm.errors import ConfigError
+from kdmm.pretrained.libraries import MM, ZOO
 from kdmm.transfer.convert import convert
 from kdmm.transfer.fresh import write_fresh
-from kdmm.transfer.proof import ProofError
-from kdmm.transfer.registered import MM, ZOO
-from kdmm.transfer.request import Request
+from kdmm.transfer.plan import Request
+from kdmm.transfer.verification import ProofError
 
 
 def convert_command(argv: list[str] | None = None) -> None:
@@ -65,7 +65,7 @@ def fresh_command(argv: list[str] | None = None) -> None:
 
 
 def run(action: Callable[[], None]) -> None:
-    """Wrong input is one line and exit code 2; a proof that fails, exit code 1."""
+    """Run ``action``; wrong input is one line and exit code 2, a failed proof exit code 1."""
     warnings.simplefilter('ignore')  # of the libraries, about themselves
     try:
         action()

@@ -1,4 +1,4 @@
-"""A complete checkpoint with another backbone."""
+"""Compose a complete checkpoint from one of a model and the backbone of another file."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,9 @@ from torch import Tensor
 
 from kdmm.distillers.weights import fingerprint, same_kind
 from kdmm.errors import ConfigError
-from kdmm.transfer.architecture import below
-from kdmm.transfer.checkpoint import starts
-from kdmm.transfer.mapping import listed
-from kdmm.transfer.proof import ProofError
-from kdmm.transfer.recognise import recognise
+from kdmm.pretrained.checkpoint import listed, starts, under_prefix
+from kdmm.pretrained.families import recognise
+from kdmm.transfer.verification import ProofError
 from kdmm.transfer.writing import tidy
 
 
@@ -85,7 +83,7 @@ def compose(
 
 def _check_network(full: Mapping[str, Tensor], backbone: Mapping[str, Tensor], prefix: str) -> None:
     """Refuse another depth or width in a few words, before any list of keys."""
-    has, gets = recognise(below(full, prefix)), recognise(backbone)
+    has, gets = recognise(under_prefix(full, prefix)), recognise(backbone)
     if has and gets and has.phrase != gets.phrase:
         raise ConfigError(
             f'--into: its backbone is {has.phrase}, the checkpoint holds {gets.phrase}'

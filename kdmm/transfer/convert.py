@@ -1,26 +1,34 @@
-"""From a checkpoint to a backbone file, or to a complete checkpoint with its backbone."""
+"""Convert a checkpoint to a backbone file, or to a complete checkpoint with its backbone."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kdmm.distillers.weights import read_checkpoint
-from kdmm.transfer.architecture import below
-from kdmm.transfer.checkpoint import Weights, read_weights, tensors_of
+from kdmm.downloads import local_file, sha256
+from kdmm.pretrained.checkpoint import (
+    ENTRY,
+    Weights,
+    read_weights,
+    tensors_of,
+    transfer_entry,
+    under_prefix,
+)
+from kdmm.pretrained.families import recognise
+from kdmm.pretrained.inputs import Normalisation
+from kdmm.pretrained.libraries import ZOO, require
 from kdmm.transfer.compose import Composition, compose
-from kdmm.transfer.origin import origin_of
-from kdmm.transfer.plan import Plan, plan_of
-from kdmm.transfer.proof import Proof, ProofError, Side, prove
-from kdmm.transfer.registered import ZOO, require
+from kdmm.transfer.plan import Plan, Request, plan_of
 from kdmm.transfer.report import Report, report
-from kdmm.transfer.request import Request
+from kdmm.transfer.verification import Proof, ProofError, Side, prove
 from kdmm.transfer.writing import Draft, tidy
 
 
 def convert(request: Request) -> Report:
-    """Write what is asked for, prove it, and say what was done.
+    """Write the file that is asked for, prove it, and report what was done.
 
     Raises:
         ConfigError: For whatever the request or the files have wrong; nothing is written.
@@ -46,6 +54,30 @@ def convert(request: Request) -> Report:
     return report(request, plan, weights, proof, composition)
 
 
+def provenance_of(request: Request, plan: Plan, weights: Weights) -> dict[str, Any]:
+    """Provenance, the ``meta`` of a file: where its weights are from and what they compute.
+
+    ``traits`` change features and not shapes; ``inputs`` is a data preprocessor or None. A file
+    that was converted before keeps the ``source`` that it had.
+    """
+    found = recognise(plan.state)
+    images = Normalisation.of(plan.source.inputs)
+    source = transfer_entry(weights.meta).get('source') or dict(
+        file=Path(request.checkpoint).name,
+        sha256=sha256(local_file(request.checkpoint)),
+        prefix=weights.prefix,
+        branch=weights.branch,
+    )
+    entry = dict(
+        source=source,
+        network=found.title if found else None,
+        traits=plan.family.traits(plan.net),
+        accepted=plan.differing,
+        inputs=images.as_config() if images else None,
+    )
+    return {ENTRY: entry}
+
+
 def _content(
     request: Request,
     plan: Plan,
@@ -53,12 +85,12 @@ def _content(
     backbone: Mapping[str, Tensor],
     composition: Composition | None,
 ) -> Mapping[str, Any]:
-    """Of the file: what says of itself where it is from, except where only weights are read."""
+    """Content of the file: weights, with their provenance where the library reads more."""
     if composition:
         return dict(state_dict=composition.state)
     if plan.target.library in ZOO:
         return backbone
-    return dict(state_dict=backbone, meta=origin_of(request, plan, weights))
+    return dict(state_dict=backbone, meta=provenance_of(request, plan, weights))
 
 
 def _composed(
@@ -79,7 +111,7 @@ def _prove(request: Request, plan: Plan, draft: Draft, composition: Composition 
     prefix = plan.target.path if composition else ''
     net = plan.target.load(draft.path, prefix)
     loaded = net.state_dict()
-    for key, value in below(written, prefix).items():
+    for key, value in under_prefix(written, prefix).items():
         if key not in loaded or not torch.equal(value.to(loaded[key].dtype), loaded[key]):
             raise ProofError(f'{plan.target.library} did not load {key} from the file')
     return prove(

@@ -1,4 +1,4 @@
-"""A whole model with initial weights: what the arms of a comparison have in common."""
+"""Initial weights of a whole model, from which all arms of a comparison start."""
 
 from collections import OrderedDict
 
@@ -9,9 +9,8 @@ from mmengine.runner import set_random_seed
 from torch import Tensor
 
 from kdmm.errors import ConfigError
-from kdmm.transfer.registered import quiet, require
-from kdmm.transfer.request import check_out
-from kdmm.transfer.writing import Draft, tidy
+from kdmm.pretrained.libraries import quiet, require
+from kdmm.transfer.writing import Draft, check_out, tidy
 from kdmm.utils.models import without_pretrained
 
 

@@ -1,18 +1,95 @@
-"""What is to become what: everything that can be checked before a file is written."""
+"""Plan a conversion: source, target and key map, with every check before a file is written."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
-from kdmm.transfer.architecture import Architecture
-from kdmm.transfer.checkpoint import Weights
-from kdmm.transfer.checks import check_agreement, check_held, check_values
-from kdmm.transfer.families import Family, family_of
-from kdmm.transfer.mapping import KeyMap, map_keys
-from kdmm.transfer.recognise import recognise
-from kdmm.transfer.request import Request
-from kdmm.transfer.resolve import source_of, target_of
+from kdmm.engine.config import load_config
+from kdmm.errors import ConfigError
+from kdmm.pretrained.architecture import Architecture, backbone_of, from_text
+from kdmm.pretrained.checkpoint import Weights, transfer_entry
+from kdmm.pretrained.families import Family, Recognised, family_of, recognise
+from kdmm.pretrained.libraries import (
+    MM,
+    ZOO,
+    check_model_name,
+    find_class,
+    installed,
+    model_inputs,
+    model_names,
+    parameters_of,
+    require,
+)
+from kdmm.pretrained.mapping import KeyMap, check_values, map_keys
+from kdmm.transfer.writing import check_out
+
+WHICH = '--source-config CONFIG, or --arch NAME for a file of torchvision or timm'
+#: Types that some libraries write as another type with arguments.
+WRITTEN_OUT = dict(
+    ResNetV1c=dict(type='ResNet', deep_stem=True),
+    ResNetV1d=dict(type='ResNet', deep_stem=True, avg_down=True),
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One conversion.
+
+    Attributes:
+        checkpoint: Path or URL of the file to convert.
+        to: Library of the target: mmpose, mmseg, mmdet, mmpretrain, torchvision or timm.
+        out: File to write.
+        config: Config of the target; default the same network in ``to``.
+        source_config: Config of the source; default what the checkpoint says of itself.
+        arch: Model name of torchvision or timm.
+        prefix: What stands before the backbone's keys; default ``backbone.`` if there are such.
+        container: Entry of the file that holds the weights; default ``state_dict``.
+        branch: Which network of several that share a trunk: ``layer3_<branch>.`` is ``layer3.``.
+        drop: Keys of the source, or their first parts, that are left out: heads beside the trunk.
+        into: Complete checkpoint whose backbone is replaced; the result is complete, too.
+        also: Further prefixes that are carried over, with ``into``.
+        accept: Traits that may differ between source and target, although features change.
+        force: Overwrite ``out``.
+        unsafe: Allow files that are more than weights, which can run code.
+        size: Height and width of the input of the proof.
+    """
+
+    checkpoint: str
+    to: str
+    out: str
+    config: str | None = None
+    source_config: str | None = None
+    arch: str | None = None
+    prefix: str | None = None
+    container: str | None = None
+    branch: int | None = None
+    drop: tuple[str, ...] = ()
+    into: str | None = None
+    also: tuple[str, ...] = ()
+    accept: tuple[str, ...] = ()
+    force: bool = False
+    unsafe: bool = False
+    size: tuple[int, int] = (64, 64)
+
+    def check(self) -> None:
+        """Refuse what cannot be right, before anything is read.
+
+        Raises:
+            ConfigError: Names the flag.
+        """
+        if self.to not in MM + ZOO:
+            raise ConfigError(f'--to: expected one of {", ".join(MM + ZOO)}, got {self.to!r}')
+        if self.into and self.to in ZOO:
+            raise ConfigError(f'--into: of the OpenMMLab libraries only, not of {self.to}')
+        if self.also and not self.into:
+            raise ConfigError('--also: further parts go into a complete checkpoint: give --into')
+        if min(self.size) < 32:
+            raise ConfigError(f'--size: expected two numbers of at least 32, got {self.size}')
+        inputs = [Path(path).expanduser() for path in (self.checkpoint, self.into) if path]
+        check_out(self.out, self.force, inputs)
 
 
 @dataclass(frozen=True)
@@ -51,6 +128,220 @@ def plan_of(request: Request, weights: Weights) -> Plan:
     receiver = target.build()
     differing = check_agreement((source, net), (target, receiver), request.accept)
     wanted = receiver.state_dict()
-    where = f'the checkpoint does not fill {target.title(wanted)} ({target.origin})'
+    where = f'the checkpoint does not fill {target.title(wanted)} ({target.provenance})'
     mapping = map_keys(state, wanted, family, where)
     return Plan(source, target, net, family, state, held, mapping, differing)
+
+
+def source_of(request: Request, weights: Weights) -> Architecture:
+    """The network that the checkpoint holds: by config, by its own config, by name, by weights.
+
+    Raises:
+        ConfigError: If nothing says it; names the flag to give.
+    """
+    text = weights.meta.get('cfg') or weights.meta.get('config')
+    if request.source_config:
+        return from_config(request.source_config, '--source-config', weights.prefix)
+    if text:
+        if request.arch and request.to not in ZOO:
+            raise ConfigError(
+                f'--arch: {request.checkpoint!r} brings its own config, which says what it holds; '
+                'leave --arch out, or give --source-config'
+            )
+        return from_text(text, weights.prefix, request.to)
+    if request.arch:
+        return named(request.arch, request.to, weights.tensors)
+    return _inferred(recognise(weights.tensors), request.to, weights)
+
+
+def target_of(request: Request, source: Architecture, found: Recognised | None) -> Architecture:
+    """The network that receives the weights.
+
+    Raises:
+        ConfigError: If the library or the model is not there, or is another library's.
+    """
+    require(request.to, '--to')
+    if request.to in ZOO:
+        if request.config:
+            raise ConfigError(f'--config: {request.to} has no configs; name the model by --arch')
+        name = request.arch or (found.model_name if found else '')
+        if not name:
+            raise ConfigError(f'--arch: say which model of {request.to} this is')
+        check_model_name(request.to, name)
+        return Architecture(request.to, name, f'--arch {name}', inputs=None)
+    if request.config is None:
+        return same_in(request.to, source, found)
+    target = from_config(request.config, '--config', 'backbone.', request.to)
+    if target.library != request.to:
+        raise ConfigError(
+            f'--config: {request.config!r} is a config of {target.library}, --to says {request.to}'
+        )
+    return target
+
+
+def from_config(path: str, flag: str, prefix: str, default: str | None = None) -> Architecture:
+    """The backbone of a config file.
+
+    Args:
+        path: A file, or ``package::path``.
+        flag: How errors call it.
+        prefix: See `backbone_of`.
+        default: Library of a config without ``default_scope``.
+
+    Raises:
+        ConfigError: If the file cannot be read, or says no library.
+    """
+    try:
+        cfg = load_config(path).to_dict()
+    except ConfigError as error:
+        raise ConfigError(f'{flag}: {error}') from error
+    scope = cfg.get('default_scope') or default
+    if not scope:
+        raise ConfigError(f'{flag}: {path!r} has no default_scope, which names its library')
+    require(scope, flag)
+    return backbone_of(cfg, scope, prefix, f'{flag} {path}', trusted=True)
+
+
+def named(name: str, to: str = '', keys: Collection[str] = ()) -> Architecture:
+    """A model of torchvision or of timm.
+
+    Args:
+        name: Of the model.
+        to: Library that is asked for.
+        keys: Weights of the file.
+    """
+    library = _library_of(name, to, keys)
+    if library:
+        inputs = model_inputs(library, name)
+        return Architecture(library, name, f'--arch {name}', inputs=inputs)
+    libraries = [library for library in ZOO if installed(library)]
+    if not libraries:
+        require(ZOO[0], '--arch')
+    check_model_name(libraries[-1], name)
+    raise AssertionError('unreachable')
+
+
+def same_in(library: str, source: Architecture, found: Recognised | None) -> Architecture:
+    """The source's type and arguments in ``library``.
+
+    Raises:
+        ConfigError: If the library has no such type.
+    """
+    config = _of_weights(found, library) if source.library in ZOO else _of_config(source)
+    try:
+        cls = find_class(config['type'], library, trusted=True)
+    except ConfigError as error:
+        if config['type'] not in WRITTEN_OUT:
+            raise ConfigError(f'{error}: name the target with --config') from error
+        config |= WRITTEN_OUT[config['type']]
+        cls = find_class(config['type'], library, trusted=True)
+    known = parameters_of(cls)
+    args = {key: value for key, value in config.items() if key in known}
+    return Architecture(library, cls, f'the same network in {library}', args)
+
+
+def check_held(
+    weights: Weights, source: Architecture, wanted: Mapping[str, Tensor], family: Family
+) -> KeyMap:
+    """Refuse a checkpoint that does not hold the network that it is said to hold.
+
+    Raises:
+        ConfigError: Names the network that it does hold, or the prefixes, or the keys.
+    """
+    if not set(weights.tensors) & set(wanted):
+        raise ConfigError(
+            f'--prefix: no key of the backbone under {weights.prefix!r}: {weights.survey(wanted)}'
+        )
+    holds, said = recognise(weights.tensors), recognise(wanted)
+    if holds and said and holds.phrase != said.phrase:
+        raise ConfigError(
+            f'the checkpoint holds {holds.phrase}, {source.provenance} is {said.phrase}'
+        )
+    what = f'the checkpoint does not fit {source.provenance}'
+    return map_keys(weights.tensors, wanted, family, what, drop='leave them out with --drop')
+
+
+def check_agreement(
+    source: tuple[Architecture, nn.Module],
+    target: tuple[Architecture, nn.Module],
+    accept: Collection[str],
+) -> list[str]:
+    """Traits in which the networks differ, all of them accepted.
+
+    Raises:
+        ConfigError: For another depth or width, or a trait that may not differ: the same weights
+            would give other features.
+    """
+    holds, wants = (recognise(net.state_dict()) for _, net in (source, target))
+    if holds and wants and holds.phrase != wants.phrase:
+        raise ConfigError(
+            f'the checkpoint holds {holds.phrase}, the target ({target[0].provenance}) wants '
+            f'{wants.phrase}'
+        )
+    ours, theirs = (family_of(net).traits(net) for _, net in (source, target))
+    differing = [name for name in ours if name in theirs and ours[name] != theirs[name]]
+    for name in differing:
+        if name not in accept:
+            raise ConfigError(
+                f'{name}: the source ({source[0].provenance}) has {ours[name]}, the target '
+                f'({target[0].provenance}) {theirs[name]}: the same weights give other features. '
+                f'Take a target that agrees, or --accept {name} if you know that it can be'
+            )
+    return differing
+
+
+def _library_of(name: str, to: str, keys: Collection[str]) -> str:
+    """The library whose model of that name has most of ``keys``; where both do, ``to``."""
+    libraries = sorted(filter(installed, ZOO), key=lambda library: library != to)
+    having = [library for library in libraries if name in model_names(library)]
+    if len(having) < 2:
+        return having[0] if having else ''
+
+    def held(library: str) -> int:
+        return len(Architecture(library, name, '').build().state_dict().keys() & set(keys))
+
+    return max(having, key=held)  # the first of equals
+
+
+def _inferred(found: Recognised | None, to: str, weights: Weights) -> Architecture:
+    if found is None:
+        raise ConfigError(
+            f'the checkpoint does not say which network it holds: give {WHICH} ({weights.survey()})'
+        )
+    library = _library_of(found.model_name, to, weights.tensors)
+    library = library or next(filter(installed, ZOO), '')
+    require(library or ZOO[0], 'the checkpoint has no config')
+    entry = transfer_entry(weights.meta)
+    network = Architecture(
+        library, found.model_name, 'recognised by its weights', inputs=entry.get('inputs')
+    )
+    if not (found.certain or _told(entry, network)):
+        raise ConfigError(
+            f'the checkpoint holds {found.phrase}, but its weights do not show all that it '
+            f'computes (style of bottlenecks, way of scaling up): give {WHICH}'
+        )
+    return network
+
+
+def _told(entry: Mapping[str, Any], network: Architecture) -> bool:
+    """True for a file of ours that states the traits of the network of that name."""
+    if 'traits' not in entry:
+        return False
+    net = network.build()
+    return bool(entry['traits'] == family_of(net).traits(net))
+
+
+def _of_weights(found: Recognised | None, library: str) -> dict[str, Any]:
+    if found is None:
+        raise ConfigError(f'--config: name the config of {library} that is to get these weights')
+    return found.args
+
+
+def _of_config(source: Architecture) -> dict[str, Any]:
+    args = dict(source.args)
+    if 'arch' in args and 'extra' not in args:  # an abbreviation of mmpretrain's HRNet
+        extra = getattr(source.build(), 'extra', None)
+        args |= dict(extra=extra) if extra else {}
+    registered = source.kind.__name__
+    scope = source.kind.__module__.split('.')[0]
+    return dict(args, type=registered if scope == source.library else f'{scope}.{registered}')

@@ -1,25 +1,24 @@
-"""What a conversion says when it is done."""
+"""Report of a conversion: what was done, and the lines that use the file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdmm.transfer import model_names
-from kdmm.transfer.architecture import Architecture
-from kdmm.transfer.checkpoint import Weights, starts
-from kdmm.transfer.checks import untrained
+from kdmm.pretrained import libraries
+from kdmm.pretrained.architecture import Architecture
+from kdmm.pretrained.checkpoint import Weights, starts
+from kdmm.pretrained.inputs import Normalisation, compare_inputs
+from kdmm.pretrained.libraries import ZOO
+from kdmm.pretrained.mapping import untrained
 from kdmm.transfer.compose import Composition
-from kdmm.transfer.inputs import Normalisation, compare_inputs
-from kdmm.transfer.plan import Plan
-from kdmm.transfer.proof import Proof
-from kdmm.transfer.registered import ZOO
-from kdmm.transfer.request import Request
+from kdmm.transfer.plan import Plan, Request
+from kdmm.transfer.verification import Proof
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was done.
+    """Summary of a conversion that was written.
 
     Attributes:
         lines: Source, target, coverage, what was dropped, proof, inputs.
@@ -39,7 +38,7 @@ class Report:
 
     @property
     def warnings(self) -> list[str]:
-        """Those of the lines that are."""
+        """The lines that begin with 'warning'."""
         return [line for line in self.lines if line.startswith('warning')]
 
     def __str__(self) -> str:
@@ -53,7 +52,7 @@ def report(
     proof: Proof,
     composition: Composition | None,
 ) -> Report:
-    """Of a file that is written."""
+    """Describe a file that is written."""
     keys = [*plan.mapping.pairs, *plan.mapping.filled]
     filled = sorted({*plan.held.filled, *plan.mapping.filled})
     carried = set(composition.also) if composition else set()
@@ -61,9 +60,9 @@ def report(
     dropped += [f'{weights.prefix}{key}' for key in (*plan.held.heads, *plan.mapping.heads)]
     surplus = [f'{weights.prefix}{key}' for key in plan.mapping.surplus]
     lines = [
-        f'source: {plan.source.title(plan.state)} ({plan.source.origin}), '
+        f'source: {plan.source.title(plan.state)} ({plan.source.provenance}), '
         + (f'under {weights.prefix}' if weights.prefix else 'no prefix'),
-        f'target: {plan.target.title(plan.state)} ({plan.target.origin})',
+        f'target: {plan.target.title(plan.state)} ({plan.target.provenance})',
         f'keys: {len(keys)} of {len(keys)} keys of {plan.target.title(plan.state)}',
         *([f'filled with 0: {len(filled)} num_batches_tracked'] if filled else []),
         *([_composed(request, composition)] if composition else []),
@@ -96,7 +95,7 @@ def _inputs(plan: Plan) -> str:
 def snippet(target: Architecture, out: str, complete: bool) -> str:
     """Config, or Python of torchvision and timm, that uses the file."""
     if target.library in ZOO:
-        return model_names.code(target.library, target.kind, out)
+        return libraries.model_code(target.library, target.kind, out)
     if complete:
         return f'load_from = {out!r}'
     if not target.by_init_cfg:
@@ -114,7 +113,7 @@ def snippet(target: Architecture, out: str, complete: bool) -> str:
 
 
 def _delete(target: Architecture) -> str:
-    """What keeps a target config's own ``init_cfg`` from being merged with the new one."""
+    """Entry that keeps a target config's own ``init_cfg`` from being merged with the new one."""
     node: Any = target.config
     for name in target.path.rstrip('.').split('.'):
         node = node.get(name, {}) if isinstance(node, Mapping) else {}

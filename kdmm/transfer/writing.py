@@ -2,7 +2,8 @@
 
 import io
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,23 @@ def tidy(state: Mapping[str, Tensor]) -> 'OrderedDict[str, Tensor]':
         (key, value.detach().cpu().clone(memory_format=torch.contiguous_format))
         for key, value in state.items()
     )
+
+
+def check_out(out: str, force: bool, inputs: Sequence[Path]) -> None:
+    """Refuse a file that cannot or must not be written.
+
+    Raises:
+        ConfigError: If its folder is missing, it exists without ``force``, or it is an input.
+    """
+    path = Path(out)
+    if not path.parent.is_dir():
+        raise ConfigError(f'--out: no folder {str(path.parent)!r}')
+    if path.is_dir():
+        raise ConfigError(f'--out: {out!r} is a folder, expected a file')
+    if any(path.resolve() == other.resolve() for other in inputs):
+        raise ConfigError(f'--out: {out!r} is the file to be read')
+    if path.exists() and not force:
+        raise ConfigError(f'--out: {out!r} exists; overwrite it with --force')
 
 
 class Draft(files.Draft):
@@ -37,5 +55,5 @@ class Draft(files.Draft):
             raise ConfigError(f'--out: {self.target!r} cannot be written ({error})') from error
 
     def read(self) -> Any:
-        """What is in the file now."""
+        """Read the file as it is on the disk now."""
         return torch.load(self.path, map_location='cpu', weights_only=True)

@@ -15,9 +15,11 @@ pytest.importorskip('mmdet')
 
 from kdmm.engine import Runner  # noqa: E402
 from kdmm.errors import ConfigError  # noqa: E402
+from kdmm.hooks.pretrained import declared  # noqa: E402
+from kdmm.pretrained.inputs import Normalisation  # noqa: E402
 from kdmm.transfer import Request, convert  # noqa: E402
 from tests.engine.tiny_run import config  # noqa: E402
-from tests.transfer.nets import RGB, build, shake, source, write_config  # noqa: E402
+from tests.transfer.nets import RGB, build, config_of, shake, source, write_config  # noqa: E402
 
 SMALL = dict(type='mmdet.ResNet', depth=18, base_channels=8, stem_channels=8)
 R50 = SMALL | dict(depth=50)
@@ -216,3 +218,17 @@ def test_another_rank_that_fails_fails_all(runner, converted, monkeypatch):
     monkeypatch.setattr('kdmm.hooks.pretrained.all_gather_object', lambda mine: [mine, 'theirs'])
     with pytest.raises(ConfigError, match='^theirs$'):
         runner(starting(converted())).train()
+
+
+def test_what_a_checkpoint_of_mmengine_states(tmp_path):
+    text = config_of('mmdet', R50 | dict(type='ResNet', style='caffe')).pretty_text
+    found = declared(dict(cfg=text), 'backbone.', 'mmdet')
+    assert found.traits['style'] == 'caffe' and found.inputs == Normalisation.of(RGB)
+
+
+@pytest.mark.parametrize(
+    'meta', [{}, dict(epoch=3), dict(cfg='no python ('), dict(cfg='model = dict(x=1)')]
+)
+def test_what_says_nothing(meta):
+    found = declared(meta, '', 'mmdet')
+    assert found.traits == {} and found.inputs is None

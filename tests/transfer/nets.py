@@ -70,6 +70,21 @@ def config_of(library: str, config: dict[str, Any], **data: Any) -> Config:
     return Config(dict(default_scope=library, model=model))
 
 
+def estimator(backbone: dict, channels: int = 64, joints: int = 5, **more) -> Config:
+    """A pose estimator of mmpose with a small head."""
+    head = dict(
+        type='HeatmapHead',
+        in_channels=channels,
+        out_channels=joints,
+        deconv_out_channels=(8,),
+        deconv_kernel_sizes=(4,),
+        loss=dict(type='KeypointMSELoss'),
+        decoder=dict(type='MSRAHeatmap', input_size=(32, 32), heatmap_size=(8, 8), sigma=2),
+    )
+    model = dict(type='TopdownPoseEstimator', backbone=backbone, head=head)
+    return Config(dict(default_scope='mmpose', model=model | more))
+
+
 def write_config(path: Path, library: str, config: dict[str, Any], **model: Any) -> str:
     cfg = config_of(library, config)
     cfg.model.update(model)

@@ -1,9 +1,16 @@
+"""Complete checkpoints whose backbone is replaced: the arms of a transfer experiment."""
+
 import pytest
 import torch
+import torchvision
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS
 
 from kdmm.errors import ConfigError
+from kdmm.transfer import ProofError, Request, convert, write_fresh
 from kdmm.transfer.compose import compose
-from kdmm.transfer.proof import ProofError
+from kdmm.transfer.writing import Draft
+from tests.transfer.nets import build, estimator, hrnet, shake
 
 FULL = {
     'backbone.x': torch.zeros(2),
@@ -67,3 +74,146 @@ def test_what_was_written_is_checked_to_the_bit():
         made.check({key: value for key, value in made.state.items() if 'final' not in key})
     with pytest.raises(ProofError, match='more entries'):
         made.check(made.state | {'extra': torch.ones(1)})
+
+
+SMALL = dict(base_channels=8, stem_channels=8)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Makes: config and initial checkpoint of an estimator, a checkpoint of its pretext task."""
+
+    def make(backbone: dict, channels: int):
+        cfg, pretext = estimator(backbone, channels), estimator(backbone, channels, joints=9)
+        cfg.dump(tmp_path / 'pose.py')
+        pretext.dump(tmp_path / 'pretext.py')
+        write_fresh(cfg, 0, str(tmp_path / 'full.pth'))
+        model = shake(MODELS.build(ConfigDict(pretext.model, _scope_='mmpose')))
+        torch.save(dict(state_dict=model.state_dict(), meta=dict(cfg=pretext.pretty_text)),
+                   tmp_path / 'pretext.pth')  # fmt: skip
+        return tmp_path
+
+    return make
+
+
+def go(folder, **more):
+    return convert(Request(str(folder / 'pretext.pth'), 'mmpose', str(folder / 'arm.pth'),
+                           into=str(folder / 'full.pth'), **more))  # fmt: skip
+
+
+def state(folder, name):
+    return torch.load(folder / name, weights_only=True)['state_dict']
+
+
+@pytest.mark.parametrize(
+    'backbone, channels, entries',
+    [
+        (dict(type='ResNet', depth=18, **SMALL), 64, 120),
+        (hrnet(4), 4, 1752),
+    ],
+)
+def test_exactly_the_backbone_is_replaced(files, backbone, channels, entries):
+    folder = files(backbone, channels)
+    report = go(folder, config=str(folder / 'pose.py'))
+    assert f'{entries} of {entries} backbone entries of' in str(report)
+    full, arm, pretext = (state(folder, f'{name}.pth') for name in ('full', 'arm', 'pretext'))
+    assert list(arm) == list(full)
+    assert sum(key.startswith('backbone.') for key in arm) == entries
+    for key, value in arm.items():
+        wanted = pretext if key.startswith('backbone.') else full
+        assert torch.equal(value, wanted[key]), key
+    assert list(torch.load(folder / 'arm.pth')) == ['state_dict']
+    assert report.snippet == f'load_from = {str(folder / "arm.pth")!r}'
+
+
+@pytest.mark.parametrize(
+    'backbone, entries',
+    [
+        (hrnet(32), 1752),
+        (hrnet(48), 1752),
+        (dict(type='ResNet', depth=50), 318),
+        (dict(type='ResNet', depth=101), 624),
+        (dict(type='ResNet', depth=152), 930),
+    ],
+)
+def test_entries_of_the_real_backbones(backbone, entries):
+    with torch.device('meta'):
+        assert len(build('mmpose', backbone).state_dict()) == entries
+
+
+def test_more_of_the_pretext_can_be_carried_over(files):
+    folder = files(dict(type='ResNet', depth=18, **SMALL), 64)
+    report = go(folder, also=('head.deconv_layers',))
+    full, arm, pretext = (state(folder, f'{name}.pth') for name in ('full', 'arm', 'pretext'))
+    deconv = [key for key in arm if key.startswith('head.deconv_layers.')]
+    assert len(deconv) == 6 and all(torch.equal(arm[key], pretext[key]) for key in deconv)
+    final = [key for key in arm if key.startswith('head.final_layer.')]
+    assert len(final) == 2 and all(torch.equal(arm[key], full[key]) for key in final)
+    assert report.dropped == final and ', 6 of head.deconv_layers; the other 2' in str(report)
+
+
+def test_never_where_shapes_differ(files):
+    folder = files(dict(type='ResNet', depth=18, **SMALL), 64)
+    with pytest.raises(ConfigError, match=r'head\.final_layer\.weight \(9, 8, 1, 1\) for \(5, 8'):
+        go(folder, also=('head',))
+    torch.save(dict(state_dict=state(folder, 'full.pth') | {'backbone.extra': torch.ones(1)}),
+               folder / 'full.pth')  # fmt: skip
+    with pytest.raises(
+        ConfigError, match=r'its 121 entries backbone\.\* .*not replaced: backbone.e'
+    ):
+        go(folder)
+    assert not (folder / 'arm.pth').exists()
+
+
+def test_weights_of_a_classifier_make_another_arm(files, tmp_path):
+    folder = files(dict(type='ResNet', depth=18), 512)
+    net = shake(torchvision.models.resnet18())
+    torch.save(net.state_dict(), tmp_path / 'classifier.pth')
+    convert(Request(str(tmp_path / 'classifier.pth'), 'mmpose', str(tmp_path / 'arm.pth'),
+                    into=str(folder / 'full.pth'), arch='resnet18'))  # fmt: skip
+    arm = state(folder, 'arm.pth')
+    assert torch.equal(arm['backbone.layer4.1.bn2.running_var'], net.layer4[1].bn2.running_var)
+
+
+def test_the_pretext_starts_from_the_backbone_of_the_same_file(files):
+    folder = files(dict(type='ResNet', depth=18, **SMALL), 64)
+    out = folder / 'start.pth'
+    report = convert(Request(str(folder / 'full.pth'), 'mmpose', str(out),
+                             source_config=str(folder / 'pose.py')))  # fmt: skip
+    assert 'BatchNorm statistics are as initialised' in str(report)
+    init = dict(type='Pretrained', checkpoint=str(out))
+    cfg = estimator(dict(type='ResNet', depth=18, **SMALL, init_cfg=init), 64, joints=9)
+    model = MODELS.build(ConfigDict(cfg.model, _scope_='mmpose'))
+    model.init_weights()
+    full = state(folder, 'full.pth')
+    for key, value in model.backbone.state_dict().items():
+        assert torch.equal(value, full[f'backbone.{key}'])
+
+
+def test_what_is_damaged_on_disk_is_noticed(files, monkeypatch):
+    folder = files(dict(type='ResNet', depth=18, **SMALL), 64)
+    save = Draft.save
+
+    def spoil(self, content):
+        content['state_dict']['head.final_layer.bias'][0] += 1
+        save(self, content)
+
+    monkeypatch.setattr(Draft, 'save', spoil)
+    with pytest.raises(ProofError, match='head.final_layer.bias is not what it was to be'):
+        go(folder)
+    assert not (folder / 'arm.pth').exists()
+
+
+def test_what_is_no_complete_checkpoint(files):
+    folder = files(dict(type='ResNet', depth=18, **SMALL), 64)
+    torch.save({'x': torch.ones(1)}, folder / 'full.pth')
+    with pytest.raises(ConfigError, match='--into: its 0 entries backbone'):
+        go(folder)
+    other = dict(type='ResNet', depth=34, **SMALL)
+    write_fresh(estimator(other, 64), 0, str(folder / 'full.pth'), force=True)
+    with pytest.raises(ConfigError, match='--into: its backbone is a ResNet of depth 34 and width'
+                       ' 8, the checkpoint holds a ResNet of depth 18 and width 8'):  # fmt: skip
+        go(folder)
+    (folder / 'full.pth').write_bytes(b'junk')
+    with pytest.raises(ConfigError, match='--into: .*truncated or no checkpoint'):
+        go(folder)

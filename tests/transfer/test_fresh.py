@@ -4,24 +4,10 @@ from mmengine.config import Config, ConfigDict
 
 from kdmm.errors import ConfigError
 from kdmm.transfer import fresh_state, write_fresh
-from tests.transfer.nets import hrnet
+from tests.transfer.nets import estimator, hrnet
 
 LOADS = dict(type='Pretrained', checkpoint='nowhere.pth')
 KAIMING = dict(type='Kaiming', layer='Conv2d')
-
-
-def estimator(backbone: dict, channels: int = 64, joints: int = 5, **more) -> Config:
-    head = dict(
-        type='HeatmapHead',
-        in_channels=channels,
-        out_channels=joints,
-        deconv_out_channels=(8,),
-        deconv_kernel_sizes=(4,),
-        loss=dict(type='KeypointMSELoss'),
-        decoder=dict(type='MSRAHeatmap', input_size=(32, 32), heatmap_size=(8, 8), sigma=2),
-    )
-    model = dict(type='TopdownPoseEstimator', backbone=backbone, head=head)
-    return Config(dict(default_scope='mmpose', model=model | more))
 
 
 RESNET = dict(type='ResNet', depth=50, base_channels=2, stem_channels=2)

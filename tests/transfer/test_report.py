@@ -3,7 +3,7 @@ from mmdet.models.backbones import ResNet
 from mmengine.config import Config
 from torch import nn
 
-from kdmm.transfer.architecture import Architecture
+from kdmm.pretrained.architecture import Architecture
 from kdmm.transfer.report import snippet
 
 

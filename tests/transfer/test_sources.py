@@ -1,4 +1,7 @@
-"""Checkpoints as the methods' authors write them: one backbone of many parts, or a refusal."""
+"""Checkpoints as the methods' authors write them: one backbone of many parts, or a refusal.
+
+Planned and not written, but for the last: what is planned is what the file gets.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +12,10 @@ import torch
 from torch import Tensor
 
 from kdmm.errors import ConfigError
+from kdmm.pretrained.checkpoint import Weights, read_weights
 from kdmm.transfer import Request, convert
-from kdmm.transfer.branches import branches, in_branch
-from tests.transfer.nets import build, loaded, shake, write_config
+from kdmm.transfer.plan import Plan, plan_of
+from tests.transfer.nets import build, shake, write_config
 
 NARROW = dict(type='ResNet', depth=18, base_channels=8, stem_channels=8)
 
@@ -63,33 +67,27 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = dict(
 
 @pytest.fixture
 def go(tmp_path: Path) -> Callable[..., dict[str, Tensor]]:
-    """Converts a content; the narrow network must be named."""
+    """Plans the conversion of a content; the narrow network must be named."""
     config = write_config(tmp_path / 'narrow.py', 'mmdet', NARROW)
 
     def run(content: dict[str, Any], **flags: Any) -> dict[str, Tensor]:
         torch.save(content, tmp_path / 'in.pth')
-        out = tmp_path / 'out.pth'
-        report = convert(
-            Request(str(tmp_path / 'in.pth'), 'mmdet', str(out), source_config=config, **flags)
-        )
-        run.report = report
-        return torch.load(out, weights_only=True)['state_dict']
+        weights: Weights = read_weights(str(tmp_path / 'in.pth'), **flags)
+        plan: Plan = plan_of(Request('in.pth', 'mmdet', 'out.pth', source_config=config), weights)
+        run.dropped = [*weights.left_behind, *plan.held.heads]
+        return plan.mapping.complete(plan.state)
 
     return run
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_one_network_of_each_kind_of_file(go, tmp_path, kind):
+def test_one_network_of_each_kind_of_file(go, kind):
     content, flags = KINDS[kind]
     state = go(content, **flags)
     assert len(state) == 120
     assert all(torch.equal(value, SECOND[key]) for key, value in state.items())
-    assert len(loaded('mmdet', NARROW, tmp_path / 'out.pth').state_dict()) == 120
-    assert len(go.report.dropped) == sum(len(part) for part in _parts(content)) - 120
-
-
-def _parts(content: dict[str, Any]) -> list[dict[str, Any]]:
-    return [part for part in content.values() if isinstance(part, dict)]
+    parts = [part for part in content.values() if isinstance(part, dict)]
+    assert len(go.dropped) == sum(map(len, parts)) - 120
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -123,15 +121,22 @@ def shared(count: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize('wrap', ['', 'module.'])
 @pytest.mark.parametrize('branch', [0, 3])
 def test_a_branch_behind_a_shared_trunk(go, branch, wrap):
-    content = dict(net=under(wrap, shared(4)))
-    state = go(content, container='net', branch=branch)
+    check_branch(go(dict(net=under(wrap, shared(4))), container='net', branch=branch), branch)
+    assert {key.split('.')[0] for key in go.dropped} == other_parts(branch)
+
+
+def check_branch(state: dict[str, Tensor], branch: int) -> None:
     assert len(state) == 120
     for key, value in state.items():
         owner = branch if key.startswith(('layer3.', 'layer4.')) else -1
         assert torch.equal(value, valued(value, owner)), key
-    dropped = {key.split('.')[0] for key in go.report.dropped}
-    others = {f'{part}_{i}' for part in ('layer3', 'layer4') for i in range(4) if i != branch}
-    assert dropped == others | {f'classifier_{i}' for i in range(4) if i != branch} | {'classifier'}
+
+
+def other_parts(branch: int) -> set[str]:
+    others = {f'{part}_{i}' for part in ('layer3', 'layer4', 'classifier') for i in range(4)}
+    return others - {f'{part}_{branch}' for part in ('layer3', 'layer4', 'classifier')} | {
+        'classifier'
+    }
 
 
 def test_308_weights_of_four_branches_give_120(go):
@@ -148,15 +153,6 @@ def test_a_branch_must_be_named_and_be_there(go):
         go(FIRST, branch=0)
 
 
-def test_names_of_branches():
-    assert in_branch('layer3_1.0.bn1.bias', 1) == 'layer3.0.bn1.bias'
-    assert in_branch('layer3_1.0.bn1.bias', 0) is None
-    assert in_branch('layer3_1.0.bn1.bias', None) == 'layer3_1.0.bn1.bias'
-    for key in ('layer2.0.conv1.weight', 'conv1.weight', 'encoder_q_0.conv1.weight'):
-        assert in_branch(key, 0) == key
-    assert branches(['layer3_10.x', 'layer3_2.x', 'layer4_2.y', 'conv1.weight']) == [2, 10]
-
-
 @pytest.mark.parametrize(
     'change, message',
     [
@@ -166,12 +162,11 @@ def test_names_of_branches():
          r'1 of another shape: conv1\.weight'),
     ],
 )  # fmt: skip
-def test_one_fault_is_named(go, tmp_path, change, message):
+def test_one_fault_is_named(go, change, message):
     state = under('backbone.', FIRST)
     change(state)
     with pytest.raises(ConfigError, match=message):
         go(dict(state_dict=state))
-    assert not (tmp_path / 'out.pth').exists()
 
 
 HEAD = {f'projection_head.{key}': torch.ones(2) for key in ('0.weight', '2.bias')}
@@ -203,7 +198,20 @@ def test_a_compiled_network_needs_no_flag(go):
 
 
 @pytest.mark.parametrize('change', [torch.Tensor.long, torch.Tensor.bool, lambda x: x * torch.nan])
-def test_what_is_no_weight_is_not_converted(go, tmp_path, change):
+def test_what_is_no_weight_is_not_converted(go, change):
     with pytest.raises(ConfigError, match='bn1.weight'):
         go(SECOND | {'bn1.weight': change(SECOND['bn1.weight'])})
-    assert not (tmp_path / 'out.pth').exists()
+
+
+def test_a_branch_beside_other_parts_is_converted(tmp_path):
+    """Every flag arrives, and the file is written and proved."""
+    torch.save(dict(net=under('module.', shared(4) | HEAD)), tmp_path / 'in.pth')
+    config = write_config(tmp_path / 'narrow.py', 'mmdet', NARROW)
+    flags = dict(container='net', branch=3, drop=('projection_head',), source_config=config)
+    out = str(tmp_path / 'out.pth')
+    report = convert(Request(str(tmp_path / 'in.pth'), 'mmdet', out, **flags))
+    content = torch.load(out, weights_only=True)
+    check_branch(content['state_dict'], 3)
+    assert content['meta']['transfer']['source']['branch'] == 3
+    dropped = {key.split('.')[0] for key in report.dropped}
+    assert dropped == other_parts(3) | {'projection_head'}

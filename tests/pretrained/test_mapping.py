@@ -1,14 +1,18 @@
+"""Key maps: every weight has its place, or an error lists those that do not."""
+
 import pytest
 import torch
+from torch import nn
 
 from kdmm.errors import ConfigError
-from kdmm.transfer.families import Family, own_names
-from kdmm.transfer.mapping import listed, map_keys
+from kdmm.pretrained.families import Family
+from kdmm.pretrained.mapping import check_values, map_keys, untrained
 
 ROW = Family(surplus=r'extra\.')
 A, B = torch.zeros(2), torch.zeros(3, 1)
 NORM = {f'bn.{name}': torch.ones(4) for name in ('weight', 'running_mean')}
 COUNTER = {'bn.num_batches_tracked': torch.tensor(5)}
+NORMS = {f'bn1.{key}': value for key, value in nn.BatchNorm2d(4).state_dict().items()}
 
 
 def test_all_fit():
@@ -74,7 +78,17 @@ def test_missing_outputs_are_called_so():
     assert 'outputs' not in str(info.value)
 
 
-def test_lists_end_at_eight():
-    assert listed(list('abcdefgh')) == 'a, b, c, d, e, f, g, h'
-    assert listed(list('abcdefghij')).endswith('g, h and 2 more')
-    assert own_names(['a']) == {'a': 'a'}
+@pytest.mark.parametrize('value', [torch.nan, torch.inf, -1.0])
+def test_weights_that_no_training_leaves(value):
+    check_values(NORMS)
+    broken = NORMS['bn1.running_var'].clone()
+    broken[0] = value
+    with pytest.raises(ConfigError, match='1 weights with NaN.*: bn1.running_var'):
+        check_values(NORMS | {'bn1.running_var': broken})
+    negative = {'bn1.weight': -torch.ones(1), 'bn1.running_var': torch.zeros(1)}
+    check_values(negative)
+
+
+def test_statistics_as_they_are_initialised():
+    assert untrained(NORMS) and not untrained({})
+    assert not untrained(NORMS | {'bn1.running_mean': torch.tensor([0, 0, 0.1, 0])})

@@ -8,6 +8,7 @@ from torch import Tensor
 
 pytest.importorskip('mmdet')
 
+import kdmm  # noqa: E402, F401  (before the libraries)
 from tests.transfer.nets import build  # noqa: E402
 
 SUMS = {

@@ -1,5 +1,6 @@
 """The backbone's weights in a checkpoint file of any kind."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,17 +11,18 @@ from torch import Tensor
 
 from kdmm.distillers.weights import is_plain, read_checkpoint, state_dict_of
 from kdmm.errors import ConfigError
-from kdmm.transfer.branches import branches, in_branch
-from kdmm.transfer.mapping import listed
 
+#: The entry of ``meta`` in a file that a conversion wrote; plain values only.
+ENTRY = 'transfer'
 BACKBONE = 'backbone.'
 #: A weight of every ResNet and HRNet: where it is, there is a backbone.
 FIRST_BLOCK = 'layer1.0.conv1.weight'
+BRANCH = re.compile(r'([a-z]+\d?)_(\d+)\.(.+)')  # layer3_0.1.conv1.weight
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What was found in a file.
+    """The weights that were found in a file.
 
     Attributes:
         tensors: Backbone key, without prefix, to weight.
@@ -143,6 +145,12 @@ def tensors_of(
     return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
 
+def transfer_entry(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The entry that a conversion wrote into a file's ``meta``; empty for any other file."""
+    entry = meta.get(ENTRY)
+    return entry if isinstance(entry, Mapping) else {}
+
+
 def starts(keys: Iterable[str], prefix: str = '') -> str:
     """The first parts of keys, behind ``prefix`` where they have it, with their numbers."""
     counts = Counter(
@@ -154,6 +162,35 @@ def starts(keys: Iterable[str], prefix: str = '') -> str:
     return ', '.join(f'{start}. ({number})' for start, number in sorted(counts.items()))
 
 
+def in_branch(key: str, branch: int | None) -> str | None:
+    """The key of one network in a file of several that share a trunk; None if it is another's.
+
+    MCL's and MCL-OKD's ImageNet ResNets have ``layer3_0.``, ``layer4_0.``, ``classifier_0.`` and so
+    on behind a shared ``layer2.``.
+    """
+    match = BRANCH.fullmatch(key) if branch is not None else None
+    if match is None:
+        return key
+    return f'{match[1]}.{match[3]}' if int(match[2]) == branch else None
+
+
+def branches(keys: Iterable[str]) -> list[int]:
+    """The branches that keys speak of."""
+    return sorted({int(match[2]) for key in keys if (match := BRANCH.fullmatch(key))})
+
+
+def under_prefix(content: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
+    """The weights under a prefix, as MMEngine finds them."""
+    state = content.get('state_dict', content)
+    return {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+
+
+def listed(keys: list[str], most: int = 8) -> str:
+    """Up to ``most`` keys."""
+    rest = f' and {len(keys) - most} more' if len(keys) > most else ''
+    return ', '.join(keys[:most]) + rest
+
+
 def _tails(key: str) -> Iterator[str]:
     """``a.b.c``, ``b.c``, ``c``."""
     parts = key.split('.')
@@ -161,5 +198,5 @@ def _tails(key: str) -> Iterator[str]:
 
 
 def _is_part(key: str, name: str) -> bool:
-    """Whether ``name`` is a key or the parts that it begins with."""
+    """True if ``name`` is a key or the parts that it begins with."""
     return key == name or key.startswith(f'{name}.')

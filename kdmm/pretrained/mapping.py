@@ -1,4 +1,4 @@
-"""Which weight of one network becomes which of another: all of them, or none."""
+"""Map the weights of one network to those of another: all of them, or none."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdmm.distillers.weights import same_kind
+from kdmm.distillers.weights import misfit, same_kind
 from kdmm.errors import ConfigError
-from kdmm.transfer.families import Family
+from kdmm.pretrained.checkpoint import listed
+from kdmm.pretrained.families import Family
 
 TRACKED = 'num_batches_tracked'
 
@@ -45,7 +46,7 @@ def map_keys(
     what: str,
     drop: str = '',
 ) -> KeyMap:
-    """Every key of ``target`` with the key of ``source`` that becomes it.
+    """Pair every key of ``target`` with the key of ``source`` that becomes it.
 
     Args:
         source: Weights of one network.
@@ -62,7 +63,8 @@ def map_keys(
     ours = family.names(target)
     pairs = {key: theirs[name] for key, name in ours.items() if name in theirs}
     lacking = [key for key in target if key not in pairs]
-    over = [key for name, key in theirs.items() if name not in set(ours.values())]
+    known = set(ours.values())
+    over = [key for name, key in theirs.items() if name not in known]
     found = KeyMap(
         pairs,
         filled=[key for key in lacking if _only_counter(key, pairs)],
@@ -94,12 +96,26 @@ def map_keys(
     return found
 
 
+def check_values(state: Mapping[str, Tensor], what: str = 'checkpoint') -> None:
+    """Refuse weights that no training leaves behind.
+
+    Raises:
+        ConfigError: Lists those with NaN, infinite values or a negative variance.
+    """
+    broken = [key for key, value in state.items() if misfit(key, value, value)[0]]
+    if broken:
+        raise ConfigError(
+            f'{what}: {len(broken)} weights with NaN, infinite values or a negative variance: '
+            f'{listed(broken)}'
+        )
+
+
+def untrained(state: Mapping[str, Tensor]) -> bool:
+    """True if all BatchNorm statistics are as they were initialised."""
+    means = [value for key, value in state.items() if key.endswith('running_mean')]
+    return bool(means) and not any(value.any() for value in means)
+
+
 def _only_counter(key: str, pairs: Mapping[str, str]) -> bool:
-    """Whether a lacking key is the batch counter of a norm that is there otherwise."""
+    """True for the batch counter, lacking, of a norm that is there otherwise."""
     return key.endswith(TRACKED) and f'{key.removesuffix(TRACKED)}running_mean' in pairs
-
-
-def listed(keys: list[str], most: int = 8) -> str:
-    """Up to ``most`` keys."""
-    rest = f' and {len(keys) - most} more' if len(keys) > most else ''
-    return ', '.join(keys[:most]) + rest

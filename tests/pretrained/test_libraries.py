@@ -1,12 +1,16 @@
+"""Classes and models of the base libraries, by name."""
+
 import sys
 
 import pytest
+import timm
+import torch
+import torchvision
 from mmdet.models.backbones import ResNet
 
 from kdmm.errors import ConfigError
-from kdmm.transfer import registered
-from kdmm.transfer.literal import Unread
-from kdmm.transfer.registered import check_types, find_class, parameters_of, require
+from kdmm.pretrained import libraries
+from kdmm.pretrained.libraries import find_class, parameters_of, require
 
 
 @pytest.mark.parametrize('kind', ['ResNet', 'mmdet.ResNet', 'mmdet.models.backbones.resnet.ResNet'])
@@ -41,26 +45,8 @@ def test_a_config_of_the_user_can():
     assert find_class('collections.OrderedDict', 'mmdet', trusted=True).__name__ == 'OrderedDict'
 
 
-@pytest.mark.parametrize(
-    'node, message',
-    [
-        (dict(norm_cfg=dict(type='os.system')), "names 'os.system'"),
-        (dict(plugins=[dict(cfg=dict(type='os.system'))]), "names 'os.system'"),
-        (dict(depth=Unread('f()')), r'model\.depth=f\(\), which is no literal and is not run'),
-        (dict(stages=(1, Unread('f()'))), 'no literal'),
-    ],
-)
-def test_every_type_of_a_checkpoint_is_checked(node, message):
-    with pytest.raises(ConfigError, match=message):
-        check_types(node, 'mmdet', 'model')
-
-
-def test_registered_types_pass():
-    check_types(dict(type='ResNet', norm_cfg=dict(type='BN'), depth=18), 'mmdet', 'model')
-
-
 def test_a_library_that_is_not_there_has_a_pip_name(monkeypatch):
-    monkeypatch.setattr(registered, 'installed', lambda library: False)
+    monkeypatch.setattr(libraries, 'installed', lambda library: False)
     with pytest.raises(
         ConfigError, match='--to: mmdet is not installed: pip install onedl-mmdetec'
     ):
@@ -71,7 +57,7 @@ def test_a_library_that_is_not_there_has_a_pip_name(monkeypatch):
 
 def test_one_that_cannot_be_imported_says_why(monkeypatch):
     monkeypatch.setitem(sys.modules, 'timm', None)
-    monkeypatch.setattr(registered, 'installed', lambda library: True)
+    monkeypatch.setattr(libraries, 'installed', lambda library: True)
     with pytest.raises(ConfigError, match='--to: timm cannot be imported'):
         require('timm', '--to')
 
@@ -86,9 +72,54 @@ def test_arguments_that_are_handed_on_count():
 def test_quiet_neither_prints_nor_logs(capsys):
     from mmengine.logging import print_log
 
-    with registered.quiet():
+    with libraries.quiet():
         print('x')
         print_log('y', 'current')
     print('z')
     printed = capsys.readouterr()
     assert printed.out == 'z\n' and 'y' not in printed.err
+
+
+@pytest.mark.parametrize('library', ['torchvision', 'timm'])
+def test_unknown_models_and_their_nearest(library):
+    libraries.check_model_name(library, 'resnet50')
+    with pytest.raises(
+        ConfigError, match=f"{library} has no model 'resnet5o'; nearest: .*resnet50"
+    ):
+        libraries.check_model_name(library, 'resnet5o')
+
+
+@pytest.mark.parametrize(
+    'library, name', [('torchvision', 'resnet18'), ('timm', 'resnet18'), ('torchvision', 'vgg11')]
+)
+def test_without_a_classifier(library, name):
+    with torch.device('meta'):
+        keys = set(libraries.build_model(library, name).state_dict())
+        whole = (
+            torchvision.models.get_model(name)
+            if library == 'torchvision'
+            else timm.create_model(name)
+        ).state_dict()
+    assert keys < set(whole)
+    assert {key.split('.')[0] for key in set(whole) - keys} <= {'fc', 'classifier'}
+
+
+@pytest.mark.parametrize('library', ['torchvision', 'timm'])
+def test_the_code_that_is_printed_loads_the_file(library, tmp_path):
+    net = libraries.build_model(library, 'resnet18')
+    torch.save(net.state_dict(), tmp_path / 'a.pth')
+    scope: dict = {}
+    exec(libraries.model_code(library, 'resnet18', str(tmp_path / 'a.pth')), scope)
+    assert all(map(torch.equal, net.state_dict().values(), scope['model'].state_dict().values()))
+    loaded = libraries.load_model(library, 'resnet18', str(tmp_path / 'a.pth'))
+    assert torch.equal(loaded.conv1.weight, net.conv1.weight)
+
+
+def test_inputs():
+    assert libraries.model_inputs('torchvision', 'resnet18')['mean'] == [123.675, 116.28, 103.53]
+    assert libraries.model_inputs('timm', 'resnet18')['std'] == pytest.approx(
+        [58.395, 57.12, 57.375]
+    )
+    assert libraries.model_inputs('timm', 'tf_efficientnet_b0.ap_in1k') == dict(
+        mean=[127.5] * 3, std=[127.5] * 3, bgr_to_rgb=True
+    )

@@ -1,3 +1,5 @@
+"""The weights of a backbone in a file of any kind."""
+
 from pathlib import Path
 
 import pytest
@@ -5,7 +7,15 @@ import torch
 
 from kdmm.distillers.weights import unwrapped
 from kdmm.errors import ConfigError
-from kdmm.transfer.checkpoint import read_weights, starts, tensors_of
+from kdmm.pretrained.checkpoint import (
+    branches,
+    in_branch,
+    listed,
+    read_weights,
+    starts,
+    tensors_of,
+    under_prefix,
+)
 
 X, Y = torch.zeros(2), torch.ones(3)
 
@@ -150,3 +160,22 @@ def test_starts():
     assert (
         starts(['a.b.c', 'a.b.d', 'e', 'f.g'], 'a.b.') == 'a.b.c. (1), a.b.d. (1), e. (1), f. (1)'
     )
+
+
+def test_below_a_prefix():
+    assert under_prefix(dict(state_dict={'a.x': 1, 'b.x': 2}), 'a.') == {'x': 1}
+    assert under_prefix({'x': 1}, '') == {'x': 1}
+
+
+def test_lists_end_at_eight():
+    assert listed(list('abcdefgh')) == 'a, b, c, d, e, f, g, h'
+    assert listed(list('abcdefghij')).endswith('g, h and 2 more')
+
+
+def test_names_of_branches():
+    assert in_branch('layer3_1.0.bn1.bias', 1) == 'layer3.0.bn1.bias'
+    assert in_branch('layer3_1.0.bn1.bias', 0) is None
+    assert in_branch('layer3_1.0.bn1.bias', None) == 'layer3_1.0.bn1.bias'
+    for key in ('layer2.0.conv1.weight', 'conv1.weight', 'encoder_q_0.conv1.weight'):
+        assert in_branch(key, 0) == key
+    assert branches(['layer3_10.x', 'layer3_2.x', 'layer4_2.y', 'conv1.weight']) == [2, 10]

@@ -1,4 +1,4 @@
-"""The images that a backbone was trained on, and those that its target will see."""
+"""Normalisation of the images that a backbone was trained on, and that its target will see."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Of images of 0 to 255.
+    """Normalisation of images of 0 to 255.
 
     Attributes:
         mean, std: In the order of the channels.
@@ -35,7 +35,7 @@ class Normalisation:
         return cls(mean, std, 'RGB' if rgb else 'BGR')
 
     def same_as(self, other: 'Normalisation') -> bool:
-        """Whether an image becomes the same."""
+        """True if an image becomes the same."""
         pairs = zip(self.mean + self.std, other.mean + other.std, strict=False)
         return (
             self.order == other.order
@@ -44,7 +44,7 @@ class Normalisation:
         )
 
     def as_config(self) -> dict[str, Any]:
-        """What `of` reads."""
+        """A data preprocessor that `of` reads."""
         return dict(mean=[*self.mean], std=[*self.std], bgr_to_rgb=self.order == 'RGB')
 
     def __str__(self) -> str:

@@ -1,6 +1,8 @@
+"""Normalisation of images."""
+
 import pytest
 
-from kdmm.transfer.inputs import Normalisation, compare_inputs
+from kdmm.pretrained.inputs import Normalisation, compare_inputs
 
 RGB = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 

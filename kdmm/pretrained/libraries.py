@@ -1,28 +1,31 @@
-"""Finding libraries, and classes by the ``type`` of a config."""
+"""The base libraries: whether they are installed, their classes by ``type``, models by name."""
 
 import importlib
 import inspect
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, Registry
+from torch import nn
 
 from kdmm.compat.packages import DISTRIBUTION
 from kdmm.errors import ConfigError, nearest
-from kdmm.transfer.literal import Unread
+from kdmm.pretrained.families import HEADS
 
 MM = ('mmpose', 'mmseg', 'mmdet', 'mmpretrain')
 ZOO = ('torchvision', 'timm')
 ROOT = ('mmengine', 'mmcv')  # register in MMEngine's own registry
 KNOWN = (*MM, *ROOT, 'kdmm')
+IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 
 
 def installed(library: str) -> bool:
-    """Whether ``library`` can be imported."""
+    """True for a library that can be imported."""
     return find_spec(library) is not None
 
 
@@ -71,27 +74,6 @@ def find_class(kind: str, library: str, trusted: bool) -> Any:
     return found
 
 
-def check_types(node: Any, library: str, where: str) -> None:
-    """Refuse, in a config from a checkpoint, every ``type`` that is not registered.
-
-    Raises:
-        ConfigError: Names it, or a value that is no literal.
-    """
-    if isinstance(node, Unread):
-        raise ConfigError(
-            f'the config in the checkpoint has {where}={node}, which is no literal and is not run: '
-            'give --source-config'
-        )
-    if isinstance(node, Mapping):
-        if isinstance(node.get('type'), str):
-            find_class(node['type'], library, trusted=False)
-        for key, value in node.items():
-            check_types(value, library, f'{where}.{key}')
-    elif isinstance(node, list | tuple):
-        for value in node:
-            check_types(value, library, where)
-
-
 def parameters_of(cls: type) -> set[str]:
     """Arguments of a class, those that it hands on to its base included."""
     found: set[str] = set()
@@ -104,9 +86,80 @@ def parameters_of(cls: type) -> set[str]:
     return found
 
 
+def check_model_name(library: str, name: str, what: str = '--arch') -> None:
+    """Refuse a model that a library does not have.
+
+    Raises:
+        ConfigError: Names the nearest.
+    """
+    if name not in model_names(library):
+        near = nearest(name, model_names(library))
+        raise ConfigError(f'{what}: {library} has no model {name!r}; {near}')
+
+
+def model_names(library: str) -> list[str]:
+    """All models of a library."""
+    if library == 'timm':
+        return importlib.import_module('timm').list_models()
+    return importlib.import_module('torchvision').models.list_models()
+
+
+def build_model(library: str, name: str, **options: Any) -> nn.Module:
+    """A model without its classifier."""
+    if library == 'timm':
+        return importlib.import_module('timm').create_model(name, **_arguments(name), **options)
+    net = importlib.import_module('torchvision').models.get_model(name, weights=None)
+    setattr(net, head_name(net), nn.Identity())
+    return net
+
+
+def load_model(library: str, name: str, path: str) -> nn.Module:
+    """A model without its classifier, with the weights of a file."""
+    if library == 'timm':
+        return build_model(library, name, checkpoint_path=path)
+    net = build_model(library, name)
+    net.load_state_dict(torch.load(path, weights_only=True))
+    return net
+
+
+def head_name(net: nn.Module) -> str:
+    """Name of the classifier of a torchvision model."""
+    return next(name for name in HEADS if hasattr(net, name))
+
+
+def model_inputs(library: str, name: str) -> dict[str, Any]:
+    """The input that a library's own weights expect, as a data preprocessor."""
+    if library == 'torchvision':
+        return IMAGENET
+    config = importlib.import_module('timm').get_pretrained_cfg(name)
+    if config is None:
+        return IMAGENET
+    scaled = {key: [255 * value for value in getattr(config, key)] for key in ('mean', 'std')}
+    return dict(**scaled, bgr_to_rgb=True)
+
+
+def model_code(library: str, name: str, path: str) -> str:
+    """Python that builds the model and loads the file."""
+    if library == 'timm':
+        options = ', '.join(f'{key}={value!r}' for key, value in _arguments(name).items())
+        return f'import timm\n\nmodel = timm.create_model({name!r}, {options}, ' + (
+            f'checkpoint_path={path!r})'
+        )
+    head = head_name(importlib.import_module('torchvision').models.get_model(name, weights=None))
+    return '\n'.join(
+        [
+            'import torch, torchvision',
+            '',
+            f'model = torchvision.models.{name}()',
+            f'model.{head} = torch.nn.Identity()  # put your own head here after loading',
+            f'model.load_state_dict(torch.load({path!r}, weights_only=True))',
+        ]
+    )
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """MMEngine says nothing below an error, in its log or by printing."""
+    """Silence MMEngine below an error, in its log and on standard output."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel('ERROR')
@@ -133,3 +186,10 @@ def _imported(registry: Registry, kind: str) -> Any:
         return registry.get(kind)
     except (KeyError, RuntimeError):
         return None
+
+
+def _arguments(name: str) -> dict[str, Any]:
+    """Arguments that leave the classifier away in timm; its HRNets have a second part of it."""
+    if name.startswith('hrnet'):
+        return dict(features_only=True, feature_location='')
+    return dict(num_classes=0)

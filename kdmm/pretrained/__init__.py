@@ -1,0 +1,1 @@
+"""Pretrained backbones of every library: their networks, weights, keys and images."""
