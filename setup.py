@@ -1,4 +1,4 @@
-"""Ships configs, tools and the model index inside the wheel, where MMEngine looks for them."""
+"""Ships configs, launchers and the model index inside the wheel, where MMEngine and mim look."""
 
 import shutil
 from pathlib import Path
@@ -7,6 +7,21 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+
+#: What runs without a checkout; the other scripts set one up, test it or draw what lies in it.
+TOOLS = (
+    'common.sh',
+    'convert.py',
+    'dist_test.sh',
+    'dist_train.sh',
+    'init_checkpoint.py',
+    'profile.py',
+    'slurm_test.sh',
+    'slurm_train.sh',
+    'test.py',
+    'train.py',
+    'visualize.py',
+)
 
 
 class BuildWithConfigs(build_py):
@@ -20,8 +35,10 @@ class BuildWithConfigs(build_py):
         mim = Path(self.build_lib) / 'kdmm' / '.mim'
         shutil.rmtree(mim, ignore_errors=True)
         skip = shutil.ignore_patterns('__pycache__')
-        for folder in ('configs', 'tools'):
-            shutil.copytree(ROOT / folder, mim / folder, ignore=skip)
+        shutil.copytree(ROOT / 'configs', mim / 'configs', ignore=skip)
+        (mim / 'tools').mkdir()
+        for name in TOOLS:
+            shutil.copy2(ROOT / 'tools' / name, mim / 'tools')
         shutil.copy2(ROOT / 'model-index.yml', mim)
 
 
