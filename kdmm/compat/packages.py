@@ -1,4 +1,7 @@
-"""Configs of other packages: ``mmseg::...``, ``kdmm::...`` and where their files lie.
+"""The base libraries: which are there, and their configs, ``mmseg::...``.
+
+kdmm runs with any one of them. A config that needs another is refused with the name that pip knows,
+before MMEngine says that some class is in no registry.
 
 MMEngine finds ``package::config`` below ``<package>/.mim`` of a distribution that it looks up in
 ``MODULE2PACKAGE``. Two things are missing from that: the maintained line of MMSegmentation is not
@@ -7,20 +10,100 @@ repository.
 """
 
 import difflib
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
-DISTRIBUTION: dict[str, str] = {
-    'mmseg': 'onedl-mmsegmentation',
-    'mmdet': 'onedl-mmdetection',
-    'mmpretrain': 'onedl-mmpretrain',
+from kdmm.errors import ConfigError
+
+#: What pip calls a module: the distribution that kdmm is tested with, and upstream's.
+DISTRIBUTION: dict[str, tuple[str, str]] = {
+    'mmengine': ('onedl-mmengine', 'mmengine'),
+    'mmcv': ('onedl-mmcv', 'mmcv'),
+    'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
+    'mmdet': ('onedl-mmdetection', 'mmdet'),
+    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
+    'mmpose': ('--no-deps mmpose', 'mmpose'),  # it asks for chumpy, which does not build any more
+    'xtcocotools': ('--no-build-isolation --no-deps --no-binary xtcocotools xtcocotools',) * 2,
+    'cv2': ('opencv-python',) * 2,
+    'yaml': ('pyyaml',) * 2,
+}
+#: Libraries that are a scope of MMEngine's registries, and the modules to try them by: they import
+#: mmcv late, and MMPose xtcocotools.
+SCOPES = {
+    'mmseg': ('mmcv', 'mmseg'),
+    'mmdet': ('mmcv', 'mmdet'),
+    'mmpretrain': ('mmcv', 'mmpretrain'),
+    'mmpose': ('mmcv', 'mmpose.datasets'),
 }
 
 _mmengine_cfg_path = Config._get_cfg_path
+
+
+def pip_install(package: str) -> str:
+    """The command that installs a package, and the upstream name where it is another."""
+    ours, upstream = DISTRIBUTION.get(package, (package, package))
+    other = '' if upstream in ours else f" (upstream's is called {upstream})"
+    return f'pip install {ours}{other}'
+
+
+def require(package: str, why: str) -> ModuleType:
+    """Import a base library, or a module of it.
+
+    Args:
+        package: A module; a name of `SCOPES` stands for the library with what it needs.
+        why: The key, and what it asks for.
+
+    Raises:
+        ConfigError: It cannot be imported; names what is missing, and how pip installs that.
+    """
+    for module in SCOPES.get(package, (package,)):
+        try:
+            found = import_module(module)
+        except ModuleNotFoundError as error:
+            missing = (error.name or module).partition('.')[0]
+            text = f'{why}: {missing} is not installed: {pip_install(missing)}'
+            raise ConfigError(text) from error
+        except Exception as error:  # a check of versions raises whatever it likes
+            text = f'{why}: {module} cannot be imported ({type(error).__name__}: {error})'
+            raise ConfigError(text) from error
+    return found
+
+
+def require_scopes(cfg: Mapping[str, Any], where: str = '') -> None:
+    """Import the base libraries that a config names, as ``default_scope`` or ``type='mmdet.X'``.
+
+    Args:
+        cfg: Any part of a config.
+        where: What stands before the key in an error.
+
+    Raises:
+        ConfigError: One of them cannot be imported.
+    """
+    scope = cfg.get('default_scope')
+    if scope in SCOPES:
+        require(scope, f'{where}default_scope={scope!r}')
+    for kind in _types(cfg):
+        scope, _, name = kind.partition('.')
+        if name and scope in SCOPES:
+            require(scope, f'{where}type={kind!r}')
+
+
+def _types(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if isinstance(node.get('type'), str):
+            yield node['type']
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for child in node:
+            yield from _types(child)
 
 
 def register_packages() -> None:
@@ -40,10 +123,9 @@ def config_root(package: str) -> Path:
     """
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        pip_name = DISTRIBUTION.get(package, package)
         raise ModuleNotFoundError(
             f"'{package}::' names the package {package!r}, which is not installed: "
-            f'pip install {pip_name}',
+            f'{pip_install(package)}',
             name=package,
         )
     directory = Path(next(iter(spec.submodule_search_locations)))
@@ -82,6 +164,9 @@ def _cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
     """
     if cfg_path.startswith('kdmm::'):
         return str(config_file(cfg_path)), None
+    package, inherits, _ = cfg_path.partition('::')
+    if inherits and package.isidentifier() and find_spec(package) is None:
+        config_root(package)  # says how it is installed, which MMEngine does not
     return _mmengine_cfg_path(cfg_path, filename)
 
 

@@ -3,9 +3,9 @@
 What derives from mmcv or a task library is imported on first use, so that importing kdmm is quick.
 """
 
-from importlib import import_module
 from typing import Any
 
+from ..compat.packages import require
 from .blank import BlankImages
 from .class_sampler import PKSampler
 from .puzzle import PatchGrid
@@ -31,5 +31,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LATE:
-        return getattr(import_module(f'{__name__}.{_LATE[name]}'), name)
+        return getattr(require(f'{__name__}.{_LATE[name]}', f'kdmm.{name}'), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,9 +1,27 @@
-"""Data sets that derive from a base library; a location of the registry, searched on demand."""
+"""Data sets that derive from a base library; a location of the registry, searched on demand.
 
-from importlib.util import find_spec
+Every lookup of a data set comes here, so a library that cannot be imported concerns only what
+derives from it: such a class is registered as a function that says what is missing.
+"""
 
-if find_spec('mmseg') is not None:
-    from . import camvid  # noqa: F401
+from typing import Any, NoReturn
 
-if find_spec('mmpose') is not None:
-    from . import person_crops  # noqa: F401
+from kdmm.compat.packages import require
+from kdmm.errors import ConfigError
+from kdmm.registry import DATASETS
+
+
+def _register(name: str, module: str) -> None:
+    try:
+        require(module, f'kdmm.{name}')
+    except ConfigError as error:
+        reason = str(error)
+
+        def refuse(**_: Any) -> NoReturn:
+            raise ConfigError(reason)
+
+        DATASETS.register_module(name=name, module=refuse)
+
+
+_register('CamVidDataset', 'kdmm.datasets.camvid')
+_register('PersonCropDataset', 'kdmm.datasets.person_crops')

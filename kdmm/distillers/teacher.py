@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
+from kdmm.compat.packages import require_scopes
 from kdmm.distillers.preprocess import InputAdapter
 from kdmm.distillers.taps import Taps
 from kdmm.distillers.weights import (
@@ -37,12 +38,13 @@ def load_model_config(config: str, key: str = 'kd.teacher.config') -> tuple[dict
         key: Who asks, for errors.
 
     Raises:
-        ConfigError: If there is no such config or it has no model.
+        ConfigError: If there is no such config, it has no model, or its base library is missing.
     """
     try:
         cfg = Config.fromfile(zoo_config(config) if '::' in config else config)
     except (OSError, ImportError, ValueError) as error:
         raise ConfigError(f'{key}: {config!r} cannot be read ({error})') from error
+    require_scopes(cfg, f'{key}: ')
     if 'model' not in cfg:
         raise ConfigError(f'{key}: {config!r} has no model')
     model = copy.deepcopy(cfg.model)  # a ConfigDict: mmseg sets attributes on its parts

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
+from kdmm.compat.packages import require_scopes
 from kdmm.distillers.section import KEYS, KINDS, WRAPPERS
 from kdmm.distillers.zoo import zoo_config
 from kdmm.engine.merging import SECTION, merged_errors, override, read_config
@@ -27,7 +28,7 @@ def load_config(
 
     Raises:
         ConfigError: If there is no such file, or it cannot be read or merged; if ``model`` or the
-            section is no dict.
+            section is no dict; if a base library that it names is missing.
     """
     with merged_errors(f'config: {path!r} cannot be read'):
         file = zoo_config(path) if '::' in path else path
@@ -36,6 +37,7 @@ def load_config(
     if cfg.get('model') and not isinstance(cfg.model, Mapping):
         raise ConfigError(f'model: expected a dict, got {cfg.model!r}')
     section_of(cfg)
+    require_scopes(cfg)
     _to_section(cfg)
     name = os.path.splitext(os.path.basename(path))[0]
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', name)

@@ -8,6 +8,7 @@ from mmengine.hooks import EMAHook, Hook
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from kdmm.compat.packages import require
 from kdmm.distillers import CHILD
 from kdmm.errors import ConfigError
 from kdmm.hooks.deploy import plain_networks, write_network
@@ -37,11 +38,13 @@ class RecalibrateBNHook(Hook):
         self.num_samples = num_samples
 
     def before_train(self, runner: Any) -> None:
-        """Refuse a loader whose batches have no fixed size.
+        """Refuse what would only be noticed when training ends.
 
         Raises:
-            ConfigError: If it has a batch sampler.
+            ConfigError: If MMPretrain is missing, or the loader's batches have no fixed size, since
+                it has a batch sampler.
         """
+        require('mmpretrain', "kd.recalibrate (False does without): MMPretrain's precise BN")
         if runner.train_dataloader.batch_size is None:
             raise ConfigError(
                 'kd.recalibrate: train_dataloader.batch_sampler leaves the batch size open, which '

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ..compat.packages import require
 from ..functional import full_precision, promote
 from .projector import auto_norm
 
@@ -80,4 +80,5 @@ def _norm(channels: int, norm_cfg: dict[str, Any] | str | None) -> list[nn.Modul
     if norm_cfg is None:
         return []
     config = auto_norm() if isinstance(norm_cfg, str) else norm_cfg
-    return [build_norm_layer({**config, 'track_running_stats': False}, channels)[1]]
+    build = require('mmcv.cnn', "the discriminator's norm_cfg").build_norm_layer
+    return [build({**config, 'track_running_stats': False}, channels)[1]]

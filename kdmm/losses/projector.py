@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from mmcv.cnn import ConvModule
 from torch import nn
+
+from ..compat.packages import require
 
 
 def auto_norm() -> dict[str, Any]:
@@ -18,9 +19,14 @@ def auto_norm() -> dict[str, Any]:
 def build_projector(
     student_channels: int, teacher_channels: int, norm_cfg: dict[str, Any] | str | None = 'auto'
 ) -> nn.Sequential:
-    """Conv1x1, norm, ReLU, Conv1x1, both without bias (CIRKD)."""
+    """Conv1x1, norm, ReLU, Conv1x1, both without bias (CIRKD).
+
+    Raises:
+        ConfigError: mmcv is not installed.
+    """
+    conv_module = require('mmcv.cnn', 'the projector of a loss').ConvModule
     norm = auto_norm() if norm_cfg == 'auto' else norm_cfg
     return nn.Sequential(
-        ConvModule(student_channels, teacher_channels, 1, bias=False, norm_cfg=norm),
-        ConvModule(teacher_channels, teacher_channels, 1, bias=False, act_cfg=None),
+        conv_module(student_channels, teacher_channels, 1, bias=False, norm_cfg=norm),
+        conv_module(teacher_channels, teacher_channels, 1, bias=False, act_cfg=None),
     )

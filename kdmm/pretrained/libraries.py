@@ -13,7 +13,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, Registry
 from torch import nn
 
-from kdmm.compat.packages import DISTRIBUTION
+from kdmm.compat import packages
 from kdmm.errors import ConfigError, nearest
 from kdmm.pretrained.families import HEADS
 
@@ -36,12 +36,8 @@ def require(library: str, why: str) -> None:
         ConfigError: With the name that pip knows.
     """
     if not installed(library):
-        pip = DISTRIBUTION.get(library, library)
-        raise ConfigError(f'{why}: {library} is not installed: pip install {pip}')
-    try:
-        importlib.import_module(library)
-    except ImportError as error:
-        raise ConfigError(f'{why}: {library} cannot be imported ({error})') from error
+        raise ConfigError(f'{why}: {library} is not installed: {packages.pip_install(library)}')
+    packages.require(library, why)
 
 
 def find_class(kind: str, library: str, trusted: bool) -> Any:

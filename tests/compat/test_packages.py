@@ -86,8 +86,9 @@ def test_registering_twice_changes_nothing():
 
 
 def test_setup_imports_no_task_library(tmp_path):
-    alone = tmp_path / 'kdmm'  # compat without the rest of kdmm
+    alone = tmp_path / 'kdmm'  # compat without the rooms above it
     shutil.copytree(ROOT / 'kdmm' / 'compat', alone / 'compat')
+    shutil.copy2(ROOT / 'kdmm' / 'errors.py', alone)
     (alone / '__init__.py').write_text('')
     (tmp_path / 'configs').mkdir()
     code = (

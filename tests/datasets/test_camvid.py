@@ -54,9 +54,11 @@ def test_without_mmseg_the_rest_of_the_package_works():
     code = (
         'import sys; sys.modules["mmseg"] = None; import kdmm;'
         'from kdmm.datasets import scenes; scenes.sample_scene(1);'
-        'from kdmm.registry import DATASETS; assert DATASETS.get("CamVidDataset") is None'
+        'from kdmm.registry import DATASETS; DATASETS.build(dict(type="CamVidDataset"))'
     )
-    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    told = 'ConfigError: kdmm.CamVidDataset: mmseg is not installed: pip install onedl-mmsegm'
+    assert told in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize('lazy', [False, True])

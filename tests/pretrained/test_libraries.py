@@ -55,11 +55,11 @@ def test_a_library_that_is_not_there_has_a_pip_name(monkeypatch):
         require('timm', '--to')
 
 
-def test_one_that_cannot_be_imported_says_why(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'timm', None)
-    monkeypatch.setattr(libraries, 'installed', lambda library: True)
-    with pytest.raises(ConfigError, match='--to: timm cannot be imported'):
-        require('timm', '--to')
+def test_one_that_cannot_be_imported_says_why(monkeypatch, tmp_path):
+    (tmp_path / 'broken_zoo.py').write_text("raise ImportError('built for another numpy')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match='--to: broken_zoo cannot be imported.*another numpy'):
+        require('broken_zoo', '--to')
 
 
 def test_arguments_that_are_handed_on_count():
