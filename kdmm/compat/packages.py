@@ -23,17 +23,17 @@ from mmengine.config.utils import MODULE2PACKAGE
 
 from kdmm.errors import ConfigError
 
-#: What pip calls a module: the distribution that kdmm is tested with, and upstream's.
+#: What pip calls a module: the distribution that kdmm is tested with, and upstream's if it is another.
 DISTRIBUTION: dict[str, tuple[str, str]] = {
     'mmengine': ('onedl-mmengine', 'mmengine'),
     'mmcv': ('onedl-mmcv', 'mmcv'),
     'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
     'mmdet': ('onedl-mmdetection', 'mmdet'),
     'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
-    'mmpose': ('--no-deps mmpose', 'mmpose'),  # it asks for chumpy, which does not build any more
-    'xtcocotools': ('--no-build-isolation --no-deps --no-binary xtcocotools xtcocotools',) * 2,
-    'cv2': ('opencv-python',) * 2,
-    'yaml': ('pyyaml',) * 2,
+    'mmpose': ('--no-deps mmpose', ''),  # it asks for chumpy, which does not build any more
+    'xtcocotools': ('--no-build-isolation --no-deps --no-binary xtcocotools xtcocotools', ''),
+    'cv2': ('opencv-python', ''),
+    'yaml': ('pyyaml', ''),
 }
 #: Libraries that are a scope of MMEngine's registries, and the modules to try them by: they import
 #: mmcv late, and MMPose xtcocotools.
@@ -49,9 +49,8 @@ _mmengine_cfg_path = Config._get_cfg_path
 
 def pip_install(package: str) -> str:
     """The command that installs a package, and the upstream name where it is another."""
-    ours, upstream = DISTRIBUTION.get(package, (package, package))
-    other = '' if upstream in ours else f" (upstream's is called {upstream})"
-    return f'pip install {ours}{other}'
+    ours, upstream = DISTRIBUTION.get(package, (package, ''))
+    return f'pip install {ours}' + (f" (upstream's is called {upstream})" if upstream else '')
 
 
 def require(package: str, why: str) -> ModuleType:

@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,7 +11,14 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
 from kdmm.compat import packages, setup
-from kdmm.compat.packages import config_file, config_root, register_packages
+from kdmm.compat.packages import (
+    config_file,
+    config_root,
+    register_packages,
+    require,
+    require_scopes,
+)
+from kdmm.errors import ConfigError
 
 setup()
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,30 +119,77 @@ def test_the_model_index_lists_every_metafile():
     assert {line[2:] for line in lines if line.startswith('- ')} == files
 
 
-@pytest.mark.slow
-def test_a_wheel_carries_the_configs(tmp_path):
-    """Another project inherits ``kdmm::`` from an installed wheel, as from a checkout."""
-    source, site = tmp_path / 'source', tmp_path / 'site'
-    source.mkdir()
-    for name in ('kdmm', 'tools'):
-        shutil.copytree(ROOT / name, source / name)
-    for name in ('pyproject.toml', 'setup.py', 'MANIFEST.in', 'model-index.yml', 'LICENSE'):
-        shutil.copy2(ROOT / name, source)
-    (source / 'README.md').write_text('kdmm\n')
-    fake_checkout(source / 'configs')
-    (source / 'configs' / 'cirkd').mkdir()
-    (source / 'configs' / 'cirkd' / 'metafile.yml').write_text('Models: []\n')
-    pip = [sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-build-isolation']
-    subprocess.run([*pip, '--no-index', '--target', site, source], check=True)
-    project = tmp_path / 'own.py'
-    project.write_text("_base_ = ['kdmm::_base_/method.py']\n")
-    code = (
-        'import sys, kdmm.compat; kdmm.compat.setup()\n'
-        'from mmengine.config import Config\n'
-        'print(kdmm.__file__)\n'
-        'print(Config.fromfile(sys.argv[1]).kd.losses.a)'
-    )
-    where, kind = run_python(code, str(project), path=site, cwd=tmp_path)[-2:]
-    assert where == str(site / 'kdmm' / '__init__.py')
-    assert 'KDLoss' in kind and '_scope_' not in kind
-    assert (site / 'kdmm' / '.mim' / 'tools' / 'dist_train.sh').is_file()
+@pytest.fixture
+def without(monkeypatch):
+    """Hides modules as if they were not installed."""
+
+    def hide(*names: str) -> None:
+        find = PathFinder.find_spec
+
+        def find_others(name: str, path=None, target=None):
+            return None if name.partition('.')[0] in names else find(name, path, target)
+
+        monkeypatch.setattr(PathFinder, 'find_spec', find_others)
+        for module in [m for m in sys.modules if m.partition('.')[0] in names]:
+            monkeypatch.delitem(sys.modules, module)
+
+    return hide
+
+
+@pytest.mark.parametrize(
+    'hidden, cfg, key, told',
+    [
+        (
+            'mmdet',
+            dict(default_scope='mmdet'),
+            "default_scope='mmdet'",
+            'install onedl-mmdetection',
+        ),
+        ('mmdet', dict(model=dict(type='mmdet.SSD')), "type='mmdet.SSD'", 'called mmdet)'),
+        ('mmseg', dict(a=[dict(b=(dict(type='mmseg.X'),))]), "type='mmseg.X'", 'mmsegmentation)'),
+        ('mmpose', dict(default_scope='mmpose'), "default_scope='mmpose'", '--no-deps mmpose'),
+        ('mmcv', dict(default_scope='mmseg'), "default_scope='mmseg'", 'mmcv is not installed'),
+    ],
+)
+def test_a_config_is_refused_for_the_library_that_is_missing(without, hidden, cfg, key, told):
+    without(hidden)
+    with pytest.raises(ConfigError) as caught:
+        require_scopes(cfg, 'kd.teacher.config: ')
+    text = str(caught.value)
+    assert text.startswith(f'kd.teacher.config: {key}: {hidden} is not installed: pip install')
+    assert told in text
+
+
+def test_configs_of_libraries_that_are_there_pass(without):
+    without('mmdet')
+    require_scopes(dict(default_scope='mmengine', model=dict(type='SSD'), hook=dict(type='kdmm.A')))
+    require_scopes(dict(optimizer=dict(type='torch.optim.SGD'), types=[dict(type=int)]))
+
+
+def test_a_base_of_a_missing_library_is_named(without, tmp_path):
+    without('mmdet')
+    (tmp_path / 'own.py').write_text("_base_ = ['mmdet::retinanet/x.py']\n")
+    with pytest.raises(ModuleNotFoundError, match='pip install onedl-mmdetection'):
+        Config.fromfile(tmp_path / 'own.py')
+
+
+def test_what_a_library_imports_is_named_instead(tmp_path, monkeypatch):
+    (tmp_path / 'needy.py').write_text('import xtcocotools_of_nowhere\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match='^key: xtcocotools_of_nowhere is not installed'):
+        require('needy', 'key')
+    (tmp_path / 'choosy.py').write_text("raise AssertionError('MMCV==3 is incompatible')\n")
+    with pytest.raises(ConfigError, match='^key: choosy cannot be imported .*MMCV==3'):
+        require('choosy', 'key')
+
+
+def test_metafiles_are_what_mim_can_list():
+    """mim joins lists with commas, which works for text only, and reads the first item."""
+    load = pytest.importorskip('modelindex.load_model_index').load
+    index = load(str(ROOT / 'model-index.yml'))
+    assert len(index.models) > 100
+    for part in (*index.collections, *index.models):
+        for key, value in part.metadata.data.items():
+            items = value if isinstance(value, list) else [str(value)]
+            assert items and all(isinstance(item, str) for item in items), (part.name, key, value)
+            assert not isinstance(value, dict), (part.name, key)
