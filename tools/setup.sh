@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # Installs kdmm and the libraries it is tested with; a second call finds that done and returns at once.
 #
-# usage: setup.sh [--here] [--dev]
+# usage: setup.sh [--here] [--dev] [--cpu]
 #
 #   (default)  into .venv beside this checkout, created where it is missing, with the developer's tools
-#   --here     into the active Python environment, without the developer's tools
+#   --here     into the active Python environment, without the developer's tools; of what is installed there
+#              (numpy, torch, OpenCV, MMEngine, mmcv, the task libraries) no version changes
 #   --dev      with --here: the developer's tools too (pytest, ruff, mypy)
+#   --cpu      torch and torchvision without CUDA (which is 4 GB), from KDMM_TORCH_INDEX: a folder of wheels,
+#              or the address of a package index that has the CPU builds
 #
-# A torch that is installed is kept, and so are MMEngine, mmcv and the task libraries where they come
-# from the upstream distributions. No compiler is needed for mmcv. Environment: PYTHON (python3).
+# A torch that is installed is kept. Without a compiler for xtcocotools all but pose estimation is set up;
+# mmcv needs none. Environment: PYTHON (python3), KDMM_TORCH_INDEX.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 MMPOSE=mmpose==1.3.2
@@ -24,11 +27,12 @@ usage() {
     exit "$1"
 }
 
-here=0 dev=0
+here=0 dev=0 cpu=0
 for argument in "$@"; do
     case $argument in
     --here) here=1 ;;
     --dev) dev=1 ;;
+    --cpu) cpu=1 ;;
     -h | --help) usage 0 ;;
     *) echo "setup.sh: unknown argument '$argument'" >&2 && usage 2 >&2 ;;
     esac
@@ -57,6 +61,27 @@ else
         "$base" -m venv "$ROOT/.venv" || fail "could not create $ROOT/.venv"
     fi
     check_python "$python"
+fi
+
+# torch_build: cpu, none where it is not installed, or the version of CUDA or ROCm.
+torch_build() { "$python" -c 'import runpy
+from importlib.util import find_spec
+from pathlib import Path
+spec = find_spec("torch")
+found = runpy.run_path(str(Path(spec.origin).with_name("version.py"))) if spec else {}
+print((found.get("cuda") or found.get("hip") or "cpu") if spec else "none")'; }
+if ((cpu)); then
+    build=$(torch_build)
+    case $build in
+    cpu) ;;
+    none)
+        [[ -n ${KDMM_TORCH_INDEX:-} ]] ||
+            fail "--cpu: set KDMM_TORCH_INDEX to a folder of wheels or to a package index with torch's CPU builds"
+        [[ -d $KDMM_TORCH_INDEX || $KDMM_TORCH_INDEX == *://* ]] ||
+            fail "KDMM_TORCH_INDEX='$KDMM_TORCH_INDEX' is neither a folder nor an address"
+        ;;
+    *) fail "--cpu: torch is installed already, with CUDA or ROCm $build: uninstall torch and torchvision first" ;;
+    esac
 fi
 
 # Done already? Same script, pins and Python, and the packages are still there.
@@ -95,85 +120,167 @@ try() { # try WHAT pip-arguments...
     }
 }
 
-# The pins that are still to be met: what is there from elsewhere is kept.
-"$python" - "$ROOT/requirements.txt" "$scratch" <<'PY'
+# The pins that are still to be met: what is there is kept.
+"$python" - "$ROOT/requirements.txt" "$scratch" "$here" <<'PY'
+import json
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
 MM = {'mmengine': 'onedl-mmengine', 'mmcv': 'onedl-mmcv', 'mmseg': 'onedl-mmsegmentation',
       'mmdet': 'onedl-mmdetection', 'mmpretrain': 'onedl-mmpretrain'}
+UPSTREAM = ('mmengine', 'mmcv', 'mmcv-lite', 'mmsegmentation', 'mmdet', 'mmpretrain', 'mmpose')
+OPENCV = ('opencv-python', 'opencv-python-headless')
+OTHER_OPENCV = ('opencv-contrib-python', 'opencv-contrib-python-headless')
+KEPT = ('numpy', 'torch', 'torchvision', 'setuptools', *OPENCV, *OTHER_OPENCV, *MM.values(), *UPSTREAM)
 
-
-def installed(name):
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-lines = [line.split('#')[0].strip() for line in Path(sys.argv[1]).read_text().splitlines()]
+path, scratch, here = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == '1'
+found = {d.metadata['Name'].lower().replace('_', '-'): d.version for d in distributions() if d.metadata['Name']}
+(scratch / 'before.json').write_text(json.dumps(found))
+lines = [line.split('#')[0].strip() for line in Path(path).read_text().splitlines()]
 pins = {line.split('=')[0].split('>')[0].strip(): line for line in lines if line}
-scratch = Path(sys.argv[2])
-keep = []
-torch, vision = installed('torch'), installed('torchvision')
+limits = {name: f'{name}=={found[name]}' for name in (KEPT if here else ('torch',)) if name in found}
+for name in limits:
+    pins.pop(name, None)
+
+torch = found.get('torch')
 if torch:
-    keep.append(f'torch=={torch}')
-    del pins['torch']
     minor = int(torch.split('.')[1])
-    pins['torchvision'] = f'torchvision==0.{minor + 15}.*'
-    if vision:
-        keep.append(f'torchvision=={vision}')
-        del pins['torchvision']
-upstream = [m for m, dist in MM.items() if find_spec(m) and not installed(dist)]
+    if 'torchvision' in found:
+        pins.pop('torchvision', None)
+    else:
+        pins['torchvision'] = f'torchvision==0.{minor + 15}.*'
+    if minor < 3 and 'numpy' in pins:  # built for numpy 1
+        pins['numpy'] = limits['numpy'] = 'numpy<2'
+upstream = [m for m, dist in MM.items() if find_spec(m) and dist not in found]
 if upstream:
-    keep += [f'{m} (not from {MM[m]})' for m in upstream]
-    there = [name for name in ('numpy', 'opencv-python', 'opencv-python-headless') if installed(name)]
-    for dist in (*MM.values(), *there):  # they belong to another line than the pins
-        del pins[dist]
-if keep:
-    print('             kept:', ', '.join(keep))
+    for dist in MM.values():  # they belong to another line than the pins
+        pins.pop(dist, None)
+    if 'setuptools' not in found:
+        limits['setuptools'] = 'setuptools<82'  # the last with pkg_resources, which MMEngine imports
+there = [found[name] for name in (*OPENCV, *OTHER_OPENCV) if name in found]
+numpy = tuple(int(n) for n in found.get('numpy', '1.26' if pins.get('numpy') == 'numpy<2' else '2.2').split('.')[:2])
+for name in OPENCV:  # they share the module cv2: one version of all
+    if name in pins and here and there:
+        limits[name] = f'{name}=={there[0]}'
+        del pins[name]
+    elif name in pins and numpy < (2,):  # from 4.12 on they demand numpy 2
+        pins[name] = limits[name] = f'{name}==4.11.0.86'
+    elif name in pins and numpy > (2, 2):  # 4.12 demands an older one
+        pins[name] = limits[name] = f'{name}>=4.13,<5'
+if limits:
+    print('             kept:', ', '.join(limits[n].replace('==', ' ') for n in limits if n in found))
 (scratch / 'requirements.txt').write_text('\n'.join(pins.values()) + '\n')
-(scratch / 'constraints.txt').write_text(f'torch=={torch}\n' if torch else '')
+(scratch / 'constraints.txt').write_text('\n'.join(limits.values()) + '\n')
 PY
 
 ((here)) && tools=(setuptools wheel cython) || tools=(-U pip setuptools wheel cython)
 try "pip, setuptools, cython" install "${tools[@]}"
+if ((cpu)) && grep -E '^torch(vision)?[=>]' "$scratch/requirements.txt" >"$scratch/torch.txt"; then
+    if [[ -d $KDMM_TORCH_INDEX ]]; then
+        # as an address, since pip splits this variable at blanks
+        folder=$("$python" -c 'import pathlib, sys; print(pathlib.Path(sys.argv[1]).resolve().as_uri())' "$KDMM_TORCH_INDEX")
+        from=(PIP_CONFIG_FILE=/dev/null PIP_NO_INDEX=1 "PIP_FIND_LINKS=$folder")
+    else
+        from=(-u PIP_EXTRA_INDEX_URL -u PIP_FIND_LINKS "PIP_INDEX_URL=$KDMM_TORCH_INDEX")
+    fi
+    step "torch and torchvision from KDMM_TORCH_INDEX"
+    env "${from[@]}" "$python" -m pip install --disable-pip-version-check -q -c "$constraints" --no-deps \
+        -r "$scratch/torch.txt" >"$log" 2>&1 || {
+        tail -n 25 "$log" >&2
+        fail "no $(paste -sd' ' "$scratch/torch.txt") in KDMM_TORCH_INDEX=$KDMM_TORCH_INDEX"
+    }
+    build=$(torch_build)
+    [[ $build == cpu ]] || fail "KDMM_TORCH_INDEX=$KDMM_TORCH_INDEX gave a torch for CUDA or ROCm $build"
+fi
 try "torch, the base libraries and their requirements (minutes, the first time)" \
     install -r "$scratch/requirements.txt"
 complete=1
-if ! present mmpose; then
-    try "mmpose, without chumpy" install --no-deps "$MMPOSE"
+no_pose() { # no_pose WHAT REASON
+    complete=0
+    echo "setup.sh: all but pose estimation is set up: $1 could not be installed ($2)" >&2
+}
+present mmpose || { step "mmpose, without chumpy" && pip install --no-deps "$MMPOSE" >"$log" 2>&1; } ||
+    no_pose mmpose "$(tail -n 1 "$log")"
+if present mmpose && ! "$python" -c 'import xtcocotools.mask' 2>/dev/null; then
+    # the wheels are built for numpy 1
+    options=(--no-deps --no-cache-dir --force-reinstall)
+    "$python" -c 'import numpy, sys; sys.exit(numpy.__version__ < "2")' &&
+        options+=(--no-binary xtcocotools --no-build-isolation)
+    step "xtcocotools"
+    pip install "${options[@]}" "$XTCOCO" >"$log" 2>&1 ||
+        no_pose xtcocotools "its source needs a C compiler and a Python before 3.13; this is $("$python" -V)"
 fi
-if ! "$python" -c 'import xtcocotools.mask' 2>/dev/null; then
-    step "xtcocotools, from source"
-    pip install --no-binary xtcocotools --no-build-isolation --no-deps --no-cache-dir \
-        --force-reinstall "$XTCOCO" >"$log" 2>&1 || {
-        complete=0
-        tail -n 5 "$log" >&2
-        echo "setup.sh: xtcocotools did not build (is a C compiler there?). All but pose estimation works" >&2
-    }
-fi
+# Building kdmm needs setuptools 77; an older one of this environment stays, and pip fetches another for the build.
+isolation=(--no-build-isolation)
+"$python" -c 'import setuptools, sys; sys.exit(int(setuptools.__version__.split(".")[0]) < 77)' || isolation=()
 if ((dev)); then
-    try "kdmm and the developer's tools" install --no-build-isolation -e "${ROOT}[dev]"
+    try "kdmm and the developer's tools" install ${isolation[@]+"${isolation[@]}"} -e "${ROOT}[dev]"
 else
-    try "kdmm" install --no-build-isolation --no-deps -e "$ROOT"
+    try "kdmm" install ${isolation[@]+"${isolation[@]}"} --no-deps -e "$ROOT"
 fi
 
+# In the parent folder of the checkout, where a folder of kdmm's name must not hide it.
 step "checking"
-(cd / && "$python" - <<'PY') || fail "the installed libraries do not import, see above"
-import cv2
-import mmcv
-import mmengine
-import mmseg
-import torch
-import torchvision
+(cd "$ROOT/.." && "$python" - "$scratch/before.json" <<'PY') || fail "the environment does not work, see above"
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
 
-import kdmm  # noqa: F401
+warnings.simplefilter('ignore')
 
-names = {m.__name__: m.__version__ for m in (torch, torchvision, cv2, mmengine, mmcv, mmseg)}
-print('            ', ', '.join(f'{k} {v}' for k, v in names.items()))
+
+def now(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return 'gone'
+
+
+def check(what: str, action: Callable[[], object]) -> None:
+    try:
+        action()
+    except Exception as error:
+        before = json.loads(Path(sys.argv[1]).read_text())
+        changed = [f'{n} {v} -> {now(n)}' for n, v in sorted(before.items()) if now(n) != v]
+        sys.exit(
+            f'setup.sh: {what} fails: {type(error).__name__}: {error}\n'
+            f'setup.sh: this run changed {", ".join(changed) or "no version that was there before"}'
+        )
+
+
+def from_numpy() -> None:
+    import numpy
+    import torch
+
+    assert torch.from_numpy(numpy.zeros(1)).sum() == 0
+
+
+def operator() -> None:
+    import torch
+    from mmcv.ops import nms
+
+    boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 29, 29]])
+    assert nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5)[1].tolist() == [0, 2]
+
+
+check('torch.from_numpy', from_numpy)
+for module in ('torchvision', 'cv2', 'mmengine', 'mmcv', 'kdmm', 'kdmm.datasets.integrations'):
+    check(f'import {module}', lambda: import_module(module))
+if find_spec('mmseg'):
+    check('import mmseg.models', lambda: import_module('mmseg.models'))
+else:
+    print('             mmseg is not installed: segmentation is left out')
+check("mmcv.ops.nms, mmcv's own or kdmm's", operator)
+names = ('torch', 'torchvision', 'numpy', 'cv2', 'mmengine', 'mmcv', 'mmseg')
+shown = [m for m in map(sys.modules.get, names) if m]
+print('            ', ', '.join(f'{m.__name__} {m.__version__}' for m in shown))
 PY
 if ((complete)) && [[ -w $prefix ]]; then
     echo "$want" >"$stamp"

@@ -23,7 +23,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 
 from kdmm.errors import ConfigError
 
-#: What pip calls a module: the distribution that kdmm is tested with, and upstream's if it is another.
+#: What pip calls a module: the distribution that kdmm is tested with, and upstream's other name.
 DISTRIBUTION: dict[str, tuple[str, str]] = {
     'mmengine': ('onedl-mmengine', 'mmengine'),
     'mmcv': ('onedl-mmcv', 'mmcv'),
