@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 RECORD = """#!{python}
@@ -159,9 +163,44 @@ def test_slurm_test_with_few_gpus(launch):
 
 
 @pytest.mark.parametrize('arguments, code', [(['--help'], 0), (['--nonsense'], 2)])
-def test_setup_explains_itself(launch, arguments, code):
-    done = launch('setup.sh', *arguments)
-    assert done.returncode == code and 'usage: setup.sh' in done.stdout + done.stderr
+@pytest.mark.parametrize('script', ['setup.sh', 'offline_wheels.sh'])
+def test_setup_explains_itself(launch, script, arguments, code):
+    done = launch(script, *arguments)
+    assert done.returncode == code and f'usage: {script}' in done.stdout + done.stderr
+
+
+def test_the_wheels_for_a_host_without_network_are_complete():
+    """By the metadata of what is installed here."""
+    text = (TOOLS / 'offline_wheels.sh').read_text()
+    (block,) = re.findall(r'^names=\((.*?)^\)', text, re.MULTILINE | re.DOTALL)
+    names = re.sub('#.*', '', block).replace('==1.3.2', '').split()
+    host = re.search(r'expected to have (.*), and what they need', text, re.DOTALL)[1]
+    host = re.sub('[#,]|\n', ' ', host).split()
+    assert 'torch' in host and 'rich' in host and len(names) > 20
+    base = re.findall('^onedl-[a-z]+', (TOOLS.parent / 'requirements.txt').read_text(), re.M)
+    taken = {'modelindex', 'model-index', 'kdmm', *base, *names}
+    # nothing that runs there imports them, and the host has OpenCV
+    left_out = {'chumpy', 'xtcocotools', 'cython', 'opencv-python-headless'}
+    missing = needed({*base, 'mmpose', 'kdmm'}) - needed(host) - taken - left_out
+    assert not missing
+
+
+def needed(names) -> set[str]:
+    """The distributions and all that their metadata requires, as far as they are installed."""
+    found, waiting = set(), list(names)
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in found:
+            continue
+        found.add(name)
+        try:
+            lines = requires(name) or ()
+        except PackageNotFoundError:
+            continue
+        for requirement in map(Requirement, lines):
+            if requirement.marker is None or requirement.marker.evaluate({'extra': ''}):
+                waiting.append(requirement.name)
+    return found
 
 
 def test_setup_refuses_an_old_python(launch):
