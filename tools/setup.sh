@@ -224,10 +224,12 @@ fi
 # In the parent folder of the checkout, where a folder of kdmm's name must not hide it.
 step "checking"
 (cd "$ROOT/.." && "$python" - "$scratch/before.json" <<'PY') || fail "the environment does not work, see above"
+import io
 import json
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -245,7 +247,8 @@ def now(name: str) -> str:
 
 def check(what: str, action: Callable[[], object]) -> None:
     try:
-        action()
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # libraries talk on import
+            action()
     except Exception as error:
         before = json.loads(Path(sys.argv[1]).read_text())
         changed = [f'{n} {v} -> {now(n)}' for n, v in sorted(before.items()) if now(n) != v]
