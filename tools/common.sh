@@ -17,12 +17,23 @@ if [[ -z ${PYTHON:-} ]]; then
 fi
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 
-# Prints the usage, which is the comment at the top of the script, and stops with 2.
+# Prints the usage, which is the comment at the top of the script.
+help() { sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"; }
+
+# Prints it and what is wrong, and stops with 2.
 usage() {
-    [[ $# -eq 0 ]] || echo "$(basename "$0"): $*" >&2
-    sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0" >&2
+    help >&2
+    echo "$(basename "$0"): error: $*" >&2
     exit 2
 }
+
+# --help, wherever it stands; the other arguments are not looked at.
+for argument in "$@"; do
+    if [[ $argument == --help || $argument == -h ]]; then
+        help
+        exit 0
+    fi
+done
 
 # require_number NAME VALUE: VALUE must be a positive whole number.
 require_number() {
@@ -37,12 +48,15 @@ share_cores() {
     export OMP_NUM_THREADS=$((cores > $1 ? cores / $1 : 1))
 }
 
-# launch_torchrun PROCESSES SCRIPT [ARGS]: torchrun with the base libraries' environment variables.
+# launch_torchrun PROCESSES SCRIPT [ARGS]: torchrun with the base libraries' environment variables; an
+# error is one message at the end (tools/torchrun.py).
 launch_torchrun() {
-    local processes=$1 nnodes=${NNODES:-1} port=${PORT:-}
+    local processes=$1 nnodes=${NNODES:-1} node=${NODE_RANK:-0} port=${PORT:-}
     shift
     require_number GPUS "$processes"
     require_number NNODES "$nnodes"
+    [[ $node =~ ^[0-9]+$ ]] || usage "NODE_RANK must be a number from 0, got '$node'"
+    ((node < nnodes)) || usage "NODE_RANK=$node is none of the NNODES=$nnodes nodes, 0 to $((nnodes - 1))"
     if ((nnodes > 1)); then
         [[ -n ${MASTER_ADDR:-} ]] || usage "NNODES=$nnodes needs MASTER_ADDR, the first node's address"
         port=${port:-29500}
@@ -51,7 +65,7 @@ launch_torchrun() {
     fi
     require_number PORT "$port"
     share_cores "$processes"
-    exec "$PYTHON" -m torch.distributed.run --nnodes="$nnodes" --node_rank="${NODE_RANK:-0}" \
+    exec "$PYTHON" "$ROOT/tools/torchrun.py" --nnodes="$nnodes" --node_rank="$node" \
         --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="$port" \
         --nproc_per_node="$processes" "$@"
 }
@@ -60,6 +74,7 @@ launch_torchrun() {
 launch_srun() {
     local partition=$1 job=$2 gpus=${GPUS:-8} per_node cpus=${CPUS_PER_TASK:-5} extra=()
     shift 2
+    command -v srun >/dev/null || usage "there is no srun on the PATH: this is for a Slurm cluster"
     require_number GPUS "$gpus"
     per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
     require_number GPUS_PER_NODE "$per_node"

@@ -1,7 +1,10 @@
 """Process groups: the same command on CPU and GPU, refused where it cannot work."""
 
+import json
 import os
 import subprocess
+import sys
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -9,6 +12,11 @@ import torch
 import torch.distributed as dist
 
 from kdmm.errors import ConfigError
+
+#: Set by tools/torchrun.py, which prints the last words of its processes.
+COLLECTED = 'KDMM_ERRORS_COLLECTED'
+#: Seconds that all processes but the first wait before they repeat what it has probably said.
+PATIENCE = 5.0
 
 
 def start_process_group(launcher: str, dist_cfg: dict[str, Any] | None = None) -> None:
@@ -30,12 +38,21 @@ def start_process_group(launcher: str, dist_cfg: dict[str, Any] | None = None) -
         _environment_from_slurm()
     elif launcher == 'mpi':
         _environment_from_mpi()
-    missing = [name for name in ('RANK', 'WORLD_SIZE') if name not in os.environ]
+    needed = ['RANK', 'WORLD_SIZE']
+    if all(name in os.environ for name in needed):
+        needed += ['MASTER_ADDR', 'MASTER_PORT']
+    missing = [name for name in needed if not os.environ.get(name)]
     if missing:
         raise ConfigError(
             f'--launcher {launcher}: {", ".join(missing)} not set. Start with torchrun '
             '(tools/dist_train.sh), srun or mpirun, or leave --launcher out'
         )
+    for name in ('RANK', 'WORLD_SIZE', 'MASTER_PORT', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE'):
+        if not os.environ.get(name, '0').isdigit():
+            raise ConfigError(
+                f'--launcher {launcher}: the environment variable {name} is '
+                f'{os.environ[name]!r}, expected a number'
+            )
     processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
     if torch.cuda.is_available():
         devices = torch.cuda.device_count()
@@ -59,6 +76,35 @@ def stop_process_group() -> None:
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def report(text: str, expected: bool = True) -> None:
+    """Say why this process fails; of several processes that say the same, one is heard.
+
+    ``tools/torchrun.py`` prints what it finds in the file of each process when all have ended.
+    Without it the text is printed here.
+
+    Args:
+        text: A message, or a formatted traceback.
+        expected: Whether it is a message. Messages are preferred to tracebacks: those of other
+            processes are often mere consequences.
+    """
+    path = os.environ.get('TORCHELASTIC_ERROR_FILE') if os.environ.get(COLLECTED) else None
+    if path:
+        content = dict(
+            message=text, timestamp=int(time.time()), time=time.time(), expected=expected
+        )
+        with open(path, 'w', encoding='utf-8') as file:
+            json.dump(content, file)
+        return
+    if _rank() > 0:  # the launcher ends this process meanwhile, if the first one has failed, too
+        time.sleep(PATIENCE)
+    print(text, file=sys.stderr, flush=True)
+
+
+def _rank() -> int:
+    text = os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))
+    return int(text) if text.isdigit() else 0
 
 
 def _environment_from_slurm() -> None:

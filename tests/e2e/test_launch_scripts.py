@@ -43,7 +43,8 @@ class Launcher:
         drop = ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'MASTER_PORT', 'PORT', 'GPUS', 'SRUN_ARGS')
         drop += ('GPUS_PER_NODE', 'CPUS_PER_TASK', 'OMP_NUM_THREADS', 'PYTHONPATH')
         clean = {k: v for k, v in os.environ.items() if k not in drop}
-        clean.update(PATH=f'{self.folder / "bin"}:{clean["PATH"]}', PYTHON=str(self.python), **env)
+        clean.update(PATH=f'{self.folder / "bin"}:{clean["PATH"]}', PYTHON=str(self.python))
+        clean.update(env)
         command = ['bash', str(TOOLS / script), *arguments]
         return subprocess.run(command, env=clean, cwd=self.folder, capture_output=True, text=True)
 
@@ -66,7 +67,7 @@ def option(argv: list[str], name: str) -> str:
 
 def test_dist_train_on_one_node(launch):
     argv, env = launch.call('dist_train.sh', 'a b.py', '2', '--cfg-options', 'x=1 2', '--resume')
-    assert argv[:2] == ['-m', 'torch.distributed.run']
+    assert argv[0] == str(TOOLS / 'torchrun.py')
     assert option(argv, '--nproc_per_node') == '2' and option(argv, '--nnodes') == '1'
     script = argv.index(str(TOOLS / 'train.py'))
     rest = ['a b.py', '--launcher', 'pytorch', '--cfg-options', 'x=1 2', '--resume']
@@ -128,6 +129,8 @@ def test_wrong_arguments_print_the_usage(launch, script, arguments, message):
         (dict(NNODES='2'), 'NNODES=2 needs MASTER_ADDR'),
         (dict(NNODES='x'), "NNODES must be a positive number, got 'x'"),
         (dict(PORT='http'), "PORT must be a positive number, got 'http'"),
+        (dict(NODE_RANK='first'), "NODE_RANK must be a number from 0, got 'first'"),
+        (dict(NODE_RANK='1'), 'NODE_RANK=1 is none of the NNODES=1 nodes, 0 to 0'),
     ],
 )
 def test_a_wrong_environment_is_refused(launch, env, message):
@@ -208,6 +211,22 @@ def test_setup_refuses_an_old_python(launch):
     done = launch('setup.sh', '--here')
     assert done.returncode == 1
     assert 'Python 3.10 or newer is needed' in done.stderr and '3.8.10' in done.stderr
+
+
+def test_slurm_scripts_need_slurm(launch):
+    (launch.folder / 'bin/srun').unlink()
+    done = launch('slurm_train.sh', 'p', 'j', 'c.py', 'w', PATH='/usr/bin:/bin')
+    assert done.returncode == 2 and 'no srun' in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize('script', sorted({f.name for f in TOOLS.glob('*.sh')} - {'common.sh'}))
+@pytest.mark.parametrize('arguments', [['--help'], ['-h'], ['c.py', '2', '--help']])
+def test_help(launch, script, arguments):
+    if 'dist' not in script and 'slurm' not in script:
+        arguments = arguments[-1:]
+    done = launch(script, *arguments)
+    assert done.returncode == 0 and f'usage: {script}' in done.stdout and done.stderr == ''
+    assert not launch.log.exists(), 'something was started'
 
 
 @pytest.mark.parametrize('script', sorted(f.name for f in TOOLS.glob('*.sh')))

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 from datetime import timedelta
@@ -7,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from kdmm.engine import start_process_group, stop_process_group
+from kdmm.engine import launch, start_process_group, stop_process_group
 from kdmm.errors import ConfigError
 
 NAMES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
@@ -23,6 +24,8 @@ def opened(monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv('RANK', '0')
     monkeypatch.setenv('WORLD_SIZE', '1')
+    monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
+    monkeypatch.setenv('MASTER_PORT', '29500')
     return calls
 
 
@@ -73,7 +76,8 @@ def test_with_enough_gpus_the_runner_opens_the_group(opened, monkeypatch, proces
 
 def slurm(monkeypatch, **values: str) -> None:
     base = dict(SLURM_PROCID='5', SLURM_NTASKS='8', SLURM_LOCALID='1', SLURM_NODELIST='n[1-2]')
-    for name in ('SLURM_NTASKS_PER_NODE', 'SLURM_STEP_TASKS_PER_NODE'):
+    names = ('SLURM_NTASKS_PER_NODE', 'SLURM_STEP_TASKS_PER_NODE', 'MASTER_ADDR', 'MASTER_PORT')
+    for name in names:
         monkeypatch.delenv(name, raising=False)
     for name, value in {**base, **values}.items():
         monkeypatch.setenv(name, value)
@@ -138,6 +142,8 @@ def test_pytorch_without_torchrun_is_a_config_error(monkeypatch):
 
 
 def test_mpi_is_translated(opened, monkeypatch):
+    monkeypatch.delenv('MASTER_ADDR')
+    monkeypatch.delenv('MASTER_PORT')
     gpus(monkeypatch, 0)
     monkeypatch.delenv('RANK')
     monkeypatch.delenv('WORLD_SIZE')
@@ -152,6 +158,8 @@ def test_mpi_is_translated(opened, monkeypatch):
 
 
 def test_mpi_on_several_nodes_needs_an_address(opened, monkeypatch):
+    monkeypatch.delenv('MASTER_ADDR')
+    monkeypatch.delenv('MASTER_PORT')
     gpus(monkeypatch, 0)
     for name, value in dict(RANK='1', SIZE='2', LOCAL_RANK='0', LOCAL_SIZE='1').items():
         monkeypatch.setenv(f'OMPI_COMM_WORLD_{name}', value)
@@ -161,3 +169,49 @@ def test_mpi_on_several_nodes_needs_an_address(opened, monkeypatch):
 
 def test_stopping_without_a_group_is_harmless():
     stop_process_group()
+
+
+@pytest.fixture
+def one_of_two(opened, monkeypatch):
+    """The second process; how long it would have slept."""
+    naps: list[float] = []
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.delenv('TORCHELASTIC_ERROR_FILE', raising=False)
+    monkeypatch.delenv(launch.COLLECTED, raising=False)
+    monkeypatch.setattr(launch.time, 'sleep', naps.append)
+    return naps
+
+
+def test_a_message_is_left_for_the_launcher_script(one_of_two, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(launch.COLLECTED, '1')
+    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'error.json'))
+    launch.report('kd.x: wrong')
+    left = json.loads((tmp_path / 'error.json').read_text())
+    assert left['message'] == 'kd.x: wrong' and left['expected'] is True
+    assert capsys.readouterr().err == '' and one_of_two == []
+
+
+def test_without_it_the_first_process_speaks_first(one_of_two, monkeypatch, capsys):
+    launch.report('kd.x: wrong')
+    assert one_of_two == [launch.PATIENCE] and capsys.readouterr().err == 'kd.x: wrong\n'
+    monkeypatch.setenv('RANK', '0')
+    launch.report('kd.x: wrong')
+    assert one_of_two == [launch.PATIENCE]
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [('RANK', 'one'), ('WORLD_SIZE', '2.0'), ('MASTER_PORT', 'http'), ('LOCAL_RANK', 'x')],
+)
+def test_numbers_of_the_environment(opened, monkeypatch, name, value):
+    gpus(monkeypatch, 0)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"{name} is '{value}', expected a number"):
+        start_process_group('pytorch')
+    assert opened == []
+
+
+def test_the_address_of_the_first_process(opened, monkeypatch):
+    monkeypatch.delenv('MASTER_ADDR')
+    with pytest.raises(ConfigError, match='MASTER_ADDR not set'):
+        start_process_group('pytorch')
