@@ -6,9 +6,10 @@ for. The libraries train on what remains.
 
 import functools
 import json
+import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from logging import WARNING
 from typing import Any
 
@@ -34,6 +35,7 @@ def check_coco(content: Any, where: str) -> None:
     """
     if not isinstance(content, Mapping) or not isinstance(content.get('images'), list):
         return
+    _check_entries(content, where)
     images = _ids(content, 'images')
     _refuse_repeated(images, f'{where}: images', 'all its annotations go to the last of them')
     annotations = _ids(content, 'annotations')
@@ -75,7 +77,11 @@ def _categories(path: str, written: float) -> tuple[str, ...]:
         with open(path, encoding='utf-8') as file:
             content = json.load(file)
     except ValueError as error:
-        raise ConfigError(f'{path!r} is no whole JSON file ({error})') from error
+        raise ConfigError(
+            f'{path!r} is no whole JSON file in UTF-8 without a byte order mark ({error})'
+        ) from error
+    except OSError as error:
+        raise ConfigError(f'{path!r} cannot be read ({error.strerror})') from error
     check_coco(content, repr(path))
     entries = content.get('categories') if isinstance(content, Mapping) else None
     return tuple(str(entry['name']) for entry in entries or () if 'name' in entry)
@@ -109,6 +115,65 @@ def check_class_names(dataset: Any) -> None:
             f'metainfo.classes: {len(wrong)} of {len(classes)} names are no category of {path!r}: '
             f'{near}. Their objects would be left out, and later classes change places'
         )
+
+
+def _check_entries(content: Mapping[str, Any], where: str) -> None:
+    """What the libraries read of each entry must be there, and be of its type."""
+    for part, check in (('images', _of_image), ('categories', _of_category)):
+        _check_each(content.get(part, []), check, f'{where}: {part}')
+    names = {entry['id']: entry['name'] for entry in content.get('categories', [])}
+
+    def of_annotation(entry: Mapping[str, Any]) -> str:
+        if 'segments_info' in entry:  # panoptic files have masks in place of boxes
+            return ''
+        category = entry.get('category_id')
+        if names and category not in names:
+            known = ', '.join(map(repr, list(names)[:5]))
+            return f'category_id {category!r} is none of the categories (their ids: {known}, ...)'
+        return _of_box(entry)
+
+    _check_each(content.get('annotations', []), of_annotation, f'{where}: annotations')
+
+
+def _check_each(entries: Any, check: Callable[[Mapping[str, Any]], str], where: str) -> None:
+    if not isinstance(entries, list):
+        raise ConfigError(f'{where}: expected a list, got a {type(entries).__name__}')
+    for place, entry in enumerate(entries):
+        fault = check(entry) if isinstance(entry, Mapping) else f'expected a dict, got {entry!r}'
+        if fault:
+            number = f', id {entry["id"]!r}' if isinstance(entry, Mapping) and 'id' in entry else ''
+            raise ConfigError(f'{where}[{place}]{number}: {fault}. Correct the file')
+
+
+def _of_image(entry: Mapping[str, Any]) -> str:
+    for key in ('width', 'height'):
+        value: Any = entry.get(key)
+        if not _is_number(value) or value <= 0:
+            return f'{key} is {value!r}, expected a number of pixels'
+    if not isinstance(entry.get('file_name', entry.get('coco_url')), str):
+        return f'file_name is {entry.get("file_name")!r}, expected the name of a picture'
+    return '' if 'id' in entry else 'it has no id'
+
+
+def _of_category(entry: Mapping[str, Any]) -> str:
+    if not isinstance(entry.get('name'), str):
+        return f'name is {entry.get("name")!r}, expected text'
+    return '' if isinstance(entry.get('id'), (int, str)) else f'id is {entry.get("id")!r}'
+
+
+def _of_box(entry: Mapping[str, Any]) -> str:
+    if 'image_id' not in entry or 'id' not in entry:
+        return f'it has no {"id" if "image_id" in entry else "image_id"}'
+    if 'keypoints' in entry and 'bbox' not in entry:  # MMPose leaves such a person out
+        return ''
+    box, area = entry.get('bbox'), entry.get('area', 0)
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        return f'bbox is {box!r}, expected four numbers, x, y, width and height'
+    return '' if _is_number(area) else f'area is {area!r}, expected a number'
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _ids(content: Mapping[str, Any], part: str, key: str = 'id') -> list[Any]:

@@ -89,8 +89,10 @@ def look_at(dataset: Any) -> Look | None:
 
 
 def told(look: Look, key: str) -> str:
-    """A warning of classes that never occur, else nothing."""
+    """A warning of classes that never occur, or of no label at all; else nothing."""
     absent = look.absent()
+    if look.kind == 'images' and look.looked and not look.seen and key.startswith('train'):
+        return f'{key}: no label in any of the {look.looked} images looked at (of {look.total})'
     if not absent:
         return ''
     names = ', '.join(f'{label} ({look.names[label]})' for label in absent[:10])

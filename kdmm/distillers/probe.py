@@ -138,13 +138,28 @@ def sizes_to_try(
     The one given; else what the network is built for (MMPose's codec, ViT's ``img_size``); else
     `DEFAULT`, which is cheap, and the training crop for networks that do not take that.
     """
+    size, crop = checked_size(size, 'kd.probe_size'), checked_size(crop, 'kd.crop_size')
     if size is not None:
-        return [(size[0], size[1])]
+        return [size]
     fixed = _fixed_size(network)
     if fixed:
         return [fixed]
     crop = training_crop(network) or crop
     return list(dict.fromkeys([DEFAULT, crop] if crop else [DEFAULT]))
+
+
+def checked_size(value: Any, key: str) -> Size | None:
+    """``value`` as (H, W), None as it is.
+
+    Raises:
+        ConfigError: Names ``key``, if it is no pair of positive integers.
+    """
+    if value is None:
+        return None
+    pair = isinstance(value, (list, tuple)) and len(value) == 2
+    if not pair or not all(type(n) is int and n > 0 for n in value):
+        raise ConfigError(f'{key}: expected (height, width), two positive integers, got {value!r}')
+    return value[0], value[1]
 
 
 def training_crop(student: nn.Module) -> Size | None:

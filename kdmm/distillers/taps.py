@@ -27,8 +27,12 @@ class TapPath:
     call: int | None = None
 
     @classmethod
-    def parse(cls, text: str) -> 'TapPath':
+    def parse(cls, text: str, key: str = 'tap') -> 'TapPath':
         """Read the notation above.
+
+        Args:
+            text: The path.
+            key: Who asks, for errors.
 
         Raises:
             ConfigError: If ``text`` is none of it.
@@ -36,13 +40,13 @@ class TapPath:
         match = _PATH.match(text) if isinstance(text, str) else None
         if match is None:
             raise ConfigError(
-                f'tap {text!r}: expected a module path that ends in .in, .out, .in[i] or .out[i], '
-                "for instance 'decode_head.conv_seg.in'; #k chooses the k-th call of a module that "
-                'runs several times'
+                f'{key} {text!r}: expected a module path that ends in .in, .out, .in[i] or '
+                ".out[i], for instance 'decode_head.conv_seg.in'; #k chooses the k-th call of a "
+                'module that runs several times'
             )
         item, call = (None if match[key] is None else int(match[key]) for key in ('item', 'call'))
         if call == 0:
-            raise ConfigError(f'tap {text!r}: calls are counted from 1 on, #1 is the first')
+            raise ConfigError(f'{key} {text!r}: calls are counted from 1 on, #1 is the first')
         return cls(match['module'], match['side'], item, call)
 
     def pick(self, value: Any) -> Any:
@@ -175,7 +179,7 @@ class Taps:
 
     def __init__(self, model: nn.Module, paths: Mapping[str, str], owner: str) -> None:
         self.owner = owner
-        self.paths = {name: TapPath.parse(path) for name, path in paths.items()}
+        self.paths = {name: TapPath.parse(path, f'kd.taps.{name}:') for name, path in paths.items()}
         modules = dict(model.named_modules(remove_duplicate=False))  # all names of shared ones
         for name, path in self.paths.items():
             if path.module not in modules:

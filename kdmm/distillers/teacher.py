@@ -40,10 +40,13 @@ def load_model_config(config: str, key: str = 'kd.teacher.config') -> tuple[dict
     Raises:
         ConfigError: If there is no such config, it has no model, or its base library is missing.
     """
+    if not isinstance(config, str):
+        raise ConfigError(f'{key}: expected a file or package::path, got {config!r}')
     try:
         cfg = Config.fromfile(zoo_config(config) if '::' in config else config)
-    except (OSError, ImportError, ValueError) as error:
-        raise ConfigError(f'{key}: {config!r} cannot be read ({error})') from error
+    except (Exception, SystemExit) as error:  # a config's text may raise anything
+        kind = '' if isinstance(error, (OSError, ImportError)) else f'{type(error).__name__}: '
+        raise ConfigError(f'{key}: {config!r} cannot be read ({kind}{error})') from error
     require_scopes(cfg, f'{key}: ')
     if 'model' not in cfg:
         raise ConfigError(f'{key}: {config!r} has no model')

@@ -92,7 +92,10 @@ class RunSummaryHook(Hook):
             metrics_at=self._metrics_at,
         )
         path = os.path.join(runner.work_dir, SUMMARY)
-        write_file(path, json.dumps(summary, indent=2))
+        try:
+            write_file(path, json.dumps(summary, indent=2))
+        except OSError as error:  # what was trained is saved
+            runner.logger.warning(f'{path} cannot be written: {error}')
 
 
 @HOOKS.register_module()

@@ -73,8 +73,9 @@ def test_all_that_repeat_are_counted():
         content(),
         changed('annotations', 0, image_id=2),  # an image with two, and one without
         {key: value for key, value in content().items() if key != 'categories'},
-        dict(images=[dict(id=1)], annotations=[dict(image_id=1), dict(image_id=1)]),  # panoptic
-        dict(images=[dict(id=1)]),
+        dict(content(), annotations=[dict(image_id=1, segments_info=[])] * 2),  # panoptic
+        dict(images=content()['images']),
+        dict(content(), annotations=[dict(id=1, image_id=1, category_id=1, keypoints=[])]),
         dict(images=dict(a=1), annotations=3),
         dict(data_list=[]),
         [1, 2],
@@ -178,3 +179,46 @@ def test_the_runners_loaders_refuse_too(tmp_path):
                 sampler=dict(type='DefaultSampler', shuffle=False),
             )
         )
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'told'),
+    [
+        (changed('images', 1, width=None), r'images\[1\], id 2: width is None'),
+        (changed('images', 0, height='60'), r"images\[0\], id 1: height is '60'"),
+        (changed('images', 0, width=0), r'images\[0\].*width is 0, expected a number of pixels'),
+        (changed('images', 0, file_name=7), r'images\[0\].*file_name is 7'),
+        (
+            changed('annotations', 1, bbox=[]),
+            r'annotations\[1\], id 2: bbox is \[\], exp',
+        ),
+        (changed('annotations', 0, bbox='1,2,3,4'), r"annotations\[0\].*bbox is '1,2,3,4'"),
+        (changed('annotations', 0, bbox=[1, 2, '3', 4]), r"bbox is \[1, 2, '3', 4\]"),
+        (changed('annotations', 0, bbox=[1, 2, float('nan'), 4]), 'bbox is .*nan'),
+        (changed('annotations', 0, area='12'), "area is '12'"),
+        (changed('annotations', 0, category_id='1'), r"category_id '1' is none .*: 1, 2"),
+        (changed('annotations', 0, category_id=9), 'category_id 9 is none of the categories'),
+        (changed('categories', 1, name=None), r'categories\[1\], id 2: name is None'),
+        (changed('categories', 0, id='1'), 'category_id 1 is none of the categories'),
+        (dict(content(), categories=['cat']), r"categories\[0\]: expected a dict, got 'cat'"),
+        (dict(content(), annotations={}), 'annotations: expected a list, got a dict'),
+    ],
+)
+def test_entries_that_no_library_can_read(wrong, told):
+    with pytest.raises(ConfigError, match=told):
+        check_coco(wrong, 'x')
+
+
+def test_files_without_boxes_pass():
+    """Lists of images to test, and panoptic files."""
+    made = content()
+    check_coco({key: made[key] for key in ('images', 'categories')}, 'x')
+    segments = [dict(image_id=1, file_name='1.png', segments_info=[dict(id=3, category_id=1)])]
+    check_coco(dict(made, annotations=segments), 'x')
+
+
+def test_a_byte_order_mark(tmp_path):
+    path = tmp_path / 'a.json'
+    path.write_bytes(b'\xef\xbb\xbf' + json.dumps(content()).encode())
+    with pytest.raises(ConfigError, match=r'a.json.*byte order mark.*BOM'):
+        check_coco_file(str(path))

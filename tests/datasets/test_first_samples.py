@@ -36,7 +36,6 @@ def boxes(*labels: int, ignored: tuple[int, ...] = ()) -> dict[str, Any]:
         ([dict(gt_label=[0, 1]), dict(gt_label=[1])], [2]),  # several classes an image
         ([boxes(0, 0), boxes(1)], [2]),
         ([boxes(0, 1, ignored=(2,)), boxes()], [2]),
-        ([boxes(), boxes()], []),  # nothing is labelled: nothing to say
     ],
 )
 def test_classes_of_images_and_boxes(infos, absent):
@@ -94,3 +93,10 @@ def test_it_ends_when_all_were_seen(monkeypatch):
     assert look_at(Listed(*infos, classes=('x', 'y'))).looked == 51
     monkeypatch.setattr(first_samples, 'ANNOTATIONS', 60)
     assert look_at(Listed(*infos, classes=('x', 'y', 'z'))).looked == 60
+
+
+def test_training_images_without_any_label():
+    said = 'train_dataloader: no label in any of the 2 images looked at (of 2)'
+    look = look_at(Listed(boxes(), boxes(ignored=(1,)), classes=['a', 'b']))
+    assert told(look, 'train_dataloader') == said
+    assert told(look, 'test_dataloader') == ''  # a test set may hide its labels

@@ -204,3 +204,13 @@ def test_calls_that_only_training_makes_are_refused_at_its_first_step():
     net = odd()
     with pytest.raises(ConfigError, match=r"tap 'f' runs 2 time|module of tap 'f' runs 2 time"):
         net.train()(torch.randn(2, 3, 8, 8), [None, None], mode='loss')
+
+
+@pytest.mark.parametrize('key', ['probe_size', 'crop_size'])
+@pytest.mark.parametrize(
+    'value', [64, (0, 0), (64, -64), '64,64', (64, 64, 3), (64.5, 64), [True, 8]]
+)
+def test_sizes_that_are_none(key, value):
+    kd = {**KD, key: value}
+    with pytest.raises(ConfigError, match=rf'^kd\.{key}: expected \(height, width\)'):
+        distill(build(tiny()), **kd)

@@ -193,3 +193,17 @@ def test_a_validation_that_is_not_due_is_not_made(tmp_path):
     shorter.train_cfg.max_iters = 3  # it is behind its end
     (tmp_path / 'run_summary.json').unlink()
     assert again(shorter) == 0
+
+
+def test_a_disk_that_is_full_at_the_end(tmp_path, monkeypatch):
+    """What was trained is saved: a warning."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('kdmm.hooks.summary.write_file', full)
+    made = Runner.from_cfg(config(tmp_path))
+    said: list[str] = []
+    monkeypatch.setattr(made.logger, 'warning', said.append)
+    made.train()
+    assert any('run_summary.json cannot be written' in text for text in said)
