@@ -2,7 +2,8 @@
 
 MMEngine's registries raise a KeyError for a name that they do not have, and classes raise whatever
 they do for arguments that they do not take. While a Runner builds, that becomes a `ConfigError`
-with the key, the class and the nearest names; what happens in training is left alone.
+with the key, the class and the nearest names. So does what the libraries raise in the first step of
+a run, where networks, data and metrics meet; what happens later is left alone.
 """
 
 import functools
@@ -11,11 +12,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
+from mmengine.device import is_cuda_available, is_mlu_available, is_musa_available, is_npu_available
 from mmengine.registry import OPTIMIZERS, Registry
+from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as BaseRunner
+from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
@@ -33,6 +37,12 @@ BUILT = (
     'param_scheduler', 'val_evaluator', 'test_evaluator', 'default_hooks', 'custom_hooks',
     'train_cfg', 'val_cfg', 'test_cfg', 'visualizer', 'log_processor', 'data_preprocessor',
     'model_wrapper_cfg',
+)  # fmt: skip
+#: What MMEngine's constructor of optimizers reads of ``paramwise_cfg``; it ignores the rest.
+DEFAULT_CONSTRUCTOR = 'DefaultOptimWrapperConstructor'
+PARAMWISE = (
+    'custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult',
+    'dwconv_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate',
 )  # fmt: skip
 #: Names under which the builders of MMEngine and mmcv keep the type that they look up, and what
 #: they found.
@@ -96,7 +106,7 @@ def _fault(error: BaseException, built: Any, node: Mapping[str, Any]) -> str:
     text = str(error).strip()
     argument = re.search(r"unexpected keyword argument '(\w+)'", text)
     if argument and built is not None:
-        return f'unknown argument {argument[1]!r}; {nearest(argument[1], _arguments(built))}'
+        return f'unknown argument {argument[1]!r}; {nearest(argument[1], arguments(built))}'
     missing = re.search(r'missing \d+ required (?:positional|keyword-only) arguments?: (.*)', text)
     if missing:
         return f'missing {missing[1]}'
@@ -155,7 +165,7 @@ def _names(registry: Registry) -> set[str]:
     return names
 
 
-def _arguments(built: Any) -> set[str]:
+def arguments(built: Any) -> set[str]:
     """The named arguments of a class, those of its bases included where it hands them on."""
     names: set[str] = set()
     for function in getattr(built, '__mro__', (built,)):
@@ -221,6 +231,102 @@ def _checked(name: str, where: str) -> Callable[..., Any]:
     return checked
 
 
+@contextmanager
+def first_step(runner: BaseRunner) -> Iterator[None]:
+    """Turn what the libraries raise inside, in the first step, into a `ConfigError`.
+
+    Training, validation and test each have a first step. An error that went through other code
+    than that of the libraries, a bug perhaps, is left alone, and so are those of communication and
+    of memory.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (*MISTAKES, RuntimeError) as error:
+        said = _of_first_step(error, runner)
+        if not said:
+            raise
+        raise ConfigError(said) from error
+
+
+def _of_first_step(error: BaseException, runner: BaseRunner) -> str:
+    """Where it was raised, and what; empty where it is to be left alone."""
+    text = str(error)
+    alone = 'Expected more than 1 value per channel' in text
+    frames = list(_frames(error.__traceback__))[1:]  # the first has the Runner in it
+    names = [frame.f_globals.get('__name__', '') for frame in frames]
+    stage = next((stage for stage in STAGES if f'{stage.title()}Loop' in _loops(frames)), None)
+    if alone and stage == 'train':
+        return (
+            f'train_dataloader: a batch of one image, {_place(frames, runner) or "BatchNorm"} has '
+            'one value per channel and no variance. If it is the last batch of an epoch, '
+            'set drop_last=True; else raise batch_size (of each process)'
+        )
+    if stage is None or _has_stepped(runner, stage) or not all(map(_is_library, names)):
+        return ''
+    if 'Original Traceback' in text:  # of a data loader's worker
+        files = re.findall(r'File "(.*?)"', text)
+        if any('site-packages' not in file and 'lib/python' not in file for file in files):
+            return ''
+        text, place = text.strip().splitlines()[-1], f'{stage}_dataloader'
+        return f'{place}: {_shortened(text)}'
+    if 'out of memory' in text or any(name.startswith('torch.distributed') for name in names):
+        return ''
+    place = _place(frames, runner) or f'{stage}_dataloader, {stage}_evaluator'
+    return f'{place}: {_fault(error, None, {})}. This is the first step of {stage}'
+
+
+#: Stages of a run, the innermost loop first: validation runs inside of training.
+STAGES = ('val', 'test', 'train')
+_LIBRARIES = {
+    'contextlib', 'cv2', 'mmcv', 'mmdet', 'mmengine', 'mmpose', 'mmpretrain', 'mmseg', 'numpy',
+    'pycocotools', 'torch', 'torchvision', 'xtcocotools',
+}  # fmt: skip
+
+
+#: Bases of what is not in the model, and how a message calls them.
+_PARTS = dict(BaseTransform='pipeline', BaseDataset='dataset', BaseMetric='metric')
+
+
+def _is_library(module: str) -> bool:
+    return module.partition('.')[0] in _LIBRARIES or module.startswith('kdmm.engine.')
+
+
+def _frames(trace: TracebackType | None) -> Iterator[FrameType]:
+    while trace is not None:
+        yield trace.tb_frame
+        trace = trace.tb_next
+
+
+def _loops(frames: list[FrameType]) -> str:
+    """Names of the loops that ran."""
+    owners = [frame.f_locals.get('self') for frame in frames]
+    return ' '.join(type(owner).__name__ for owner in owners if isinstance(owner, BaseLoop))
+
+
+def _has_stepped(runner: BaseRunner, stage: str) -> bool:
+    scalars = runner.message_hub.log_scalars
+    if stage == 'train':
+        return 'train/loss' in scalars
+    metrics = (name for name in scalars if not name.endswith(('/time', '/data_time')))
+    return stage == 'val' and any(name.startswith('val/') for name in metrics)
+
+
+def _place(frames: list[FrameType], runner: BaseRunner) -> str:
+    """The part of the model, the transform, the data set or the metric that raised."""
+    paths = {id(part): path for path, part in runner.model.named_modules()}
+    for frame in reversed(frames):
+        owner = frame.f_locals.get('self')
+        if isinstance(owner, nn.Module) and id(owner) in paths:
+            path = '.'.join(filter(None, ('model', paths[id(owner)])))
+            return f'{path} ({type(owner).__name__})'
+        for base in type(owner).__mro__:
+            if base.__name__ in _PARTS:
+                return f'{_PARTS[base.__name__]} ({type(owner).__name__})'
+    return ''
+
+
 class CheckedRunner(BaseRunner):
     """MMEngine's Runner; a mistake in what it builds from its config is a `ConfigError`."""
 
@@ -241,6 +347,12 @@ class CheckedRunner(BaseRunner):
                 _check_optim_wrapper(optim_wrapper, bool(self.cfg.get('param_scheduler')))
             return super().build_optim_wrapper(optim_wrapper)
 
+    def _maybe_compile(self, target: str) -> None:
+        try:
+            super()._maybe_compile(target)
+        except (*MISTAKES, RuntimeError) as error:
+            raise ConfigError(f'compile: {_fault(error, None, {})}') from error
+
     setup_env = _checked('setup_env', 'env_cfg')
     set_randomness = _checked('set_randomness', 'randomness')
     build_model = _checked('build_model', 'model')
@@ -260,6 +372,11 @@ def _check_optim_wrapper(config: Mapping[str, Any], scheduled: bool) -> None:
         raise ConfigError('optim_wrapper: expected dict(optimizer=dict(type=..., lr=...)), got {}')
     optimizer, clip = config.get('optimizer'), config.get('clip_grad')
     kind = optimizer.get('type') if isinstance(optimizer, Mapping) else None
+    if config.get('type') == 'AmpOptimWrapper' and not _accelerated():
+        raise ConfigError(
+            "optim_wrapper.type: 'AmpOptimWrapper' (--amp) trains on a GPU, and torch sees none. "
+            'Leave --amp out, or take OptimWrapper, to train in float32'
+        )
     if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
         raise ConfigError(f'optim_wrapper.optimizer.type: {unknown(kind, OPTIMIZERS)}')
     if isinstance(optimizer, Mapping) and optimizer.get('lr') == 0 and not scheduled:
@@ -267,7 +384,15 @@ def _check_optim_wrapper(config: Mapping[str, Any], scheduled: bool) -> None:
             'optim_wrapper.optimizer.lr: 0, and no param_scheduler changes it: nothing would be '
             'trained'
         )
+    if config.get('constructor', DEFAULT_CONSTRUCTOR) == DEFAULT_CONSTRUCTOR:
+        given = config.get('paramwise_cfg')
+        refuse_unknown('optim_wrapper.paramwise_cfg', given or {}, PARAMWISE)
     if isinstance(clip, Mapping):
         way = clip_grad_value_ if clip.get('type') == 'value' else clip_grad_norm_
         known = {'type', *inspect.signature(way).parameters} - {'parameters'}
         refuse_unknown('optim_wrapper.clip_grad', clip, known)
+
+
+def _accelerated() -> bool:
+    """Whether MMEngine's wrapper finds a device that it takes."""
+    return is_cuda_available() or is_npu_available() or is_mlu_available() or is_musa_available()

@@ -100,12 +100,19 @@ def _check_class_names(key: str, dataset: Mapping[str, Any], scope: str | None) 
 
 def _joined(dataset: Mapping[str, Any], path: Any) -> str:
     """``path`` below ``data_root``; empty if there is none."""
-    root = dataset.get('data_root') or ''
+    root = _root(dataset)
     return os.path.join(root, path) if isinstance(path, str) and path else ''
 
 
+def _root(dataset: Mapping[str, Any], key: str = 'dataset') -> str:
+    root = dataset.get('data_root') or ''
+    if not isinstance(root, str):
+        raise ConfigError(f'{key}.data_root: expected a path, got {root!r}')
+    return root
+
+
 def _num_classes(cfg: Config) -> int | None:
-    head = cfg.get('model', {}).get('head')
+    head = (cfg.get('model') or {}).get('head')
     return head.get('num_classes') if isinstance(head, Mapping) else None
 
 
@@ -113,7 +120,7 @@ def _check_places(
     key: str, dataset: Mapping[str, Any], variables: Mapping[str, str], expected: str
 ) -> None:
     """``expected`` is added to what is said of a missing path."""
-    root = dataset.get('data_root') or ''
+    root = _root(dataset, key)
     places = {f'{key}.data_root': root} if root else {}
     prefixes = dataset.get('data_prefix') or {}
     if isinstance(prefixes, str):  # mmpretrain's data sets have one

@@ -6,19 +6,22 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
+from mmengine.registry import METRICS
 
 from kdmm.datasets.workers import close_workers
+from kdmm.engine.building import arguments
 from kdmm.engine.checks import check_data
 from kdmm.engine.config import load_config, use_amp
-from kdmm.engine.launch import start_process_group, stop_process_group
-from kdmm.engine.runner import CheckpointError, build_runner
-from kdmm.engine.work_dir import latest_checkpoint, sole_run
+from kdmm.engine.launch import COLLECTED, report, start_process_group, stop_process_group
+from kdmm.engine.runner import build_runner
+from kdmm.engine.work_dir import latest_checkpoint, make_folder, sole_run
 from kdmm.errors import ConfigError, TrainingError
 from kdmm.hooks.interrupt import Interrupted, end_at_once
 
@@ -40,7 +43,7 @@ def train(argv: list[str] | None = None) -> None:
         metavar='{float16,bfloat16}',
         help='mixed precision (GPU only); without a dtype the base library chooses',
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_args(with_configs_apart(argv))
 
     def run(cfg: Config) -> None:
         if args.amp is not None:
@@ -81,22 +84,49 @@ def test(argv: list[str] | None = None) -> None:
         cfg.pop('kd', None)  # the student alone is evaluated
         cfg.load_from, cfg.strict_load = args.checkpoint, True
         if args.out:
-            cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
+            keep_predictions(cfg, args.out)
         check_data(cfg, ('test',))
         build_runner(cfg).test()
 
     launch(args, run)
 
 
+def keep_predictions(cfg: Config, folder: str) -> None:
+    """Let the metrics of the test write their predictions into ``folder``.
+
+    Raises:
+        ConfigError: If none of them can, or the folder cannot be made.
+    """
+    evaluator = cfg.get('test_evaluator')
+    metrics = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
+    able = []
+    with METRICS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+        for metric in metrics:
+            kind = metric.get('type') if isinstance(metric, Mapping) else None
+            built = registry.get(kind) if isinstance(kind, str) else kind
+            able += [metric] if built and {'output_dir', 'keep_results'} <= arguments(built) else []
+    if not able:
+        kinds = ', '.join(
+            str(m.get('type')) if isinstance(m, Mapping) else repr(m) for m in metrics
+        )
+        raise ConfigError(
+            f'--out: no metric of test_evaluator ({kinds}) takes output_dir. Leave --out out, or '
+            'set the argument with which the metric writes its predictions'
+        )
+    make_folder(folder, '--out')
+    for metric in able:
+        metric.update(output_dir=folder, keep_results=True)
+
+
 def command_line(description: str) -> argparse.ArgumentParser:
     """The flags that all commands have."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = Parser(description=description)
     parser.add_argument('config', help="config file, or 'kdmm::cirkd/...' of the installed package")
     parser.add_argument('--work-dir', help='where logs and checkpoints go')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Overrides,
         default={},
         help='overrides, key=value; lists as key="[a,b]" or key=a,b, without blanks',
     )
@@ -105,8 +135,52 @@ def command_line(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+class Parser(argparse.ArgumentParser):
+    """Of several processes one prints the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line; exit code 2."""
+        report(f'{self.format_usage()}{self.prog}: error: {message}')
+        raise SystemExit(2)
+
+
+class Overrides(DictAction):
+    """MMEngine's ``--cfg-options``, with a message for what is no ``key=value``."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        """Parse the values one by one."""
+        for value in values:
+            key, sign, _ = value.partition('=')
+            if not key or not sign:
+                raise argparse.ArgumentError(
+                    self, f'{value!r} is no key=value (a config stands before --cfg-options)'
+                )
+            try:
+                super().__call__(parser, namespace, [value], option_string)
+            except (AssertionError, ValueError, IndexError) as error:
+                raise argparse.ArgumentError(self, f'{value}: {error}') from None
+
+
+def with_configs_apart(argv: Sequence[str] | None) -> list[str]:
+    """The arguments, with ``--amp CONFIG`` and ``--resume CONFIG`` read as a flag and a config."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for place, (flag, value) in enumerate(zip(arguments, arguments[1:], strict=False)):
+        config = value.endswith(('.py', '.json', '.yaml', '.yml')) or '::' in value
+        if flag == '--amp' and (config or os.path.exists(value)):
+            arguments[place] = '--amp='
+        elif flag == '--resume' and config:
+            arguments[place] = '--resume=auto'
+    return arguments
+
+
 def launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
-    """Read the config, open the process group, run; a wrong input is one message, exit code 2."""
+    """Read the config, open the process group, run; a wrong input is one message, exit code 2.
+
+    What the system refuses (a full disk) and what fails in training is one message with exit code
+    1. Everything else is an error of the program and shows its traceback.
+    """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     with _signals_raise():
         _launch(args, run)
@@ -131,12 +205,11 @@ def _launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
         cfg.launcher = args.launcher
         start_process_group(cfg.launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
         run(cfg)
-    except (ConfigError, TrainingError, CheckpointError, FileNotFoundError) as error:
+    except (ConfigError, TrainingError, OSError) as error:
         if os.environ.get('KDMM_TRACEBACK'):
             raise
-        rank = os.environ.get('RANK', '0')
-        print(f'kdmm: error (rank {rank}): {_told(error)}', file=sys.stderr, flush=True)
-        code = 1 if isinstance(error, (TrainingError, CheckpointError)) else 2
+        report(f'kdmm: error (rank {os.environ.get("RANK", "0")}): {told(error)}')
+        code = 2 if isinstance(error, (ConfigError, FileNotFoundError)) else 1
         if dist.is_initialized():  # closing the group would wait for ranks that are not leaving
             _leave(code)
         raise SystemExit(code) from None
@@ -150,16 +223,21 @@ def _launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
     except Interrupted as stop:  # all ranks agreed to leave
         _finish(int(stop.code or 0))
         raise
+    except Exception:
+        if os.environ.get(COLLECTED):
+            report(traceback.format_exc(), expected=False)
+            _leave(1)
+        raise
     else:
         _finish(0)
 
 
-def _told(error: Exception) -> str:
-    """The message; of what a data loader's worker raised, the part below its traceback."""
-    text = str(error)
-    if 'Original Traceback' not in text:
-        return text
-    return text.strip().splitlines()[-1].partition(': ')[2]
+def told(error: Exception) -> str:
+    """The message as one line; what a worker raised has its traceback above it."""
+    text = str(error) or type(error).__name__
+    if 'Original Traceback' in text:
+        text = text.strip().splitlines()[-1].partition(': ')[2]
+    return ' '.join(text.split())
 
 
 def _finish(code: int) -> None:

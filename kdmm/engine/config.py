@@ -15,6 +15,25 @@ from kdmm.distillers.zoo import zoo_config
 from kdmm.engine.merging import SECTION, merged_errors, override, read_config
 from kdmm.errors import ConfigError, nearest, refuse_unknown
 
+#: Of what MMEngine looks at late, or never, if its type is another.
+TYPES: dict[str, tuple[Any, ...]] = {
+    'data_preprocessor': (Mapping,),
+    'default_hooks': (Mapping,),
+    'default_scope': (str,),
+    'env_cfg': (Mapping,),
+    'env_cfg.dist_cfg': (Mapping,),
+    'find_unused_parameters': (bool,),
+    'launcher': (str,),
+    'load_from': (str,),
+    'log_level': (str, int),
+    'randomness': (Mapping,),
+    'randomness.seed': (int,),
+    'reproducible': (bool,),
+    'resume': (bool,),
+    'work_dir': (str,),
+}
+_NAMES = {Mapping: 'a dict', bool: 'True or False', int: 'a whole number', str: 'text'}
+
 
 def load_config(
     path: str, overrides: Mapping[str, Any] | None = None, work_dir: str | None = None
@@ -34,14 +53,24 @@ def load_config(
         file = zoo_config(path) if '::' in path else path
     cfg = read_config(file)
     override(cfg, overrides or {})
-    if cfg.get('model') and not isinstance(cfg.model, Mapping):
-        raise ConfigError(f'model: expected a dict, got {cfg.model!r}')
     section_of(cfg)
+    if 'model' in cfg and not isinstance(cfg.model, Mapping):
+        raise ConfigError(f'model: expected a dict, got {cfg.model!r}')
+    for key, kinds in TYPES.items():
+        value = cfg.get(key) if '.' not in key else _below(cfg, key)
+        if value is not None and value is not False and not isinstance(value, kinds):
+            named = ' or '.join(_NAMES[kind] for kind in kinds)
+            raise ConfigError(f'{key}: expected {named}, got {value!r}')
     require_scopes(cfg)
     _to_section(cfg)
     name = os.path.splitext(os.path.basename(path))[0]
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', name)
     return cfg
+
+
+def _below(cfg: Config, key: str) -> Any:
+    outer, _, inner = key.partition('.')
+    return cfg[outer].get(inner) if isinstance(cfg.get(outer), Mapping) else None
 
 
 def _to_section(cfg: Config) -> None:

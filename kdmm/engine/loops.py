@@ -111,6 +111,16 @@ def _refuse_different_lengths(loader: DataLoader) -> None:
         )
 
 
+def refuse_no_interval(loop: Any) -> None:
+    """Refuse a training loop that would divide by its interval of validation, 0."""
+    interval = getattr(loop, 'val_interval', 1)
+    if not isinstance(interval, int) or interval < 1:
+        raise ConfigError(
+            f'train_cfg.val_interval: {interval!r}, expected a whole number from 1; to train '
+            'without validation leave val_dataloader, val_cfg and val_evaluator out'
+        )
+
+
 def is_over(loop: Any) -> bool:
     """Whether a training loop has nothing left to do."""
     if isinstance(loop, BaseLoop):

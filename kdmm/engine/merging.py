@@ -13,6 +13,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.config.config import DELETE_KEY
+from mmengine.utils import import_modules_from_strings
 
 from kdmm.distillers.section import WRAPPERS
 from kdmm.errors import ConfigError
@@ -34,11 +35,14 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
     """Merge ``--cfg-options`` into ``cfg``.
 
     Raises:
-        ConfigError: For a key below something that is neither dict nor list.
+        ConfigError: For a key below something that is neither dict nor list, and modules of
+            ``custom_imports`` that are not there.
     """
     named = ' '.join(f'{key}={value}' for key, value in options.items())
     with merged_errors(f'--cfg-options {named}: cannot be merged'), _section_replaces():
         cfg.merge_from_dict(dict(options))
+        if any(key.partition('.')[0] == 'custom_imports' for key in options):
+            import_modules_from_strings(**cfg['custom_imports'])  # MMEngine: of a file alone
 
 
 @contextmanager
@@ -48,11 +52,11 @@ def merged_errors(where: str) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f'{where} ({_told(error)})') from error
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     text = str(error)
     clash = re.match(r'(\S+?)=.* but is of type <class \W(\w+)\W> in base', text, re.DOTALL)
     if clash:

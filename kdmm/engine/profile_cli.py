@@ -46,6 +46,10 @@ def profile(argv: list[str] | None = None) -> None:
 def _profile(cfg: Config, args: argparse.Namespace, work_dir: str) -> None:
     if args.iters < 1 or args.warmup < 0:
         raise ConfigError('--iters: at least 1; --warmup: at least 0')
+    if args.size and min(args.size) < 1:
+        raise ConfigError(f'--size: expected two positive numbers, got {args.size}')
+    if args.json and not args.json.resolve().parent.is_dir():
+        raise ConfigError(f'--json {str(args.json)!r}: there is no such folder')
     if args.size and not args.synthetic:
         raise ConfigError("--size: the data set's pipeline says the size; it is for --synthetic")
     if kind_of(cfg.get('kd') or {}) != 'Distiller':

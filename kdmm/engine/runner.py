@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from kdmm.datasets.class_sampler import check_batch_size
 from kdmm.datasets.coco_files import check_class_names, check_coco_file
 from kdmm.datasets.label_maps import leaf_datasets, watch_label_maps
+from kdmm.datasets.reading import name_files
 from kdmm.datasets.seeded import seed_loader, stream_of
 from kdmm.datasets.workers import ShelteredLoader, shelter
 from kdmm.distillers import ConfigError, Objective
@@ -29,11 +30,12 @@ from kdmm.distillers.weights import (
     state_dict_of,
     weights_only,
 )
-from kdmm.engine.building import CheckedRunner, building
+from kdmm.engine.building import CheckedRunner, building, first_step
 from kdmm.engine.config import image_size, model_config, section_of
 from kdmm.engine.launch import start_process_group
-from kdmm.engine.loops import is_over, refuse_nothing, with_place
-from kdmm.engine.work_dir import latest_checkpoint, remove_drafts, sole_run
+from kdmm.engine.logs import Forgiving
+from kdmm.engine.loops import is_over, refuse_no_interval, refuse_nothing, with_place
+from kdmm.engine.work_dir import latest_checkpoint, make_folder, remove_drafts, sole_run
 from kdmm.hooks.buffers import with_common_buffers
 from kdmm.hooks.checkpoint import ATOMIC, check_state, previous_checkpoint
 from kdmm.hooks.ownership import PREFIX, objective_in, taken
@@ -73,20 +75,36 @@ class Runner(CheckedRunner):
         """Whether files may hold more than weights."""
         return bool(self.cfg.get('unsafe_checkpoint', False))
 
+    @classmethod
+    def from_cfg(cls, cfg: Any) -> BaseRunner:
+        """As the base, after a look at the work dir.
+
+        Raises:
+            ConfigError: For what cannot be built, and a work dir that cannot be written.
+        """
+        if isinstance(cfg.get('work_dir'), str):
+            make_folder(cfg['work_dir'], 'work_dir')
+        return super().from_cfg(cfg)
+
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """As the base, after opening gloo where there is no GPU."""
         start_process_group(self.launcher, env_cfg.get('dist_cfg'))
         super().setup_env(env_cfg)
 
     @classmethod
-    def build_dataloader(cls, *args: Any, **kwargs: Any) -> DataLoader:  # type: ignore[override]
+    def build_dataloader(  # type: ignore[override]
+        cls, dataloader: Any, *args: Any, **kwargs: Any
+    ) -> DataLoader:
         """As the base; what of a data set and its batches cannot be meant is refused.
 
         Its workers outlive a signal that is meant for the whole run.
         """
-        loader = super().build_dataloader(*args, **kwargs)
+        loader = super().build_dataloader(dataloader, *args, **kwargs)
+        if isinstance(loader.dataset, str | int | None):
+            raise TypeError('dataset is no data set')
         shelter(loader)
         check_batch_size(loader)
+        name_files(loader.dataset)
         for dataset in leaf_datasets(loader.dataset):
             check_coco_file(getattr(dataset, 'ann_file', None))
             check_class_names(dataset)
@@ -122,6 +140,8 @@ class Runner(CheckedRunner):
         """The config's hooks, then kdmm's."""
         default_hooks = {key: hook for key, hook in (default_hooks or {}).items()}
         checkpoint = default_hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
+        _check_numbers('default_hooks', default_hooks, checkpoint=('interval', 'max_keep_ckpts'))
+        _check_numbers('default_hooks', default_hooks, logger=('interval',))
         if isinstance(checkpoint, dict) and checkpoint.get('type') == 'CheckpointHook':
             default_hooks['checkpoint'] = {**checkpoint, 'type': 'kdmm.CheckpointHook'}
         super().register_hooks(default_hooks, custom_hooks)
@@ -150,6 +170,7 @@ class Runner(CheckedRunner):
             self._train_dataloader: Any = seed_loader(self._train_dataloader, self.seed)
         built = super().build_train_loop(with_place(loop))
         refuse_nothing(built)
+        refuse_no_interval(built)
         return built
 
     def train(self) -> nn.Module:
@@ -158,18 +179,26 @@ class Runner(CheckedRunner):
         Raises:
             ConfigError: If somebody does, or there is nothing to train.
         """
-        with sole_run(self.work_dir), self._closing('_train_loop', '_val_loop'):
+        with (
+            sole_run(self.work_dir),
+            first_step(self),
+            self._closing('_train_loop', '_val_loop'),
+        ):
             remove_drafts(self.work_dir, self.cfg)
             return super().train()
 
     def val(self) -> dict[str, float]:
-        """As the base; no worker stays behind."""
-        with self._closing('_val_loop'):
+        """As the base; no worker stays behind.
+
+        Raises:
+            ConfigError: For what the libraries raise in the first step.
+        """
+        with first_step(self), self._closing('_val_loop'):
             return super().val()
 
     def test(self) -> dict[str, float]:
-        """As the base; no worker stays behind."""
-        with self._closing('_test_loop'):
+        """As `val`."""
+        with first_step(self), self._closing('_test_loop'):
             return super().test()
 
     @contextmanager
@@ -200,9 +229,23 @@ class Runner(CheckedRunner):
             else:
                 self.logger.warning(f'{said}nothing is left to train, nor to validate')
 
-    def resume(self, *args: Any, **kwargs: Any) -> None:
-        """As the base; the data stream takes the file's seed too."""
-        super().resume(*args, **kwargs)
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """As the base; the data stream takes the file's seed too.
+
+        Raises:
+            ConfigError: If the file is of another optimizer, as that of a distilled run may be.
+        """
+        try:
+            super().resume(filename, *args, **kwargs)
+        except ValueError as error:
+            if 'state dict' not in str(error):
+                raise
+            raise ConfigError(
+                f'--resume: {filename!r} is of a run with another optimizer, or with other '
+                f'parameters in it, as those of a kd section ({error}). Resume it with the config '
+                f'of that run; to begin anew with its weights: load_from={filename}, without '
+                '--resume'
+            ) from error
         stream = stream_of(self.train_dataloader)
         if stream is not None:
             stream.reseed(self.seed)
@@ -223,6 +266,8 @@ class Runner(CheckedRunner):
             checkpoint = read_checkpoint(filename, map_location, self._unsafe)
         except ConfigError as error:
             raise ConfigError(f'{error}{self._stands(filename)}') from error
+        if self._resume:
+            self._check_resumable(checkpoint, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         state = state_dict_of(checkpoint, repr(filename))
@@ -243,6 +288,35 @@ class Runner(CheckedRunner):
     def _stands(self, failed: str) -> str:
         """Which checkpoint there is beside one that failed."""
         return previous_checkpoint(self.work_dir, failed, self.cfg)
+
+    def _check_resumable(self, checkpoint: dict[str, Any], filename: str) -> None:
+        """Refuse files that MMEngine cannot resume; warn of those without an optimizer's state."""
+        meta = checkpoint.get('meta')
+        place = isinstance(meta, dict) and {'epoch', 'iter'} <= meta.keys()
+        if not place or 'message_hub' not in checkpoint:
+            lacking = 'message_hub' if place else 'meta, with epoch and iter'
+            raise ConfigError(
+                f'--resume: {filename!r} does not say where its run was (it has no {lacking}). To '
+                f'begin with its weights: load_from={filename}, without --resume'
+            )
+        if 'optimizer' not in checkpoint:
+            self.logger.warning(
+                f'{filename} holds no state of the optimizer: it begins anew, and the resumed run '
+                'is not exact'
+            )
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> Any:
+        """As the base; where its file cannot be written the run goes on."""
+        logger = super().build_logger(*args, **kwargs)
+        self._forgiving = Forgiving(logger)
+        self._forgiving.files()
+        return logger
+
+    def build_visualizer(self, *args: Any, **kwargs: Any) -> Any:
+        """As `build_logger`."""
+        visualizer = super().build_visualizer(*args, **kwargs)
+        self._forgiving.backends(visualizer)
+        return visualizer
 
     @with_common_buffers
     def save_checkpoint(
@@ -265,6 +339,18 @@ class Runner(CheckedRunner):
                 f'could not write {os.path.join(out_dir, filename)}: {error}'
                 + self._stands(os.path.join(out_dir, filename))
             ) from error
+
+
+def _check_numbers(where: str, hooks: dict[str, Any], **arguments: tuple[str, ...]) -> None:
+    """Arguments of hooks that are compared with numbers when an iteration or epoch ends."""
+    for hook, names in arguments.items():
+        given = hooks.get(hook)
+        for name in names if isinstance(given, dict) else ():
+            value = (given or {}).get(name, 1)
+            if type(value) is not int:
+                raise ConfigError(
+                    f'{where}.{hook}.{name}: expected a whole number, -1 for never, got {value!r}'
+                )
 
 
 def build_runner(cfg: Config) -> BaseRunner:

@@ -39,7 +39,8 @@ def _refuse(cfg: Config, out: Path, count: int) -> None:
         raise ConfigError(f'--num {count}: at least 1')
     if not out.resolve().parent.is_dir() or out.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
         raise ConfigError(f'--out {str(out)!r}: expected a .png or .jpg in a folder that exists')
-    pipeline = cfg.get('val_dataloader', {}).get('dataset', {}).get('pipeline') or []
+    dataset = (cfg.get('val_dataloader') or {}).get('dataset') or {}
+    pipeline = dataset.get('pipeline') or []
     kinds = [step['type'] for step in pipeline]
     if 'kdmm.ShufflePatches' not in kinds:
         raise ConfigError(

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,12 +39,16 @@ def sole_run(work_dir: str) -> Iterator[None]:
     warning says so.
 
     Raises:
-        ConfigError: On all ranks, if another process holds it; the message says which.
+        ConfigError: On all ranks, if another process holds it (the message says which), or nothing
+            can be written there.
     """
     path, mine, refusal = os.path.join(os.path.realpath(work_dir), LOCK), False, ''
     if is_main_process() and path not in _held:
-        os.makedirs(work_dir, exist_ok=True)
-        refusal = _take(path)
+        try:
+            make_folder(work_dir, 'work_dir')
+            refusal = _take(path)
+        except ConfigError as error:
+            refusal = str(error)
         mine = path in _held
     for text in all_gather_object(refusal):
         if text:
@@ -53,6 +58,28 @@ def sole_run(work_dir: str) -> Iterator[None]:
     finally:
         if mine:
             _held.pop(path).close()
+
+
+def make_folder(path: str, key: str) -> None:
+    """Make a folder in which files can be written.
+
+    Args:
+        path: Of the folder.
+        key: The option or config key that names it, for errors.
+
+    Raises:
+        ConfigError: If it cannot be made, or the system refuses to write a file there.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(bytes(2**12))
+    except OSError as error:
+        place = f' ({error.filename})' if error.filename not in (None, path) else ''
+        raise ConfigError(
+            f'{key}: {path!r} is no folder in which files can be written: {error.strerror}{place}. '
+            'Name another, or see to its rights and the room on its disk'
+        ) from error
 
 
 def _take(path: str) -> str:

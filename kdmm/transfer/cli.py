@@ -6,8 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from mmengine.config import DictAction
-
+from kdmm.engine.cli import Overrides
 from kdmm.engine.config import load_config
 from kdmm.errors import ConfigError
 from kdmm.pretrained.libraries import MM, ZOO
@@ -53,10 +52,12 @@ def fresh_command(argv: list[str] | None = None) -> None:
     parser.add_argument('--seed', type=int, required=True, help='the same seed, the same file')
     parser.add_argument('--out', required=True, help='file to write')
     parser.add_argument('--force', action='store_true', help='overwrite OUT')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='overrides')
+    parser.add_argument('--cfg-options', nargs='+', action=Overrides, default={}, help='overrides')
     args = parser.parse_args(argv)
 
     def write() -> None:
+        if not 0 <= args.seed < 2**32:
+            raise ConfigError(f'--seed {args.seed}: expected a number from 0 to 2**32 - 1')
         cfg = load_config(args.config, args.cfg_options)
         entries = write_fresh(cfg, args.seed, args.out, args.force)
         print(f'{args.out}: {entries} entries, seed {args.seed}, nothing pretrained')
@@ -65,11 +66,11 @@ def fresh_command(argv: list[str] | None = None) -> None:
 
 
 def run(action: Callable[[], None]) -> None:
-    """Run ``action``; wrong input is one line and exit code 2, a failed proof exit code 1."""
+    """Run ``action``; wrong input is one line and exit code 2, a proof or disk that fails 1."""
     warnings.simplefilter('ignore')  # of the libraries, about themselves
     try:
         action()
-    except (ConfigError, ProofError) as error:
+    except (ConfigError, ProofError, OSError) as error:
         if os.environ.get('KDMM_TRACEBACK'):
             raise
         text, wrong = ' '.join(str(error).split()), isinstance(error, ConfigError)

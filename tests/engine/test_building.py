@@ -3,17 +3,27 @@
 from typing import Any
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import HOOKS, MODELS, Registry
+from torch import nn
+from torch.nn import functional as F
 
 from kdmm.engine import Runner, build_runner
+from kdmm.engine import building as building_module
 from kdmm.engine.building import building
 from kdmm.errors import ConfigError
-from tests.engine.tiny_run import config, validated
+from tests.engine.tiny_run import TinyMetric, by_epoch, config, validated
 
 # what is changed in a config that can be built (dotted, as --cfg-options), how the message begins,
 # and a word further on
 BAD: list[tuple[dict[str, Any], str, str]] = [
+    ({'optim_wrapper.type': 'AmpOptimWrapper'}, "optim_wrapper.type: 'AmpOptimWrapper'", 'GPU'),
+    ({'train_cfg.val_interval': 0}, 'train_cfg.val_interval: 0, expected a whole number', ''),
+    ({'train_cfg.val_interval': 'a'}, "train_cfg.val_interval: 'a', expected", 'val_dataloader'),
+    ({'default_hooks.checkpoint.interval': 'a'}, 'default_hooks.checkpoint.interval: exp', "'a'"),
+    ({'default_hooks.checkpoint.max_keep_ckpts': 1.5}, 'default_hooks.checkpoint.max_keep', '1.5'),
+    ({'default_hooks.logger.interval': 1.5}, 'default_hooks.logger.interval: expected', '1.5'),
     ({'model.type': 'TinyNett'}, "model.type: no model 'TinyNett'", 'nearest: kdmm.TinyNet'),
     ({'model.widht': 3}, 'model (kdmm.TinyNet): unknown argument', "'widht'; nearest: width"),
     ({'model.width': 'a'}, 'model (kdmm.TinyNet): TypeError', "width='a'"),
@@ -33,6 +43,8 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({'optim_wrapper.optimizer.type': 'SDG'}, 'optim_wrapper.optimizer.type: no', 'nearest: SGD'),
     ({'optim_wrapper.optimizer.lr': 'fast'}, 'optim_wrapper.optimizer (SGD)', "lr='fast'"),
     ({'optim_wrapper.optimizer.momentun': 1}, 'optim_wrapper.optimizer (SGD)', 'momentum'),
+    ({'optim_wrapper.paramwise_cfg.bias_lr': 1}, 'optim_wrapper.paramwise_cfg: un', 'bias_lr_mult'),
+    ({'compile.backend': 'gone'}, 'compile: InvalidBackend', "'gone'"),
     ({'optim_wrapper.clip_grad.max_nrm': 1}, 'optim_wrapper.clip_grad: ', 'nearest: max_norm'),
     ({'optim_wrapper': dict(_delete_=True)}, 'optim_wrapper: expected dict(optimizer=', ''),
     ({'param_scheduler': dict(type='PolyLr')}, 'param_scheduler.type: no', 'nearest: PolyLR'),
@@ -51,8 +63,8 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({'auto_scale_lr.enable': True}, 'auto_scale_lr: ', 'base_batch_size'),
     ({'load_from': 5}, 'checkpoint: expected a path or a URL, got 5', ''),
     ({'optim_wrapper.optimizer.lr': 0.0}, 'optim_wrapper.optimizer.lr: 0', 'nothing would'),
-    ({'kd': 'yes'}, "kd: expected a section", "got 'yes'"),
-    ({'kd': ['x']}, "kd: expected a section", "got ['x']"),
+    ({'kd': 'yes'}, 'kd: expected a section', "got 'yes'"),
+    ({'kd': ['x']}, 'kd: expected a section', "got ['x']"),
     ({'kd.type': 5}, "kd.type: '5' is not known", 'Distiller'),
     ({'kd.losses.kd': 'KDLoss'}, "kd.losses.kd: expected dict(type=..., on=...), got 'KDLoss'", ''),
     ({'kd.losses.kd.type': 5}, 'kd.losses.kd.type: no loss 5', ''),
@@ -87,6 +99,65 @@ def test_what_training_raises_is_left_alone(tmp_path, monkeypatch):
 
     monkeypatch.setattr(made.model, 'train_step', broken, raising=False)
     with pytest.raises(KeyError, match='of the step'):
+        made.train()
+
+
+class Layer(nn.Module):
+    """A layer of a library, as its module's name says."""
+
+    def forward(self, x):
+        return F.linear(x, torch.zeros(2, x.shape[-1] + 1))
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """Let this file and those of the tiny networks pass for a library's."""
+    known = {'tests'} | building_module._LIBRARIES
+    monkeypatch.setattr(building_module, '_LIBRARIES', known)
+
+
+def test_what_the_libraries_raise_in_the_first_step(tmp_path, library):
+    made = Runner.from_cfg(config(tmp_path, kd=None))
+    made.model.body = Layer()
+    with pytest.raises(ConfigError, match=r'^model\.body \(Layer\): RuntimeError: .*first step'):
+        made.train()
+
+
+def test_what_they_raise_later_is_left_alone(tmp_path, library):
+    made = Runner.from_cfg(config(tmp_path, kd=None))
+    step = made.model.train_step
+    made.model.train_step = lambda *args, **kw: (
+        step(*args, **kw) if made.iter < 1 else F.linear(torch.zeros(1, 2), torch.zeros(1, 3))
+    )
+    with pytest.raises(RuntimeError, match='mat1') as raised:
+        made.train()
+    assert not isinstance(raised.value, ConfigError)
+
+
+def test_the_same_of_a_users_layer_is_left_alone(tmp_path):
+    made = Runner.from_cfg(config(tmp_path, kd=None))
+    made.model.body = Layer()
+    with pytest.raises(RuntimeError, match='mat1|size mismatch'):
+        made.train()
+
+
+def test_metrics_have_a_first_step(tmp_path, library, monkeypatch):
+    def wrong(*_: Any) -> None:
+        raise KeyError('metrics mIuO')
+
+    monkeypatch.setattr(TinyMetric, 'compute_metrics', wrong)
+    with pytest.raises(ConfigError, match=r'^metric \(TinyMetric\): KeyError: .*mIuO.* of val'):
+        Runner.from_cfg(validated(config(tmp_path, kd=None))).train()
+
+
+def test_a_batch_of_one_under_batch_norm(tmp_path):
+    """Also where it is the last one of an epoch."""
+    made = Runner.from_cfg(by_epoch(config(tmp_path, kd=None)))
+    step = made.model.train_step
+    made.model.train_step = lambda *args, **kw: (
+        step(*args, **kw) if made.iter < 3 else nn.BatchNorm1d(2)(torch.zeros(1, 2))
+    )
+    with pytest.raises(ConfigError, match='^train_dataloader: .*one image.*drop_last=True'):
         made.train()
 
 

@@ -3,11 +3,13 @@ import os
 import signal
 
 import pytest
+from mmengine.config import Config
+from mmengine.registry import METRICS
 
 from kdmm.engine import cli
 from kdmm.errors import ConfigError
 from kdmm.hooks.nonfinite import NonFiniteError
-from tests.engine.tiny_run import config
+from tests.engine.tiny_run import TinyMetric, config
 
 
 class Fake:
@@ -40,7 +42,7 @@ def fake(monkeypatch):
 @pytest.fixture
 def file(tmp_path):
     cfg = config(tmp_path / 'work')
-    cfg.test_evaluator = dict(type='TinyMetric')
+    cfg.test_evaluator = dict(type='WritingMetric')
     cfg.dump(tmp_path / 'c.py')
     return str(tmp_path / 'c.py')
 
@@ -72,6 +74,37 @@ def test_a_run_that_began_from_weights_resumes_from_its_own_checkpoint(fake, fil
     assert fake.cfg.load_from == (None if begun else 'start.pth')
 
 
+@pytest.mark.parametrize(
+    ('flags', 'amp', 'resume'),
+    [
+        (['--amp', 'FILE'], True, False),
+        (['--resume', 'FILE'], False, True),
+        (['--amp', '--resume', 'FILE'], True, True),
+    ],
+)
+def test_a_flag_swallows_no_config(fake, file, flags, amp, resume):
+    cli.train([file if flag == 'FILE' else flag for flag in flags])
+    assert fake.cfg.resume is resume and fake.cfg.get('load_from') is None
+    assert (fake.cfg.optim_wrapper.get('type') == 'AmpOptimWrapper') is amp
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'told'),
+    [
+        (['--amp', 'float8', 'c.py'], "invalid choice: 'float8'"),
+        (['c.py', '--cfg-options', 'model'], "'model' is no key=value"),
+        (['--cfg-options', 'a=1', 'c.py'], "'c.py' is no key=value"),
+        (['c.py', '--cfg-options', '=3'], "'=3' is no key=value"),
+        (['c.py', '--cfg-options', 'a=[1,2'], 'a=[1,2: Imbalanced brackets'),
+    ],
+)
+def test_wrong_command_lines(fake, capsys, arguments, told):
+    with pytest.raises(SystemExit) as info:
+        cli.train(arguments)
+    said = capsys.readouterr().err
+    assert info.value.code == 2 and told in said.splitlines()[-1] and 'usage: ' in said
+
+
 @pytest.mark.parametrize('flags, dtype', [(['--amp'], None), (['--amp', 'bfloat16'], 'bfloat16')])
 def test_mixed_precision(fake, file, flags, dtype):
     cli.train([file, *flags])
@@ -83,6 +116,28 @@ def test_testing_evaluates_the_student_alone(fake, file, tmp_path):
     cli.test([file, 'a.pth', '--out', str(tmp_path / 'out')])
     assert fake.calls == ['test'] and 'kd' not in fake.cfg and fake.cfg.load_from == 'a.pth'
     assert fake.cfg.test_evaluator.output_dir == str(tmp_path / 'out')
+
+
+@METRICS.register_module(force=True)
+class WritingMetric(TinyMetric):
+    def __init__(self, output_dir: str = '', keep_results: bool = False, **kwargs) -> None:
+        super().__init__(**kwargs)
+
+
+def test_predictions_of_several_metrics(tmp_path):
+    """Those that write are told where, the others are left as they are."""
+    metrics = [dict(type='TinyMetric'), dict(type='WritingMetric')]
+    cfg = Config(dict(default_scope='mmengine', test_evaluator=metrics))
+    cli.keep_predictions(cfg, str(tmp_path / 'out'))
+    assert cfg.test_evaluator[0] == dict(type='TinyMetric')
+    assert cfg.test_evaluator[1].output_dir == str(tmp_path / 'out')
+    (tmp_path / 'file').touch()
+    with pytest.raises(ConfigError, match="--out: .*file' is no folder"):
+        cli.keep_predictions(cfg, str(tmp_path / 'file'))
+    for none in (dict(type='TinyMetric'), None, metrics[:1]):
+        cfg.test_evaluator = none
+        with pytest.raises(ConfigError, match='--out: no metric of test_evaluator'):
+            cli.keep_predictions(cfg, 'out')
 
 
 @pytest.mark.parametrize(

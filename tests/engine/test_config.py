@@ -132,3 +132,37 @@ def test_objectives_that_look_at_shapes_are_told_the_size():
         'crop_size'
     ] == (1, 2)
     assert 'crop_size' not in model_config(dict(type='N'), dict(type='HSSAKD'), (8, 9))
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'expected'),
+    [
+        ('model', None, 'a dict'), ('model', [1], 'a dict'), ('kd', True, 'a dict'),
+        ('load_from', dict(x=1), 'text'), ('resume', 'maybe', 'True or False'),
+        ('work_dir', 5, 'text'), ('env_cfg', dict(dist_cfg=5), 'a dict'),
+        ('randomness', dict(seed='one'), 'a whole number'), ('reproducible', {}, 'True or False'),
+    ],
+)  # fmt: skip
+def test_types_that_the_library_looks_at_late(tmp_path, key, value, expected):
+    file = tmp_path / 'c.py'
+    file.write_text(f'model = dict(type="N")\n{key} = {value!r}\n')
+    with pytest.raises(ConfigError, match=rf'^{key}.*: expected {expected}, got '):
+        load_config(str(file))
+
+
+@pytest.mark.parametrize('value', ['None', 'False', '{}'])
+def test_no_section_is_plain_training(tmp_path, value):
+    (tmp_path / 'c.py').write_text(f'model = dict(type="N")\nkd = {value}\n')
+    assert not load_config(str(tmp_path / 'c.py')).kd
+
+
+def test_a_config_that_exits(tmp_path):
+    (tmp_path / 'c.py').write_text('raise SystemExit(0)\n')
+    with pytest.raises(ConfigError, match=r'c\.py.* cannot be read'):
+        load_config(str(tmp_path / 'c.py'))
+
+
+def test_modules_named_on_the_command_line_are_imported(tmp_path):
+    (tmp_path / 'c.py').write_text('model = dict(type="N")\n')
+    with pytest.raises(ConfigError, match='no_such_module'):
+        load_config(str(tmp_path / 'c.py'), {'custom_imports.imports': ['no_such_module']})

@@ -278,3 +278,49 @@ def test_wrong_labels_losses_and_taps_are_config_errors_of_the_runner(tmp_path):
     kd['losses']['kd']['on'] = 'logit'
     with pytest.raises(ConfigError, match="no tap 'logit'"):
         runner(tmp_path, kd=kd)
+
+
+def resumed(work_dir, path, **changes) -> Runner:
+    made = runner(work_dir, iters=6, **{'load_from': str(path), 'resume': True, **changes})
+    made.train()
+    return made
+
+
+def test_a_distilled_run_is_not_resumed_as_a_plain_one(tmp_path):
+    """A connector's weights are in the optimizer; the student alone can be taken from the file."""
+    kd = copy.deepcopy(KD)
+    kd['losses']['parts']['connector'] = dict(type='Projection')
+    runner(tmp_path / 'kd', kd=kd).train()
+    path = tmp_path / 'kd/iter_4.pth'
+    with pytest.raises(ConfigError, match=r'--resume: .*iter_4\.pth.*kd section.*load_from='):
+        resumed(tmp_path / 'plain', path, kd=None)
+    runner(tmp_path / 'new', kd=None, load_from=str(path)).train()
+
+
+@pytest.mark.parametrize('entry', ['meta', 'message_hub'])
+def test_files_that_do_not_say_where_their_run_was(tmp_path, entry):
+    runner(tmp_path, kd=None).train()
+    state = load(tmp_path / 'iter_4.pth')
+    del state[entry]
+    torch.save(state, tmp_path / 'cut.pth')
+    with pytest.raises(ConfigError, match=rf'--resume: .*cut\.pth.*no {entry}.*load_from='):
+        resumed(tmp_path / 'w', tmp_path / 'cut.pth', kd=None)
+
+
+def test_a_file_without_the_optimizers_state_is_resumed_with_a_warning(tmp_path):
+    runner(tmp_path, kd=None).train()
+    state = load(tmp_path / 'iter_4.pth')
+    del state['optimizer']
+    torch.save(state, tmp_path / 'cut.pth')
+    made = runner(
+        tmp_path / 'w', kd=None, iters=6, load_from=str(tmp_path / 'cut.pth'), resume=True
+    )
+    said: list[str] = []
+    made.logger.warning = said.append
+    made.train()
+    assert made.iter == 6 and any('no state of the optimizer' in text for text in said)
+
+
+def test_a_data_set_that_is_none(tmp_path):
+    with pytest.raises(ConfigError, match=r"^train_dataloader \(DataLoader\): .*dataset='x'"):
+        build_runner(config(tmp_path, kd=None, train_dataloader__dataset='x')).train()

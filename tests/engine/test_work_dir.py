@@ -1,4 +1,6 @@
+import errno
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -11,7 +13,13 @@ import torch
 from mmengine.config import Config
 
 from kdmm.engine import Runner, cli
-from kdmm.engine.work_dir import LOCK, latest_checkpoint, remove_drafts, sole_run
+from kdmm.engine.work_dir import (
+    LOCK,
+    latest_checkpoint,
+    make_folder,
+    remove_drafts,
+    sole_run,
+)
 from kdmm.errors import ConfigError
 from tests.engine.tiny_run import config, files, validated
 
@@ -215,3 +223,33 @@ def test_drafts_of_a_killed_run_go_when_the_next_one_begins(tmp_path):
     Runner.from_cfg(cfg).train()
     for folder in (Path(cfg.work_dir), out):
         assert sorted(path.name for path in folder.glob('*.part*')) == sorted(theirs)
+
+
+@pytest.mark.parametrize('below', ['', '/w', '/a/b'])
+def test_a_file_in_the_place_of_the_work_dir(tmp_path, below):
+    (tmp_path / 'file').touch()
+    place = f'{tmp_path}/file{below}'
+    for start in (lambda: Runner.from_cfg(config(place)), lambda: sole_run(place).__enter__()):
+        with pytest.raises(ConfigError, match='^work_dir: .*file.* is no folder in which'):
+            start()
+
+
+@pytest.mark.parametrize('code', [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_work_dir_that_cannot_be_written(tmp_path, monkeypatch, code):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr('tempfile.TemporaryFile', refuse)
+    with pytest.raises(ConfigError, match=f'^work_dir: .*{os.strerror(code)}'):
+        make_folder(str(tmp_path / 'w'), 'work_dir')
+
+
+def test_a_work_dir_on_a_full_disk(tmp_path):
+    """No file can grow beyond a kilobyte."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(ConfigError, match=r'^work_dir: .*room on its disk'):
+            make_folder(str(tmp_path / 'w'), 'work_dir')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
