@@ -33,7 +33,11 @@ def check_coco(content: Any, where: str) -> None:
     Raises:
         ConfigError: Names an id, and how many there are.
     """
-    if not isinstance(content, Mapping) or not isinstance(content.get('images'), list):
+    if not isinstance(content, Mapping):
+        return
+    if 'images' not in content and {'annotations', 'categories'} <= content.keys():
+        raise ConfigError(f'{where}: it lists no images, so that its annotations belong to none')
+    if not isinstance(content.get('images'), list):
         return
     _check_entries(content, where)
     images = _ids(content, 'images')

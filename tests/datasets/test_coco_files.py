@@ -200,6 +200,7 @@ def test_the_runners_loaders_refuse_too(tmp_path):
         (changed('annotations', 0, category_id=9), 'category_id 9 is none of the categories'),
         (changed('categories', 1, name=None), r'categories\[1\], id 2: name is None'),
         (changed('categories', 0, id='1'), 'category_id 1 is none of the categories'),
+        ({k: v for k, v in content().items() if k != 'images'}, 'it lists no images'),
         (dict(content(), categories=['cat']), r"categories\[0\]: expected a dict, got 'cat'"),
         (dict(content(), annotations={}), 'annotations: expected a list, got a dict'),
     ],

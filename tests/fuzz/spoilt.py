@@ -326,7 +326,7 @@ ELSEWHERE = [
     Case('place init_checkpoint into a read-only folder', 'init_checkpoint',
          ('plain.py', '--out', 'o.pth', '--seed', '0'), 'o.pth', nobody()),
     Case('place init_checkpoint on a full disk', 'init_checkpoint',
-         ('plain.py', '--out', 'o.pth', '--seed', '0'), 'o.pth', largest(1000)),
+         ('plain.py', '--out', 'o.pth', '--seed', '0'), 'o.pth', largest(4000)),
     Case('place a metric into a missing folder', 'test',
          ('plain.py', 'student.pth', '--out', 'plain.py/o'), '--out'),
     Case('env RANK without WORLD_SIZE', 'train', ('plain.py', '--launcher', 'pytorch'),
