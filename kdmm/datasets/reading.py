@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kdmm.datasets.label_maps import leaves, local
+from kdmm.datasets.label_maps import leaf_datasets, local
 from kdmm.errors import ConfigError
 
 #: What a data set says of a sample's files.
@@ -16,7 +16,7 @@ LIBRARIES = ('mmcv', 'mmdet', 'mmpose', 'mmpretrain', 'mmseg')
 
 def name_files(dataset: Any) -> None:
     """Let each transform ``Load...`` of the libraries name the picture that it fails on."""
-    for leaf in leaves(dataset):
+    for leaf in leaf_datasets(dataset):
         steps = getattr(getattr(leaf, 'pipeline', None), 'transforms', None)
         for step in steps if isinstance(steps, list) else ():
             kind = type(step)
