@@ -287,7 +287,7 @@ class Runner(CheckedRunner):
 
     def _stands(self, failed: str) -> str:
         """Which checkpoint there is beside one that failed."""
-        return previous_checkpoint(self.work_dir, failed, self.cfg)
+        return previous_checkpoint(self.work_dir, str(failed), self.cfg)
 
     def _check_resumable(self, checkpoint: dict[str, Any], filename: str) -> None:
         """Refuse files that MMEngine cannot resume; warn of those without an optimizer's state."""

@@ -137,7 +137,7 @@ def test_objectives_that_look_at_shapes_are_told_the_size():
 @pytest.mark.parametrize(
     ('key', 'value', 'expected'),
     [
-        ('model', None, 'a dict'), ('model', [1], 'a dict'), ('kd', True, 'a dict'),
+        ('model', None, 'a dict'), ('model', [1], 'a dict'), ('kd', True, 'a section'),
         ('load_from', dict(x=1), 'text'), ('resume', 'maybe', 'True or False'),
         ('work_dir', 5, 'text'), ('env_cfg', dict(dist_cfg=5), 'a dict'),
         ('randomness', dict(seed='one'), 'a whole number'), ('reproducible', {}, 'True or False'),
@@ -146,7 +146,7 @@ def test_objectives_that_look_at_shapes_are_told_the_size():
 def test_types_that_the_library_looks_at_late(tmp_path, key, value, expected):
     file = tmp_path / 'c.py'
     file.write_text(f'model = dict(type="N")\n{key} = {value!r}\n')
-    with pytest.raises(ConfigError, match=rf'^{key}.*: expected {expected}, got '):
+    with pytest.raises(ConfigError, match=rf'^{key}.*: expected {expected}.*, got '):
         load_config(str(file))
 
 
