@@ -79,3 +79,10 @@ export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 echo '== pytest'
 "$python" -m pytest -q -n "${TEST_WORKERS:-1}" --dist loadfile --no-loadscope-reorder \
     "${arguments[@]:-${REPRESENTATIVE[@]}}"
+if ((quickstart)); then
+    echo '== quick start'
+    folder=$(mktemp -d)
+    trap 'rm -rf "$folder"' EXIT
+    KDMM_QUICKSTART=$folder/data KDMM_QUICKSTART_WORK=$folder/work KDMM_QUICKSTART_ITERATIONS=20 \
+        bash tools/quickstart.sh --here
+fi

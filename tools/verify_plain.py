@@ -10,7 +10,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,6 +26,19 @@ class _NoKdmm:
             raise ModuleNotFoundError(f'No module named {name!r} (blocked)', name=name)
 
 
+class _NotCompiled(ModuleType):
+    """Names for ``mmcv._ext``: MMSegmentation 1.2 imports operators that no model here calls."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__'):
+            raise AttributeError(name)
+
+        def refuse(*args: Any, **kwargs: Any) -> None:
+            raise RuntimeError(f'the mmcv operator {name!r} is not compiled')
+
+        return refuse
+
+
 def plain_logits(config: str, checkpoint: str, count: int) -> dict[str, Any]:
     """Logits from MMSegmentation alone; ends with an error if kdmm could be imported."""
     sys.meta_path.insert(0, _NoKdmm())  # type: ignore[arg-type]
@@ -33,6 +48,8 @@ def plain_logits(config: str, checkpoint: str, count: int) -> dict[str, Any]:
         pass
     else:
         raise RuntimeError('kdmm is imported already')
+    if find_spec('mmcv._ext') is None:
+        sys.modules['mmcv._ext'] = _NotCompiled('mmcv._ext')
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
     from mmengine.runner import load_checkpoint
@@ -53,7 +70,7 @@ def kdmm_logits(config: str, checkpoint: str, count: int) -> dict[str, Any]:
     from mmengine.registry import init_default_scope
 
     import kdmm  # noqa: F401
-    from kdmm.distillers import CHILD
+    from kdmm.distillers.attach import set_aside
     from kdmm.distillers.weights import load_strictly, read_checkpoint, state_dict_of
     from kdmm.engine.config import load_config, model_config
     from kdmm.registry import MODELS
@@ -61,9 +78,8 @@ def kdmm_logits(config: str, checkpoint: str, count: int) -> dict[str, Any]:
     cfg = load_config(config)
     init_default_scope('mmseg')
     model = MODELS.build(model_config(cfg.model, cfg.get('kd')))
-    load_strictly(
-        model, state_dict_of(read_checkpoint(checkpoint)), repr(checkpoint), without=CHILD
-    )
+    with set_aside(model):
+        load_strictly(model, state_dict_of(read_checkpoint(checkpoint)), repr(checkpoint))
     return dict(logits=_predict(model, cfg, count), model=type(model).__name__)
 
 

@@ -81,6 +81,27 @@ def test_the_report_is_whole(finished):
         assert drawn.shape[1] > 800 and len(np.unique(drawn.reshape(-1, 3), axis=0)) > 50
 
 
+@pytest.mark.parametrize('arm', ARMS)
+def test_the_losses_take_ignored_pixels(arm):
+    """The mean over all pixels, of which those labelled 255 count as 0."""
+    from mmengine.config import Config
+    from mmengine.model import BaseModel
+    from mmseg.registry import MODELS
+
+    import kdmm  # noqa: F401
+
+    model = Config.fromfile(ROOT / 'configs/quickstart' / f'{arm}.py').model
+    logits, labels = torch.randn(2, 9, 4, 6), torch.arange(48).view(2, 4, 6) % 10
+    labels[labels == 9] = 255
+    for head in (model.decode_head, model.auxiliary_head):
+        loss = MODELS.build(head.loss_decode)(logits, labels, ignore_index=255)
+        weights = torch.tensor([*head.loss_decode.class_weight, 0.0])
+        picked = logits.log_softmax(1).gather(1, labels.clamp_max(8)[:, None])[:, 0]
+        mean = -(picked * weights[labels.clamp_max(9)]).sum() / 48
+        total = BaseModel.parse_losses(None, dict(loss_ce=loss))[0]
+        torch.testing.assert_close(total, mean * head.loss_decode.loss_weight)
+
+
 def test_a_checkpoint_with_a_key_of_kdmm_is_no_proof(finished, tmp_path):
     from verify_plain import verify
 
