@@ -1,6 +1,7 @@
 """Skips by version: what an older library cannot do, each time with the reason."""
 
 from importlib import import_module
+from importlib.machinery import PathFinder
 
 import pytest
 import torch
@@ -13,6 +14,16 @@ def needs(library: str, minimum: str, what: str) -> None:
     found = str(import_module(library).__version__)
     if parse_version(found) < parse_version(minimum):
         pytest.skip(f'{library} {found} has no {what} ({minimum} has)')
+
+
+def needs_mmseg_alone() -> None:
+    """Skip the test that runs where MMSegmentation cannot be imported without kdmm."""
+    import mmcv
+    import mmseg
+
+    compiled = PathFinder.find_spec('mmcv._ext', mmcv.__path__)
+    if compiled is None and parse_version(mmseg.__version__) < (1, 3):
+        pytest.skip(f'mmseg {mmseg.__version__} alone needs the compiled operators of mmcv')
 
 
 def cpu_autocast(dtype: torch.dtype, enabled: bool = True) -> torch.autocast:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.e2e.job import Job, assert_same
+from tests.versions import needs_mmseg_alone
 
 MMSEG_TRAIN = str(Path(mmseg.__file__).parent / '.mim/tools/train.py')
 
@@ -37,6 +38,7 @@ def mmseg_train(job: Job, config: str, name: str) -> None:
 @pytest.fixture(scope='module')
 def runs(job: Job) -> Job:
     """The same config by mmseg's script and by ours, and the distilled one by ours."""
+    needs_mmseg_alone()
     mmseg_train(job, 'plain.py', 'by_mmseg')
     job.train('plain.py', 'by_kdmm', E2E_BRIEF='')
     job.train('kd.py', 'distilled', E2E_BRIEF='')
