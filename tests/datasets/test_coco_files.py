@@ -42,7 +42,7 @@ def changed(part: str, index: int, **entry: Any) -> dict[str, Any]:
         (changed('images', 1, id=1), 'x: images: .*first id 1, which stands 2 times'),
         (changed('categories', 1, id=1), 'x: categories: .*first id 1'),
         (
-            dict(content(), images=[dict(id=7), dict(id=8)]),
+            dict(content(), images=[dict(i, id=i['id'] + 6) for i in content()['images']]),
             'x: 2 of 2 annotations .*first image_id 1',
         ),
         (changed('annotations', 0, image_id='1'), "1 of 2 annotations .*first image_id '1'"),

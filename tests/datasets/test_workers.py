@@ -50,6 +50,9 @@ def workers() -> list[Any]:
 def none_left():
     yield
     close_workers()
+    stop = time.monotonic() + 20  # one that has read its last batch may be on its way out
+    while workers() and time.monotonic() < stop:
+        time.sleep(0.05)
     assert workers() == []
 
 

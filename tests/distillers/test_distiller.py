@@ -262,7 +262,7 @@ def test_the_table_at_the_start(monkeypatch):
         (dict(taps={}), 'at least one'),
         (dict(losses={}), 'at least one'),
         (dict(teacher=dict(model=tiny(), rnadom=True)), r"kd\.teacher: .*'rnadom'.*random"),
-        (dict(taps=dict(logits='head.oot')), r"tap 'head\.oot': expected a module path"),
+        (dict(taps=dict(logits='head.oot')), r"kd\.taps\.logits: 'head\.oot': expected a"),
         (dict(taps=dict(logits=3)), r'kd\.taps\.logits: expected a path'),
         (dict(taps=dict(logits=dict(student='head.out'))), r'kd\.taps\.logits: expected a path'),
         (dict(taps=dict(logits='haed.out')), r"the student \(TinyNet\).*'haed'; nearest: .*head"),

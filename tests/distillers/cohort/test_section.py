@@ -33,7 +33,7 @@ OTHER_IMAGES = dict(classifier_config(), data_preprocessor=dict(mean=[9.0] * 3, 
         (dict(taps=dict(z='head.fx.out')), r"kd\.taps\.z: the student \(ImageClassifier\) has no mo"
          r"dule 'head\.fx'; nearest: head\.fc"),
         (dict(taps=dict(z=['head.fc.out', 'head.fx.out'])), r'kd\.taps\.z: the peer1 \(Image'),
-        (dict(taps=dict(z='head.fc')), r"tap 'head\.fc': expected a module path that ends in"),
+        (dict(taps=dict(z='head.fc')), r"kd\.taps\.z: 'head\.fc': expected a module"),
         (dict(taps=dict(z='backbone.stem.out'), trunk=['backbone.stem']),
          r"kd\.taps\.z: 'backbone\.stem' is part of kd\.trunk"),
         (dict(taps=['head.fc.out']), r'kd\.taps: expected a dict'),
