@@ -67,6 +67,9 @@ class SeededSampler(Sampler[int]):
             self.sampler = self._config
             if seed is not None and hasattr(self.sampler, 'seed'):
                 self.sampler.seed = seed
+            if isinstance(self.sampler, InfiniteSampler) and not hasattr(self.sampler, 'skip'):
+                # upstream's has one stream for all iterators, and workers may have drawn from it
+                self.sampler.indices = self.sampler._indices_of_rank()
             return
         self.sampler = DATA_SAMPLERS.build(
             dict(self._config), default_args=dict(dataset=self._dataset, seed=seed)

@@ -8,6 +8,7 @@ import torch
 from mmengine.hooks import Hook
 
 from kdmm.datasets.seeded import seed_loader, stream_of
+from kdmm.datasets.workers import shelter
 from kdmm.registry import HOOKS
 
 
@@ -61,6 +62,10 @@ class StreamSeedHook(Hook):
         loop = runner.train_loop
         if stream_of(loop.dataloader) is not None:
             return
+        started = loop.dataloader._iterator
+        if started is not None:  # workers that persist have the data set without its seeds
+            started._shutdown_workers()
+            loop.dataloader._iterator = None
         stream = stream_of(seed_loader(loop.dataloader, runner.seed))
         assert stream is not None
         if not hasattr(loop, 'dataloader_iterator'):
@@ -76,4 +81,5 @@ class StreamSeedHook(Hook):
 def restart_stream(loop: Any) -> None:
     """Let a loop that counts iterations draw from its loader as it is now."""
     if hasattr(loop, 'dataloader_iterator'):
+        shelter(loop.dataloader)  # upstream's iterator starts the workers at once
         loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)

@@ -76,7 +76,13 @@ def ran(cfg, *hooks: dict, noise: int = 0):
     return made
 
 
-@pytest.mark.parametrize('change', [by_epoch, lambda cfg: cfg])
+def with_workers(cfg):
+    """Those of the hook's loader have begun with its data set as it was."""
+    cfg.train_dataloader.update(num_workers=1, persistent_workers=True)
+    return cfg
+
+
+@pytest.mark.parametrize('change', [by_epoch, lambda cfg: cfg, with_workers])
 def test_a_loader_that_a_hook_builds_goes_on_with_the_stream(tmp_path, change):
     """As if the run had kept its own loader, whatever drew numbers before."""
     whole = ran(change(config(tmp_path / 'a')))
