@@ -19,6 +19,7 @@ TOOLS = (
     'slurm_test.sh',
     'slurm_train.sh',
     'test.py',
+    'torchrun.py',
     'train.py',
     'visualize.py',
 )
