@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import kdmm.downloads
-from kdmm.distillers.weights import read_checkpoint
+from kdmm.checkpoints import read_checkpoint
 from kdmm.downloads import fetch, local_file, sha256, verify_archive
 from kdmm.errors import ConfigError
 

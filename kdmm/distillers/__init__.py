@@ -8,10 +8,10 @@ from kdmm.distillers.distiller import distill
 from kdmm.distillers.hssakd import hssakd, hssakd_online, hssakd_teacher
 from kdmm.distillers.mcl_moco import MoCoCohort, mcl_moco
 from kdmm.distillers.objective import Distillation
-from kdmm.distillers.schedules import Progress, Schedule, build_schedule
-from kdmm.distillers.taps import Calls, TapPath, Taps
-from kdmm.distillers.teacher import Teacher
 from kdmm.errors import ConfigError
+from kdmm.schedules import Progress, Schedule, build_schedule
+from kdmm.taps import Calls, TapPath, Taps
+from kdmm.teachers.teacher import Teacher
 
 __all__ = [
     'CHILD',

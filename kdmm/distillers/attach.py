@@ -10,13 +10,13 @@ import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
-from kdmm.distillers.schedules import Progress
 from kdmm.errors import ConfigError
+from kdmm.schedules import Progress
 
 if TYPE_CHECKING:
     from kdmm.distillers.shares import Share
-    from kdmm.distillers.teacher import Teacher
     from kdmm.distillers.term import Term
+    from kdmm.teachers.teacher import Teacher
 
 #: The one child that a model in training has besides its own; all state of kdmm lies under it.
 CHILD = 'kd'

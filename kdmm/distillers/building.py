@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdmm.distillers.schedules import Progress, Schedule, build_schedule, is_schedule
 from kdmm.errors import ConfigError, nearest, refuse_unknown
 from kdmm.registry import MODELS
 from kdmm.renamed import current_names
+from kdmm.schedules import Progress, Schedule, build_schedule, is_schedule
 
 
 def build_part(

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
+from kdmm.config import KEYS
 from kdmm.distillers.attach import attach, beside_a_total
 from kdmm.distillers.objective import Distillation
-from kdmm.distillers.section import KEYS
 from kdmm.errors import ConfigError, refuse_unknown
 from kdmm.registry import MODELS
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kdmm.distillers.taps import source_of
 from kdmm.functional.collective import sum_over_ranks, world_size
 from kdmm.functional.precision import full_precision
+from kdmm.taps import source_of
 
 #: Losses are multiplied by these for the measurement, so that float16 activations get gradients
 #: that do not underflow; norms are divided by them.

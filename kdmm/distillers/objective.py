@@ -15,12 +15,12 @@ from kdmm.distillers.probe import probe
 from kdmm.distillers.section import both_sides, check_section, list_of_teachers, taps_read
 from kdmm.distillers.shares import measure
 from kdmm.distillers.table import start_table
-from kdmm.distillers.taps import require_gradient, taps_of_student
-from kdmm.distillers.teacher import Teacher
 from kdmm.distillers.term import Term
 from kdmm.distillers.termed import TermedObjective
 from kdmm.distillers.weighting import switched_on
 from kdmm.errors import ConfigError
+from kdmm.taps import require_gradient, taps_of_student
+from kdmm.teachers.teacher import Teacher
 
 
 class Distillation(TermedObjective):

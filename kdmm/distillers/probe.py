@@ -10,9 +10,9 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from kdmm.distillers.taps import DidNotRunError, Taps
-from kdmm.distillers.teacher import Teacher
 from kdmm.errors import ConfigError
+from kdmm.taps import DidNotRunError, Taps
+from kdmm.teachers.teacher import Teacher
 from kdmm.utils.tree import map_leaves
 
 Size = tuple[int, int]

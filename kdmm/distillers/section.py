@@ -5,13 +5,6 @@ from typing import Any
 
 from kdmm.errors import ConfigError, nearest, refuse_unknown
 
-#: What ``kd.type`` may be, as registered under ``kdmm``; the first where it is left out.
-KINDS = ('Distiller', 'HSSAKD', 'HSSAKDTeacher', 'HSSAKDOnline', 'Cohort', 'MCLMoCo')
-#: What ``model.type`` is where the section is written by hand around the student.
-WRAPPERS = tuple(f'kdmm.{kind}' for kind in KINDS)
-#: What the section of a ``Distiller`` may hold.
-KEYS = ('teacher', 'taps', 'losses', 'probe_size', 'measure', 'crop_size')
-
 
 def check_section(taps: Any, losses: Any, teachers: int, measure: Any) -> None:
     """Refuse what is of the wrong kind, and teachers that nobody reads.

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from kdmm.distillers.gradients import Norms, gradient_norms, task_loss
-from kdmm.distillers.taps import trained
 from kdmm.distillers.term import Term
 from kdmm.errors import ConfigError
+from kdmm.taps import trained
 
 #: Term and part.
 Key = tuple[str, str]

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from kdmm.distillers.bridge import build_connectors, channels_of, check_classes, class_maps
 from kdmm.distillers.building import check_shapes
-from kdmm.distillers.taps import Calls
 from kdmm.distillers.weighted import WeightedLoss
 from kdmm.errors import ConfigError
+from kdmm.taps import Calls
 
 
 class Term(WeightedLoss):

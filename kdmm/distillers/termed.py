@@ -5,8 +5,8 @@ from typing import Any, cast
 from torch import nn
 
 from kdmm.distillers.attach import Objective
-from kdmm.distillers.schedules import Progress
 from kdmm.distillers.weighted import WeightedLoss
+from kdmm.schedules import Progress
 
 
 class TermedObjective(Objective):

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from kdmm.distillers.building import build_loss
-from kdmm.distillers.schedules import Progress
 from kdmm.distillers.section import tap_names
-from kdmm.distillers.taps import trained
 from kdmm.distillers.weighting import WHOLE, Weighting
 from kdmm.errors import ConfigError
+from kdmm.schedules import Progress
+from kdmm.taps import trained
 
 
 class WeightedLoss(nn.Module):

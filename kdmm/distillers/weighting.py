@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdmm.distillers.balance import Auto, build_auto, is_auto
-from kdmm.distillers.schedules import Progress, Schedule, build_schedule
 from kdmm.errors import ConfigError, refuse_unknown
+from kdmm.schedules import Progress, Schedule, build_schedule
 
 #: The name that stands for the whole loss.
 WHOLE = ''

@@ -1,7 +1,7 @@
 """From a config file to a running job."""
 
+from kdmm.config import load_config, model_config, use_amp
 from kdmm.engine.checks import check_data
-from kdmm.engine.config import load_config, model_config, use_amp
 from kdmm.engine.launch import start_process_group, stop_process_group
 from kdmm.engine.runner import Runner, build_runner
 

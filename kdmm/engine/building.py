@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
-from kdmm.distillers.section import WRAPPERS
+from kdmm.config import WRAPPERS
 from kdmm.errors import ConfigError, nearest, refuse_unknown
 
 #: What registries, and classes given wrong arguments, raise.

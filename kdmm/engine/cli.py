@@ -15,10 +15,10 @@ import torch.distributed as dist
 from mmengine.config import Config, DictAction
 from mmengine.registry import METRICS
 
+from kdmm.config import load_config, use_amp
 from kdmm.datasets.workers import close_workers
 from kdmm.engine.building import arguments
 from kdmm.engine.checks import check_data
-from kdmm.engine.config import load_config, use_amp
 from kdmm.engine.launch import COLLECTED, report, start_process_group, stop_process_group
 from kdmm.engine.runner import build_runner
 from kdmm.engine.work_dir import latest_checkpoint, make_folder, sole_run

@@ -15,8 +15,8 @@ from mmengine.config import Config
 from mmengine.runner import FlexibleRunner
 from mmengine.runner import Runner as BaseRunner
 
+from kdmm.config import SECTION, kind_of, nearly_section, section_of, split_model
 from kdmm.distillers import Objective
-from kdmm.engine.config import SECTION, kind_of, nearly_section, section_of, split_model
 from kdmm.engine.runner import Runner
 from kdmm.errors import ConfigError
 from kdmm.hooks.ownership import objective_in

@@ -10,9 +10,9 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
+from kdmm.config import kind_of, use_amp
 from kdmm.engine.checks import check_data
 from kdmm.engine.cli import command_line, launch
-from kdmm.engine.config import kind_of, use_amp
 from kdmm.engine.memory_estimate import PROCESS
 from kdmm.engine.meter import MIB
 from kdmm.engine.profiling import ProfileLoop

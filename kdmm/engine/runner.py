@@ -15,6 +15,14 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
+from kdmm.checkpoints import (
+    load_strictly,
+    read_checkpoint,
+    refuse_misfits,
+    state_dict_of,
+    weights_only,
+)
+from kdmm.config import image_size, model_config, section_of
 from kdmm.datasets.class_sampler import check_batch_size
 from kdmm.datasets.coco_files import check_class_names, check_coco_file
 from kdmm.datasets.label_maps import leaf_datasets, watch_label_maps
@@ -23,15 +31,7 @@ from kdmm.datasets.seeded import seed_loader, stream_of
 from kdmm.datasets.workers import ShelteredLoader, shelter
 from kdmm.distillers import ConfigError, Objective
 from kdmm.distillers.attach import set_aside
-from kdmm.distillers.weights import (
-    load_strictly,
-    read_checkpoint,
-    refuse_misfits,
-    state_dict_of,
-    weights_only,
-)
 from kdmm.engine.building import CheckedRunner, building, first_step
-from kdmm.engine.config import image_size, model_config, section_of
 from kdmm.engine.launch import start_process_group
 from kdmm.engine.logs import Forgiving
 from kdmm.engine.loops import is_over, refuse_no_interval, refuse_nothing, with_place

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from kdmm.engine.config import SECTION, kind_of
+from kdmm.config import SECTION, kind_of
 from kdmm.errors import ConfigError, nearest
 from kdmm.utils.models import without_pretrained
 

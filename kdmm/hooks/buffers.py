@@ -16,7 +16,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from kdmm.distillers.weights import ENTRY
+from kdmm.checkpoints import ENTRY
 from kdmm.registry import HOOKS
 
 #: The entry for each rank's own buffers, where they differ.

@@ -14,7 +14,7 @@ from mmengine.fileio.backends import register_backend
 from mmengine.hooks import CheckpointHook as BaseCheckpointHook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
-from kdmm.distillers.weights import ENTRY, read_checkpoint
+from kdmm.checkpoints import ENTRY, read_checkpoint
 from kdmm.errors import ConfigError, TrainingError
 from kdmm.registry import HOOKS
 from kdmm.utils.files import write_file

@@ -9,16 +9,16 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from torch import Tensor
 
+from kdmm.checkpoints import ENTRY, load_strictly
 from kdmm.datasets.batches import may_be_uneven
 from kdmm.distillers import ConfigError, Objective, Progress
 from kdmm.distillers.attach import averaged_part
 from kdmm.distillers.cohort import Cohort
-from kdmm.distillers.teacher import Teacher
-from kdmm.distillers.weights import ENTRY, load_strictly
 from kdmm.errors import TrainingError
 from kdmm.functional.collective import expect_uneven
 from kdmm.hooks.ownership import PREFIX, TRAINED, objective_of
 from kdmm.registry import HOOKS
+from kdmm.teachers.teacher import Teacher
 
 #: The entry of a checkpoint file that says who taught: a list of sources and fingerprints.
 TEACHERS = f'{ENTRY}_teachers'

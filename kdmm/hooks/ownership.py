@@ -6,8 +6,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from torch import nn
 
+from kdmm.checkpoints import ENTRY
 from kdmm.distillers import CHILD, Objective
-from kdmm.distillers.weights import ENTRY
 from kdmm.registry import HOOKS
 
 #: Prefix of the objective's keys in the state of a model in training.

@@ -15,7 +15,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from kdmm.distillers.weights import read_checkpoint, weights_only
+from kdmm.checkpoints import read_checkpoint, weights_only
 from kdmm.errors import ConfigError
 from kdmm.pretrained.architecture import from_text
 from kdmm.pretrained.checkpoint import listed, starts, tensors_of, transfer_entry, under_prefix

@@ -14,8 +14,8 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from kdmm.distillers.section import WRAPPERS
-from kdmm.distillers.weights import weights_only
+from kdmm.checkpoints import weights_only
+from kdmm.config import WRAPPERS
 from kdmm.errors import ConfigError
 from kdmm.pretrained.checkpoint import under_prefix
 from kdmm.pretrained.families import recognise

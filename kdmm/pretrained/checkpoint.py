@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from kdmm.distillers.weights import is_plain, read_checkpoint, state_dict_of
+from kdmm.checkpoints import is_plain, read_checkpoint, state_dict_of
 from kdmm.errors import ConfigError
 
 #: The entry of ``meta`` in a file that a conversion wrote; plain values only.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdmm.distillers.weights import misfit, same_kind
+from kdmm.checkpoints import misfit, same_kind
 from kdmm.errors import ConfigError
 from kdmm.pretrained.checkpoint import listed
 from kdmm.pretrained.families import Family

@@ -6,8 +6,8 @@ import sys
 import warnings
 from collections.abc import Callable
 
+from kdmm.config import load_config
 from kdmm.engine.cli import Overrides
-from kdmm.engine.config import load_config
 from kdmm.errors import ConfigError
 from kdmm.pretrained.libraries import MM, ZOO
 from kdmm.transfer.convert import convert

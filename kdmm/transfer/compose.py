@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kdmm.distillers.weights import fingerprint, same_kind
+from kdmm.checkpoints import fingerprint, same_kind
 from kdmm.errors import ConfigError
 from kdmm.pretrained.checkpoint import listed, starts, under_prefix
 from kdmm.pretrained.families import recognise

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdmm.distillers.weights import read_checkpoint
+from kdmm.checkpoints import read_checkpoint
 from kdmm.downloads import local_file, sha256
 from kdmm.pretrained.checkpoint import (
     ENTRY,

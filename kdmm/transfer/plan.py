@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdmm.engine.config import load_config
+from kdmm.config import load_config
 from kdmm.errors import ConfigError
 from kdmm.pretrained.architecture import Architecture, backbone_of, from_text
 from kdmm.pretrained.checkpoint import Weights, transfer_entry

@@ -21,9 +21,9 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
+from kdmm.checkpoints import read_checkpoint
 from kdmm.compat import unpickling
 from kdmm.compat.unpickling import load_weights
-from kdmm.distillers.weights import read_checkpoint
 from kdmm.errors import ConfigError
 from tests.compat.pickles import (
     allow_all,

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from kdmm.compat import setup
-from kdmm.distillers.zoo import zoo_config
+from kdmm.teachers.zoo import zoo_config
 
 setup()
 

@@ -175,7 +175,7 @@ def test_measure_is_yes_or_no(value):
 
 
 def test_every_key_of_the_section_is_known():
-    from kdmm.distillers.section import KEYS
+    from kdmm.config import KEYS
     from kdmm.engine import model_config
 
     section = dict.fromkeys(KEYS, 1)

@@ -155,7 +155,7 @@ def save_teacher(job: Job) -> None:
     from mmengine.registry import MODELS
 
     import kdmm  # noqa: F401
-    from kdmm.distillers.teacher import load_model_config
+    from kdmm.teachers.teacher import load_model_config
 
     spec, scope = load_model_config(str(job.root / 'teacher.py'))
     torch.manual_seed(1)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 pytest.importorskip('mmpretrain')
 
+from kdmm.config import use_amp  # noqa: E402
 from kdmm.distillers import ConfigError  # noqa: E402
 from kdmm.engine import building  # noqa: E402
-from kdmm.engine.config import use_amp  # noqa: E402
 from kdmm.hooks.ownership import objective_of  # noqa: E402
 from tests.e2e.job import assert_same  # noqa: E402
 from tests.e2e.tiny_hssakd import (  # noqa: E402

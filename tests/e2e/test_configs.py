@@ -20,9 +20,9 @@ pytest.importorskip('mmseg')
 
 from mmseg.registry import MODELS  # noqa: E402
 
-from kdmm.distillers.zoo import zoo_checkpoint  # noqa: E402
 from kdmm.engine import build_runner, load_config  # noqa: E402
 from kdmm.losses import KDLoss  # noqa: E402
+from kdmm.teachers.zoo import zoo_checkpoint  # noqa: E402
 from kdmm.utils.models import without_pretrained  # noqa: E402
 
 from .tiny_data import shrink, walk, write_tiny_data  # noqa: E402

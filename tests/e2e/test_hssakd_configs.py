@@ -13,9 +13,9 @@ from torch import nn
 
 pytest.importorskip('mmpretrain')
 
-from kdmm.distillers.teacher import load_model_config  # noqa: E402
-from kdmm.distillers.zoo import zoo_checkpoint  # noqa: E402
 from kdmm.engine import build_runner  # noqa: E402
+from kdmm.teachers.teacher import load_model_config  # noqa: E402
+from kdmm.teachers.zoo import zoo_checkpoint  # noqa: E402
 
 from .hssakd_runs import (  # noqa: E402
     ALL,

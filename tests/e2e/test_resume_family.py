@@ -49,7 +49,7 @@ def student_keys(job: Job) -> list[str]:
     """Of the plain student of the base library."""
     from mmengine.registry import MODELS
 
-    from kdmm.distillers.teacher import load_model_config
+    from kdmm.teachers.teacher import load_model_config
 
     spec, scope = load_model_config(str(job.root / 'plain.py'))
     return list(MODELS.build(dict(spec, _scope_=scope)).state_dict())

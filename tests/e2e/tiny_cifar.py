@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
 
-from kdmm.distillers.teacher import load_model_config
+from kdmm.teachers.teacher import load_model_config
 from kdmm.utils.models import without_pretrained
 
 from .tiny_data import LOADERS, dataset_nodes, walk

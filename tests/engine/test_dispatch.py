@@ -12,9 +12,9 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner
 from mmengine.runner import Runner as BaseRunner
 
+from kdmm.config import nearly_section, section_of, split_model
 from kdmm.distillers import distill
 from kdmm.engine import Runner, build_runner
-from kdmm.engine.config import nearly_section, section_of, split_model
 from kdmm.engine.dispatch import announcement, install, serving
 from kdmm.errors import ConfigError
 from tests.distillers.tiny_models import KD as SHORT

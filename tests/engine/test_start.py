@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner as BaseRunner
 from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
 
-from kdmm.distillers.weights import weights_only
+from kdmm.checkpoints import weights_only
 from kdmm.engine import Runner
 from kdmm.errors import ConfigError
 from tests.distillers.tiny_models import TinyNet

@@ -89,7 +89,7 @@ def write_world(root: Path) -> None:
     """
     from mmengine.registry import DefaultScope
 
-    from kdmm.engine.config import load_config
+    from kdmm.config import load_config
     from kdmm.engine.runner import build_runner
 
     job = write_job(root)

@@ -9,8 +9,8 @@ import torch
 from mmengine.hooks import EMAHook
 from torch import nn
 
+from kdmm.checkpoints import ENTRY
 from kdmm.distillers import ConfigError, cohort, distill
-from kdmm.distillers.weights import ENTRY
 from kdmm.engine import Runner
 from kdmm.hooks.distill import DistillHook
 from kdmm.hooks.ownership import TRAINED, OwnershipHook, objective_of, taken

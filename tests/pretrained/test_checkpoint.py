@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdmm.distillers.weights import unwrapped
+from kdmm.checkpoints import unwrapped
 from kdmm.errors import ConfigError
 from kdmm.pretrained.checkpoint import (
     branches,

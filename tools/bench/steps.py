@@ -25,10 +25,10 @@ def options_of(given: Sequence[str]) -> dict[str, Any]:
 
 def rows_of(config: str, options: dict[str, Any]) -> list[str]:
     """The steps to measure: by term if the objective consists of terms that have a weight."""
+    from kdmm.config import kind_of
     from kdmm.distillers import ConfigError
     from kdmm.distillers.weighting import is_switched_off
     from kdmm.engine import load_config
-    from kdmm.engine.config import kind_of
 
     try:
         section = load_config(config, options).get('kd') or {}

@@ -114,7 +114,7 @@ def _references(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Te
 def _network() -> nn.Module:
     from mmengine.registry import MODELS
 
-    from kdmm.distillers.teacher import load_model_config
+    from kdmm.teachers.teacher import load_model_config
 
     spec, scope = load_model_config(
         'mmseg::deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024.py'

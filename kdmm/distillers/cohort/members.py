@@ -6,9 +6,9 @@ from typing import Any
 from torch import nn
 
 from kdmm.distillers.peers import build_peer
-from kdmm.distillers.preprocess import Normalization
-from kdmm.distillers.teacher import load_model_config
 from kdmm.errors import ConfigError
+from kdmm.teachers.inputs import Normalization
+from kdmm.teachers.teacher import load_model_config
 
 
 def other_configs(peers: Any, config: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -17,9 +17,9 @@ from kdmm.distillers.cohort.trunk import Trunk
 from kdmm.distillers.context import gather_context, task_facts
 from kdmm.distillers.peers import refuse_one_start
 from kdmm.distillers.probe import Size, blank_taps
-from kdmm.distillers.taps import Taps, require_gradient
 from kdmm.distillers.termed import TermedObjective
 from kdmm.distillers.weighting import switched_on
+from kdmm.taps import Taps, require_gradient
 
 #: The student's own losses, computed on the inputs given.
 Own = Callable[[Any], dict[str, Tensor]]

@@ -6,8 +6,8 @@ from typing import Any
 from torch import nn
 
 from kdmm.distillers.section import tap_names
-from kdmm.distillers.taps import Taps
 from kdmm.errors import ConfigError
+from kdmm.taps import Taps
 
 
 def check_dicts(taps: Any, losses: Any) -> None:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from kdmm.distillers.bridge import channels_of
 from kdmm.distillers.building import check_shapes
-from kdmm.distillers.taps import Calls
 from kdmm.distillers.term import Term
 from kdmm.distillers.weighted import WeightedLoss
 from kdmm.errors import ConfigError
 from kdmm.registry import MODELS
+from kdmm.taps import Calls
 from kdmm.utils.tree import map_leaves
 
 Seen = Sequence[Mapping[str, Any]]

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdmm.distillers.probe import Size, look
-from kdmm.distillers.taps import Taps
 from kdmm.errors import ConfigError, nearest
+from kdmm.taps import Taps
 
 
 class Shared(nn.Module):

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdmm.checkpoints import ENTRY, load_strictly
 from kdmm.distillers.hssakd.viewer import make_branches, stage_taps
-from kdmm.distillers.teacher import Teacher
-from kdmm.distillers.weights import ENTRY, load_strictly
 from kdmm.errors import ConfigError
 from kdmm.models import AuxiliaryBranches
+from kdmm.teachers.teacher import Teacher
 
 _PREFIX = 'branches.'
 

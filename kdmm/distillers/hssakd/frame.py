@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from kdmm.distillers.attach import Objective, beside_a_total
 from kdmm.distillers.hssakd.viewer import Viewer, hard_labels, make_branches, views_of
-from kdmm.distillers.schedules import Progress
 from kdmm.distillers.weighting import weights_by_part
 from kdmm.errors import ConfigError, refuse_unknown
 from kdmm.functional import joint_labels
 from kdmm.models import AuxiliaryBranches
+from kdmm.schedules import Progress
 
 
 class SelfSupervised(Objective):

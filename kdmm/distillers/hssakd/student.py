@@ -11,10 +11,10 @@ from kdmm.distillers.hssakd.branched_teacher import BranchedTeacher
 from kdmm.distillers.hssakd.frame import SelfSupervised, check_temperature
 from kdmm.distillers.hssakd.joint import branch_divergence
 from kdmm.distillers.section import list_of_teachers
-from kdmm.distillers.teacher import Teacher
 from kdmm.errors import ConfigError
 from kdmm.functional import kl_divergence
 from kdmm.renamed import renamed
+from kdmm.teachers.teacher import Teacher
 
 
 @renamed('kd', tau='temperature')

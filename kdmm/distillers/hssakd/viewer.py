@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from kdmm.distillers.context import labels as labels_of
 from kdmm.distillers.context import task_facts
-from kdmm.distillers.taps import Taps
 from kdmm.errors import ConfigError
 from kdmm.functional import rotations, unrotated
 from kdmm.models import AuxiliaryBranches
+from kdmm.taps import Taps
 
 
 class Sight(NamedTuple):

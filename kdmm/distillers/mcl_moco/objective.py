@@ -12,10 +12,10 @@ from kdmm.distillers.attach import Objective
 from kdmm.distillers.cohort.members import build_others, other_configs
 from kdmm.distillers.mcl_moco.encoders import check_networks, enqueue, keys_of, queries_of
 from kdmm.distillers.peers import refuse_one_start
-from kdmm.distillers.schedules import Progress, build_schedule
 from kdmm.distillers.weighting import weights_by_part
 from kdmm.errors import ConfigError
 from kdmm.functional import collective, mutual_queue_contrast
+from kdmm.schedules import Progress, build_schedule
 
 
 class MoCoCohort(Objective):

@@ -5,8 +5,8 @@ import torch
 
 pytest.importorskip('mmpretrain')
 
+from kdmm.checkpoints import ENTRY  # noqa: E402
 from kdmm.distillers.hssakd import BranchedTeacher  # noqa: E402
-from kdmm.distillers.weights import ENTRY  # noqa: E402
 from kdmm.errors import ConfigError  # noqa: E402
 
 from .classifiers import build, classifier_config  # noqa: E402

@@ -3,8 +3,8 @@ import copy
 import pytest
 from mmengine.config import Config
 
+from kdmm.config import image_size
 from kdmm.engine import load_config, model_config, use_amp
-from kdmm.engine.config import image_size
 from kdmm.errors import ConfigError
 from tests.distillers.tiny_models import KD, tiny
 

@@ -11,18 +11,18 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from kdmm.compat.packages import require_scopes
-from kdmm.distillers.preprocess import InputAdapter
-from kdmm.distillers.taps import Taps
-from kdmm.distillers.weights import (
+from kdmm.checkpoints import (
     fingerprint,
     load_strictly,
     read_checkpoint,
     state_dict_of,
     weights_only,
 )
-from kdmm.distillers.zoo import zoo_checkpoint, zoo_config
+from kdmm.compat.packages import require_scopes
 from kdmm.errors import ConfigError
+from kdmm.taps import Taps
+from kdmm.teachers.inputs import InputAdapter
+from kdmm.teachers.zoo import zoo_checkpoint, zoo_config
 from kdmm.utils.models import without_pretrained
 from kdmm.utils.seeds import seeded
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
+from kdmm.config import SECTION
 from kdmm.engine import load_config
-from kdmm.engine.merging import SECTION
 from kdmm.errors import ConfigError
 
 BASE = """

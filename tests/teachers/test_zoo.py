@@ -4,7 +4,7 @@ from importlib.util import find_spec
 import pytest
 
 from kdmm.compat import packages
-from kdmm.distillers.zoo import zoo_checkpoint, zoo_config
+from kdmm.teachers.zoo import zoo_checkpoint, zoo_config
 
 # config, how its weight file's name starts
 KNOWN = [

@@ -8,7 +8,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import ImgDataPreprocessor
 from torch import nn
 
-from kdmm.distillers.weights import (
+from kdmm.checkpoints import (
     fingerprint,
     load_strictly,
     read_checkpoint,

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from kdmm.distillers import ConfigError, Progress, build_schedule
-from kdmm.distillers.schedules import is_schedule
+from kdmm.schedules import is_schedule
 
 
 def at(config, iteration=0, epoch=0.0):

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from kdmm.distillers import Calls, ConfigError, TapPath, Taps
-from kdmm.distillers.taps import require_gradient, source_of
+from kdmm.taps import require_gradient, source_of
 from tests.versions import needs
 
 
@@ -261,7 +261,7 @@ def test_only_what_is_overwritten_is_copied_once_that_is_known():
     taps = Taps(net, dict(a='conv.out', b='norm.out', c='end.in'), 's')
     copies = []
     for _ in range(2):
-        with mock.patch('kdmm.distillers.taps._copy', side_effect=torch.clone) as copied:
+        with mock.patch('kdmm.taps._copy', side_effect=torch.clone) as copied:
             with taps.record():
                 net(x)
             copies.append(copied.call_count)

@@ -5,8 +5,8 @@ import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
+from kdmm.checkpoints import fingerprint
 from kdmm.distillers import ConfigError, Teacher, distill
-from kdmm.distillers.weights import fingerprint
 from tests.distillers.tiny_models import (
     KD,
     TEACHER,
@@ -95,9 +95,9 @@ def test_a_config_file_gives_scope_and_preprocessor(tmp_path):
 def test_zoo_is_what_the_metafile_names(monkeypatch, tmp_path, checkpoint):
     (tmp_path / 'c.py').write_text(f'model = {tiny(6)}\n')
     asked = []
-    monkeypatch.setattr('kdmm.distillers.teacher.zoo_config', lambda c: str(tmp_path / 'c.py'))
+    monkeypatch.setattr('kdmm.teachers.teacher.zoo_config', lambda c: str(tmp_path / 'c.py'))
     monkeypatch.setattr(
-        'kdmm.distillers.teacher.zoo_checkpoint', lambda c: asked.append(c) or checkpoint
+        'kdmm.teachers.teacher.zoo_checkpoint', lambda c: asked.append(c) or checkpoint
     )
     teacher = Teacher(config='mmseg::x.py', checkpoint='zoo')
     assert asked == ['mmseg::x.py'] and teacher.source == checkpoint

@@ -7,7 +7,7 @@ from mmengine.model import BaseDataPreprocessor, ImgDataPreprocessor
 from mmengine.registry import MODELS
 from mmengine.structures import PixelData
 
-from kdmm.distillers.preprocess import InputAdapter, Normalization
+from kdmm.teachers.inputs import InputAdapter, Normalization
 
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 HALF = dict(mean=[127.5] * 3, std=[127.5] * 3, bgr_to_rgb=False)
