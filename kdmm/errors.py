@@ -1,11 +1,61 @@
-"""What is said when a configuration cannot be right, or a run must end."""
+"""Errors that say what is wrong with a configuration, and why a run must end."""
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+_NOT_GIVEN: Any = object()
 
 
 class ConfigError(ValueError):
-    """A key, a value, what was expected, and what to do about it."""
+    """A key of a config, or an argument, that cannot be right.
+
+    The message is put together from the fields, each of which may be left out:
+    ``<key>: <problem>, expected <expected>, got <got>. <fix>``.
+
+    Args:
+        problem: What is wrong, where the other fields do not say it.
+        key: The config key or argument, dotted from the top of the config: ``kd.losses.p2p.tau``.
+        got: Its value.
+        expected: What it may be, as the end of a sentence: ``a positive number``.
+        fix: What to do about it, whole sentences.
+
+    Attributes:
+        problem, key, expected, fix: As given, else empty.
+        got: As given, else None.
+        has_got: Whether ``got`` was given.
+    """
+
+    def __init__(
+        self,
+        problem: str = '',
+        *,
+        key: str = '',
+        got: Any = _NOT_GIVEN,
+        expected: str = '',
+        fix: str = '',
+    ) -> None:
+        self.problem, self.key, self.expected, self.fix = problem, key, expected, fix
+        self.has_got = got is not _NOT_GIVEN
+        self.got = got if self.has_got else None
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        parts = [self.problem] if self.problem else []
+        parts += [f'expected {self.expected}'] if self.expected else []
+        parts += [f'got {self.got!r}'] if self.has_got else []
+        text = ': '.join(filter(None, (self.key, ', '.join(parts))))
+        return f'{text.rstrip(".")}. {self.fix}' if self.fix else text
+
+    def __reduce__(self) -> Any:
+        return type(self)._of, ({**vars(self)},)
+
+    @classmethod
+    def _of(cls, fields: dict[str, Any]) -> 'ConfigError':
+        """The error of these attributes; ranks send their errors to each other."""
+        made = cls.__new__(cls, fields['problem'])
+        vars(made).update(fields)
+        return made
 
 
 class TrainingError(RuntimeError):
@@ -24,4 +74,4 @@ def refuse_unknown(where: str, keys: Iterable[str], known: Iterable[str]) -> Non
     allowed = set(known)
     for key in keys:
         if key not in allowed:
-            raise ConfigError(f'{where}: unknown key {key!r}; {nearest(key, allowed)}')
+            raise ConfigError(f'unknown key {key!r}; {nearest(key, allowed)}', key=where)
