@@ -76,7 +76,10 @@ class ShelteredLoader(DataLoader):
         with _blocked():
             iterator = super().__iter__()
         if self.num_workers:
-            _running.setdefault(self, weakref.WeakSet()).add(iterator)
+            iterators, workers = _running.setdefault(self, (weakref.WeakSet(), []))
+            iterators.add(iterator)
+            workers[:] = [worker for worker in workers if worker.is_alive()]
+            workers += [worker for worker in iterator._workers if worker not in workers]
         return iterator
 
     def close(self) -> None:
@@ -86,17 +89,19 @@ class ShelteredLoader(DataLoader):
         queues first, and the iterator cannot send its last word through them.
         """
         self._iterator = None
-        for iterator in _running.pop(self, ()):
-            workers = list(iterator._workers)
+        iterators, workers = _running.pop(self, ((), []))
+        for iterator in iterators:
             iterator._shutdown_workers()
-            for worker in workers:
-                if worker.is_alive():  # in the midst of a sample, after the 5 s that PyTorch waits
-                    worker.kill()
-                    worker.join()
+        for worker in workers:
+            # in the midst of a sample, after the 5 s that PyTorch waits; or left over by an iterator
+            # that is gone, whose SIGTERM it took for one to the whole group
+            if worker.is_alive():
+                worker.kill()
+                worker.join()
 
 
-#: The iterators that started workers.
-_running: 'weakref.WeakKeyDictionary[ShelteredLoader, weakref.WeakSet[Any]]' = (
+#: The iterators that started workers, and all workers that may still run.
+_running: 'weakref.WeakKeyDictionary[ShelteredLoader, tuple[weakref.WeakSet[Any], list[Any]]]' = (
     weakref.WeakKeyDictionary()
 )
 

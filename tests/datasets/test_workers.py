@@ -1,3 +1,4 @@
+import gc
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -191,3 +192,18 @@ def test_loaders_of_other_classes_and_without_workers_stay():
     shelter(alone)
     assert type(alone) is ShelteredLoader and alone.worker_init_fn is start
     assert numbers(alone) == list(range(12))
+
+
+def test_closing_ends_a_worker_whose_iterator_is_gone(monkeypatch):
+    """PyTorch terminates one that does not end in time, which a worker takes for an echo."""
+    made = loader(num_workers=1)
+    read = iter(made)
+    monkeypatch.setattr(type(read), '_shutdown_workers', lambda self: None)
+    (worker,) = workers()
+    del read
+    gc.collect()
+    os.kill(worker.pid, signal.SIGTERM)
+    time.sleep(0.2)
+    assert worker.is_alive()
+    made.close()
+    assert not worker.is_alive()
