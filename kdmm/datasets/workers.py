@@ -89,12 +89,12 @@ class ShelteredLoader(DataLoader):
         queues first, and the iterator cannot send its last word through them.
         """
         self._iterator = None
-        iterators, workers = _running.pop(self, ((), []))
+        iterators, workers = _running.pop(self, (weakref.WeakSet(), []))
         for iterator in iterators:
             iterator._shutdown_workers()
         for worker in workers:
-            # in the midst of a sample, after the 5 s that PyTorch waits; or left over by an iterator
-            # that is gone, whose SIGTERM it took for one to the whole group
+            # in the midst of a sample, after the 5 s that PyTorch waits; or left over by an
+            # iterator that is gone, whose SIGTERM it took for one to the whole group
             if worker.is_alive():
                 worker.kill()
                 worker.join()
