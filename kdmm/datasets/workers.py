@@ -74,7 +74,7 @@ class ShelteredLoader(DataLoader):
         if self.num_workers and _start_method(self) != 'fork':
             resource_tracker.ensure_running()  # its start lets the signals in again
         with _blocked():
-            iterator = super().__iter__()
+            iterator: Any = super().__iter__()
         if self.num_workers:
             iterators, workers = _running.setdefault(self, (weakref.WeakSet(), []))
             iterators.add(iterator)

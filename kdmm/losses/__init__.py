@@ -2,6 +2,7 @@
 
 from .adversarial import AdversarialLoss
 from .at import ATLoss
+from .base import Batch, DistillLoss, OwnedOptimizer
 from .cirkd import CIRKDMemoryLoss, CIRKDMiniBatchLoss
 from .cirkd_channel import CIRKDChannelLoss
 from .cwd import CWDLoss
@@ -16,18 +17,21 @@ from .skd import SKDLoss
 __all__ = [
     'ATLoss',
     'AdversarialLoss',
+    'Batch',
     'BinaryKDLoss',
     'CIRKDChannelLoss',
     'CIRKDMemoryLoss',
     'CIRKDMiniBatchLoss',
     'CSDLoss',
     'CWDLoss',
+    'DistillLoss',
     'EnsembleKDLoss',
     'FitNetLoss',
     'IFVDLoss',
     'KDLoss',
     'MCLBankLoss',
     'MCLLoss',
+    'OwnedOptimizer',
     'PSDLoss',
     'SKDLoss',
 ]

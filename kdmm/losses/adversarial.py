@@ -1,33 +1,28 @@
 """The holistic term of structured distillation (arXiv 1903.04197)."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..functional import (
-    distributed,
-    hinge_discriminator,
-    hinge_generator,
-    sum_over_ranks,
-    world_size,
-)
+from ..functional import distributed, hinge_discriminator, hinge_generator
 from ..registry import MODELS
+from .base import Batch, DistillLoss, OwnedOptimizer
 from .checks import check_channels, check_maps, check_positive
 from .discriminator import Discriminator, too_small
 
 
 @MODELS.register_module()
-class AdversarialLoss(nn.Module):
+class AdversarialLoss(DistillLoss):
     """Minus a discriminator's mean score of the student's logits, in which the teacher's are real.
 
     The discriminator D learns in :meth:`after_step`, with Adam, from ``d_weight`` times its hinge
-    loss (of which Adam sees the factor only beside its epsilon). Outside that method none of its
-    parameters requires a gradient: the student's optimizer, its DDP and its backward pass leave
-    them alone. D's gradient is the mean over all ranks. D, its moments and its spectral vectors are
-    part of the state, so a resumed run goes on to the bit.
+    loss (of which Adam sees the factor only beside its epsilon). Its gradient is the mean over all
+    ranks. Its optimizer is the loss's own, see `OwnedOptimizer`. D, the optimizer's state and D's
+    spectral vectors are part of the state, so a resumed run goes on to the bit.
 
     As CIRKD's code for the baselines, except that there every rank trains a D of its own. The
     authors of SKD, IFVD and CWD use a Wasserstein D with gradient penalty instead.
@@ -43,11 +38,7 @@ class AdversarialLoss(nn.Module):
         norm_cfg: Norm of D's input; ``'auto'``: SyncBN on several GPUs, else BN. None: no norm.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ()
-    stateful: ClassVar[bool] = False
-    moment: Tensor
-    square: Tensor
-    steps: Tensor
+    one_activation = True
 
     def __init__(
         self,
@@ -61,13 +52,11 @@ class AdversarialLoss(nn.Module):
         super().__init__()
         check_positive('AdversarialLoss', d_weight=d_weight, lr=lr)  # else D would never learn
         self.channels = (student_channels, student_channels)
-        self.d_weight, self.lr, self.betas = d_weight, lr, betas
-        self.discriminator = Discriminator(student_channels, width, norm_cfg).requires_grad_(False)
-        size = sum(parameter.numel() for parameter in self.discriminator.parameters())
-        self.register_buffer('moment', torch.zeros(size))
-        self.register_buffer('square', torch.zeros(size))
-        self.register_buffer('steps', torch.zeros((), dtype=torch.long))
-        self.logged: dict[str, Tensor] = {}
+        self.d_weight, self.lr = d_weight, lr
+        self.discriminator = Discriminator(student_channels, width, norm_cfg)
+        self.optimizer = OwnedOptimizer(
+            self.discriminator, partial(torch.optim.Adam, lr=lr, betas=(betas[0], betas[1]))
+        )
         self._pair: tuple[Tensor, Tensor] | None = None
         self._agreed = False
 
@@ -87,7 +76,7 @@ class AdversarialLoss(nn.Module):
                 '(at stride 8 of 512 x 512) or leave this term out'
             )
 
-    def forward(self, student: Tensor, teacher: Tensor, **_: Any) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Student and teacher logits (B, K, h, w) -> a scalar, mean over B and D's positions.
 
         In training, the pair is kept for :meth:`after_step`.
@@ -108,8 +97,8 @@ class AdversarialLoss(nn.Module):
             self._agree()
         return hinge_generator(self.discriminator(student))
 
-    def after_step(self) -> None:
-        """One step of D on the logits of the last training batch, if there was one.
+    def after_step(self, batch: Batch) -> None:
+        """Train D by one step on the logits of the last training batch, if there was one.
 
         ``logged`` then holds D's loss ``d`` and its mean scores ``real`` (teacher) and ``fake``
         (student), of this rank's images.
@@ -117,17 +106,39 @@ class AdversarialLoss(nn.Module):
         if self._pair is None:
             return
         (student, teacher), self._pair = self._pair, None
-        self.discriminator.requires_grad_(True)
-        try:
-            with torch.enable_grad():
-                real, fake = self.discriminator(teacher), self.discriminator(student)
-                loss = self.d_weight * hinge_discriminator(fake, real)
-                grads = torch.autograd.grad(loss, list(self.discriminator.parameters()))
-        finally:
-            self.discriminator.requires_grad_(False)
-        mean = sum_over_ranks(torch.cat([grad.flatten() for grad in grads])) / world_size()
-        self._adam(mean)
+        with self.optimizer.learning():
+            real, fake = self.discriminator(teacher), self.discriminator(student)
+            loss = self.d_weight * hinge_discriminator(fake, real)
+            for group in self.optimizer.optimizer.param_groups:
+                group['lr'] = self.lr  # may be a schedule
+            self.optimizer.step(loss)
         self.logged = dict(d=loss.detach(), real=real.detach().mean(), fake=fake.detach().mean())
+
+    def upgrade(self, state: dict[str, Any], prefix: str) -> None:
+        """Turn the three buffers of kdmm 0.1 into the state of `torch.optim.Adam`.
+
+        ``moment`` and ``square`` were the moments of all of D's parameters as one vector.
+        """
+        if f'{prefix}moment' not in state:
+            return
+        moment, square, steps = (
+            state.pop(f'{prefix}{key}') for key in ('moment', 'square', 'steps')
+        )
+        parameters = list(self.discriminator.parameters())
+        sizes = [parameter.numel() for parameter in parameters]
+        adam = self.optimizer.optimizer.state_dict()
+        if int(steps):
+            adam['state'] = {
+                index: dict(
+                    step=torch.tensor(float(steps)),
+                    exp_avg=first.view_as(parameter).clone(),
+                    exp_avg_sq=second.view_as(parameter).clone(),
+                )
+                for index, (parameter, first, second) in enumerate(
+                    zip(parameters, moment.split(sizes), square.split(sizes), strict=True)
+                )
+            }
+        state[f'{prefix}optimizer._extra_state'] = adam
 
     def _agree(self) -> None:
         """Once: let all ranks have the first one's D.
@@ -136,24 +147,6 @@ class AdversarialLoss(nn.Module):
         buffers alone.
         """
         if not self._agreed and distributed():
-            for tensor in self.state_dict().values():
+            for tensor in self.discriminator.state_dict().values():
                 dist.broadcast(tensor, 0)
         self._agreed = True
-
-    @torch.no_grad()
-    def _adam(self, grad: Tensor, eps: float = 1e-8) -> None:
-        """Adam (arXiv 1412.6980) on all of D's parameters as one vector.
-
-        Its state is three buffers and no ``torch.optim`` object, so that it moves, is saved and is
-        sent to other ranks with the module.
-        """
-        self.steps += 1
-        beta_m, beta_s = self.betas
-        self.moment.lerp_(grad, 1 - beta_m)
-        self.square.mul_(beta_s).addcmul_(grad, grad, value=1 - beta_s)
-        unbias_m, unbias_s = (1 - beta ** self.steps.double() for beta in self.betas)
-        step = self.lr * (self.moment / unbias_m) / ((self.square / unbias_s).sqrt() + eps)
-        parameters = list(self.discriminator.parameters())
-        parts = step.split([parameter.numel() for parameter in parameters])
-        for parameter, part in zip(parameters, parts, strict=True):
-            parameter.sub_(part.view_as(parameter))

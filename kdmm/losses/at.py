@@ -1,16 +1,15 @@
 """Attention transfer."""
 
-from typing import Any, ClassVar
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional import attention_transfer
 from ..registry import MODELS
+from .base import DistillLoss
 from .checks import check_maps, check_positions
 
 
 @MODELS.register_module()
-class ATLoss(nn.Module):
+class ATLoss(DistillLoss):
     """Squared difference of unit attention maps (AT, arXiv 1612.03928); channels may differ.
 
     The usual weight is 10000 with ``'mean'`` at 64 x 128. The mean is at most 2 / (h w), so that
@@ -20,9 +19,6 @@ class ATLoss(nn.Module):
         reduction: ``'mean'`` over B * h * w pixels, or ``'image'``: sum over pixels, mean over
             images.
     """
-
-    needs: ClassVar[tuple[str, ...]] = ()
-    stateful: ClassVar[bool] = False
 
     def __init__(self, reduction: str = 'mean') -> None:
         super().__init__()
@@ -40,7 +36,7 @@ class ATLoss(nn.Module):
         check_maps('ATLoss', student, teacher)
         check_positions('ATLoss', student, teacher)
 
-    def forward(self, student: Tensor, teacher: Tensor, **_: Any) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Features (B, C_s, h, w) and (B, C_t, h, w) -> a scalar.
 
         Raises:

@@ -1,9 +1,9 @@
 """CIRKD: cross-image relational distillation (arXiv 2204.06986)."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional import (
     map_to_rows,
@@ -18,6 +18,7 @@ from ..functional import (
 from ..memory import ClassQueues
 from ..registry import MODELS
 from ..renamed import renamed
+from .base import DistillLoss
 from .checks import (
     LabelGuard,
     as_queue_dtype,
@@ -32,7 +33,7 @@ from .projector import build_projector
 
 
 @MODELS.register_module()
-class CIRKDMiniBatchLoss(nn.Module):
+class CIRKDMiniBatchLoss(DistillLoss):
     """Pixel-to-pixel relations within and across the images of a batch.
 
     Ignored pixels take part and there is no factor ``tau^2``, as in the authors' code. See
@@ -47,9 +48,6 @@ class CIRKDMiniBatchLoss(nn.Module):
         valid_only: Leave ignored pixels out, as anchors and as keys.
         ignore_index: The ignored label.
     """
-
-    needs: tuple[str, ...] = ()
-    stateful: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -79,9 +77,7 @@ class CIRKDMiniBatchLoss(nn.Module):
         check_directions('CIRKDMiniBatchLoss', student, teacher, student.shape[1])
         check_positions('CIRKDMiniBatchLoss', student, teacher, (self.pool, self.pool))
 
-    def forward(
-        self, student: Tensor, teacher: Tensor, labels: Tensor | None = None, **_: Any
-    ) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> Tensor:
         """Features (B, C_s, h, w) and (B, C_t, h, w), labels (B, H, W) -> a scalar.
 
         Raises:
@@ -99,7 +95,7 @@ class CIRKDMiniBatchLoss(nn.Module):
 
 @MODELS.register_module()
 @renamed(t_mem='temperature')
-class CIRKDMemoryLoss(LabelGuard, nn.Module):
+class CIRKDMemoryLoss(LabelGuard, DistillLoss):
     """Pixel-to-pixel and pixel-to-region relations to a memory of teacher features.
 
     The projected student and the teacher are compared with keys from per-class queues, which the
@@ -129,9 +125,9 @@ class CIRKDMemoryLoss(LabelGuard, nn.Module):
         seed: Of the queue's choices.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ('labels',)
-    parts: ClassVar[tuple[str, ...]] = ('pixel', 'region')
-    stateful: ClassVar[bool] = True
+    needs = ('labels',)
+    parts = ('pixel', 'region')
+    stateful = True
 
     def __init__(
         self,
@@ -193,9 +189,7 @@ class CIRKDMemoryLoss(LabelGuard, nn.Module):
         check_channels('CIRKDMemoryLoss', student, teacher, self.channels)
         check_directions('CIRKDMemoryLoss', student, teacher, teacher.shape[1])
 
-    def forward(
-        self, student: Tensor, teacher: Tensor, labels: Tensor, **_: Any
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Features (B, C_s, h, w) and (B, C_t, h, w), labels (B, H, W) -> parts pixel and region.
 
         Without any labelled pixel both are exactly 0, with a zero gradient to the projector.

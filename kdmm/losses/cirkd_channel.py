@@ -1,19 +1,20 @@
 """CIRKDv2: relations between channels (the authors' technical report of 2025)."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional import channel_mse, channel_relation_kl, channel_rows, memory_kl, pool_ceil
 from ..memory import RowQueue
 from ..registry import MODELS
+from .base import DistillLoss
 from .checks import as_queue_dtype, check_channels, check_maps, check_positions, check_positive
 from .projector import build_projector
 
 
 @MODELS.register_module()
-class CIRKDChannelLoss(nn.Module):
+class CIRKDChannelLoss(DistillLoss):
     """Channels as vectors over space, compared in three ways (CIRKDv2).
 
     Both taps are average-pooled, the student then passes its own projector, and every channel is
@@ -42,9 +43,8 @@ class CIRKDChannelLoss(nn.Module):
         seed: Of the queue's choices.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ()
-    parts: ClassVar[tuple[str, ...]] = ('batch', 'mse', 'memory')
-    stateful: ClassVar[bool] = True
+    parts = ('batch', 'mse', 'memory')
+    stateful = True
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class CIRKDChannelLoss(nn.Module):
             shape = f'{tuple(teacher.shape)}, pooled to {height} x {width}'
             raise ValueError(f'CIRKDChannelLoss: teacher {shape}: {error}') from error
 
-    def forward(self, student: Tensor, teacher: Tensor, **_: Any) -> dict[str, Tensor]:
+    def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         """Features (B, C_s, h, w) and (B, C_t, h, w) -> parts batch, mse and memory.
 
         Raises:

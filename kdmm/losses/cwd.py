@@ -1,18 +1,17 @@
 """Channel-wise distillation."""
 
-from typing import Any, ClassVar
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional import channel_kl
 from ..registry import MODELS
 from ..renamed import renamed
+from .base import DistillLoss
 from .checks import check_maps, check_positions, check_positive, check_same_channels
 
 
 @MODELS.register_module()
 @renamed(tau='temperature')
-class CWDLoss(nn.Module):
+class CWDLoss(DistillLoss):
     """KL(teacher || student) of each channel's distribution over space, times ``T^2`` (CWD).
 
     arXiv 2011.13256. The mean is over the B * C channels that are compared. Features and logits are
@@ -28,9 +27,6 @@ class CWDLoss(nn.Module):
             ``tap_channels``, as CIRKD's code does.
         tap_channels: The student's channels before the connector; read by ``'student'`` only.
     """
-
-    needs: ClassVar[tuple[str, ...]] = ()
-    stateful: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -57,7 +53,7 @@ class CWDLoss(nn.Module):
         check_same_channels('CWDLoss', student, teacher)
         check_positions('CWDLoss', student, teacher)
 
-    def forward(self, student: Tensor, teacher: Tensor, **_: Any) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Features or logits (B, C, h, w) -> a scalar.
 
         Raises:

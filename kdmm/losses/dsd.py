@@ -1,18 +1,18 @@
 """Double similarity distillation: two independent losses."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional import class_correlation_mse, path_differences
 from ..registry import MODELS
 from ..renamed import renamed
+from .base import DistillLoss
 from .checks import check_maps, check_positions, check_positive
 
 
 @MODELS.register_module()
-class PSDLoss(nn.Module):
+class PSDLoss(DistillLoss):
     """How attention moves between layers, compared by squared difference (DSD, arXiv 2107.08591).
 
     A term on several taps of one resolution, the deepest last:
@@ -27,9 +27,6 @@ class PSDLoss(nn.Module):
         reduction: ``'mean'`` over pairs of layers and B * h * w pixels, or ``'image'``: sum over
             pixels, mean over pairs and images.
     """
-
-    needs: ClassVar[tuple[str, ...]] = ()
-    stateful: ClassVar[bool] = False
 
     def __init__(self, reduction: str = 'mean') -> None:
         super().__init__()
@@ -61,7 +58,7 @@ class PSDLoss(nn.Module):
             check_maps('PSDLoss', mine, theirs)
             check_positions('PSDLoss', mine, theirs)
 
-    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], **_: Any) -> Tensor:
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         """Maps (B, C_i, h, w) and (B, D_i, h, w), i = 1..m -> a scalar.
 
         Raises:
@@ -73,7 +70,7 @@ class PSDLoss(nn.Module):
 
 @MODELS.register_module()
 @renamed(tau='temperature')
-class CSDLoss(nn.Module):
+class CSDLoss(DistillLoss):
     """Class-class correlation, compared by squared difference (DSD, arXiv 2107.08591).
 
     The mean is over B * K^2; no factor ``T^2``. The usual weight is 10, at which the term is
@@ -84,9 +81,6 @@ class CSDLoss(nn.Module):
         temperature: T of the softmax over space.
         pool: Window of the average pooling before it.
     """
-
-    needs: ClassVar[tuple[str, ...]] = ()
-    stateful: ClassVar[bool] = False
 
     def __init__(self, temperature: float = 4.0, pool: int = 2) -> None:
         super().__init__()
@@ -109,7 +103,7 @@ class CSDLoss(nn.Module):
             )
         check_positions('CSDLoss', student, teacher, (self.pool, self.pool))
 
-    def forward(self, student: Tensor, teacher: Tensor, **_: Any) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Logits (B, K, h, w) -> a scalar.
 
         Raises:

@@ -1,16 +1,15 @@
 """Feature regression."""
 
-from typing import Any, ClassVar
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional import mean_squared_difference, resize_labels
 from ..registry import MODELS
+from .base import DistillLoss
 from .checks import check_label_map, check_maps, check_same_channels
 
 
 @MODELS.register_module()
-class FitNetLoss(nn.Module):
+class FitNetLoss(DistillLoss):
     """Mean squared difference of features, over all B * C_t * h * w entries (arXiv 1412.6550).
 
     The student's way to the teacher's channels is the term's connector,
@@ -22,9 +21,6 @@ class FitNetLoss(nn.Module):
             times C_t.
         ignore_index: The ignored label.
     """
-
-    needs: tuple[str, ...] = ()
-    stateful: ClassVar[bool] = False
 
     def __init__(self, valid_only: bool = False, ignore_index: int = 255) -> None:
         super().__init__()
@@ -40,9 +36,7 @@ class FitNetLoss(nn.Module):
         check_maps('FitNetLoss', student, teacher)
         check_same_channels('FitNetLoss', student, teacher)
 
-    def forward(
-        self, student: Tensor, teacher: Tensor, labels: Tensor | None = None, **_: Any
-    ) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> Tensor:
         """Features (B, C_t, h, w), labels (B, H, W) -> a scalar.
 
         Raises:

@@ -1,16 +1,15 @@
 """Intra-class feature variation distillation."""
 
-from typing import Any, ClassVar
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional import centre_similarity_mse, resize_labels
 from ..registry import MODELS
+from .base import DistillLoss
 from .checks import LabelGuard, check_directions, check_label_map, check_maps, check_positions
 
 
 @MODELS.register_module()
-class IFVDLoss(LabelGuard, nn.Module):
+class IFVDLoss(LabelGuard, DistillLoss):
     """Squared difference of each pixel's cosine with the centre of its class (IFVD, ECCV 2020).
 
     Centres are per image and class, with gradient; channels may differ. Ignored pixels add nothing
@@ -23,8 +22,7 @@ class IFVDLoss(LabelGuard, nn.Module):
         valid_only: Divide by the number of labelled pixels instead.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ('labels',)
-    stateful: ClassVar[bool] = False
+    needs = ('labels',)
 
     def __init__(self, num_classes: int, ignore_index: int = 255, valid_only: bool = False) -> None:
         super().__init__()
@@ -42,7 +40,7 @@ class IFVDLoss(LabelGuard, nn.Module):
         check_directions('IFVDLoss', student, teacher, student.shape[1])
         check_positions('IFVDLoss', student, teacher)
 
-    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor, **_: Any) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """Features (B, C_s, h, w) and (B, C_t, h, w), labels (B, H, W) -> a scalar.
 
         Raises:
@@ -54,5 +52,5 @@ class IFVDLoss(LabelGuard, nn.Module):
         self._check_labels_once(labels)
         labels = resize_labels(labels, student.shape)
         return centre_similarity_mse(
-            student, teacher, labels, self.num_classes, self.ignore_index, self.valid_only
+            student, teacher, labels, self.num_classes, self.ignore_index, bool(self.valid_only)
         )

@@ -1,22 +1,18 @@
 """Logit distillation: of classes that exclude each other, and of those that do not."""
 
-from typing import Any, ClassVar
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional import binary_kl_divergence, kl_divergence, promote, resize_labels
 from ..registry import MODELS
 from ..renamed import renamed
+from .base import DistillLoss
 from .checks import check_label_map, check_maps, check_positive
 
 Pair = tuple[Tensor, Tensor]
 
 
-class _Logits(nn.Module):
+class _Logits(DistillLoss):
     """What losses of logits share: the shapes they take, and labels that leave positions out."""
-
-    needs: tuple[str, ...] = ()
-    stateful: ClassVar[bool] = False
 
     def __init__(self, temperature: float, valid_only: bool, ignore_index: int, dim: int) -> None:
         super().__init__()
@@ -129,7 +125,6 @@ class KDLoss(_Logits):
         teacher: Tensor,
         labels: Tensor | None = None,
         keypoint_weights: Tensor | None = None,
-        **_: Any,
     ) -> Tensor:
         """Student and teacher logits -> a scalar.
 
@@ -218,9 +213,7 @@ class BinaryKDLoss(_Logits):
                 'head classifies with a softmax'
             )
 
-    def forward(
-        self, student: Tensor, teacher: Tensor, labels: Tensor | None = None, **_: Any
-    ) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> Tensor:
         """Student and teacher logits -> a scalar.
 
         Args:

@@ -1,21 +1,21 @@
 """Mutual contrastive learning of a cohort, contrast within the batch (MCL, arXiv 2104.12565)."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional import kl_divergence, mutual_contrast, promote
 from ..functional.collective import all_gather_cat, gather_with_grad
 from ..registry import MODELS
 from ..renamed import renamed
+from .base import DistillLoss
 from .checks import check_positive
 from .embedding import EmbeddingHeads, check_pooled
 
 
 @MODELS.register_module()
-class MCLLoss(nn.Module):
+class MCLLoss(DistillLoss):
     """VCL, SoftVCL, ICL and SoftICL between all pairs of networks, on the images of all ranks.
 
     See `kdmm.functional.mutual_contrast`. The paper weighs the parts 0.1, 1, 0.1, 1. Images of one
@@ -35,10 +35,9 @@ class MCLLoss(nn.Module):
             In the authors' in-batch code it is neither positive nor negative.
     """
 
-    mutual: ClassVar[bool] = True
-    stateful: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ('labels',)
-    parts: ClassVar[tuple[str, ...]] = ('vcl', 'soft_vcl', 'icl', 'soft_icl')
+    mutual = True
+    needs = ('labels',)
+    parts = ('vcl', 'soft_vcl', 'icl', 'soft_icl')
 
     def __init__(
         self,
@@ -87,7 +86,7 @@ class MCLLoss(nn.Module):
 
 @MODELS.register_module()
 @renamed(tau='temperature')
-class EnsembleKDLoss(nn.Module):
+class EnsembleKDLoss(DistillLoss):
     """Logit distillation from the mean of all networks' logits (MCL's logit term).
 
     ``sum over learners of T^2 KL(softmax(mean / T) || softmax(z_i / T))``, mean over images,
@@ -99,9 +98,7 @@ class EnsembleKDLoss(nn.Module):
             keep), or None: all of two networks, the last of more, as in the authors' CIFAR code.
     """
 
-    mutual: ClassVar[bool] = True
-    stateful: ClassVar[bool] = False
-    parts: ClassVar[tuple[str, ...]] = ('',)
+    mutual = True
 
     def __init__(self, temperature: float = 3.0, learners: str | None = None) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
 """Mutual contrastive learning for large data sets (MCL, arXiv 2104.12565): banks of all images."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdmm.datasets.annotations import read_labels, read_sample_ids
 from kdmm.errors import ConfigError
@@ -12,6 +12,7 @@ from kdmm.registry import MODELS
 
 from ..functional import draw_columns, mutual_bank_contrast
 from ..memory import InstanceBank, SampleRows
+from .base import Batch, DistillLoss
 from .checks import check_positive
 from .embedding import EmbeddingHeads, check_pooled
 
@@ -20,7 +21,7 @@ _DTYPES = ('float16', 'bfloat16', 'float32', 'float64')
 
 
 @MODELS.register_module()
-class MCLBankLoss(nn.Module):
+class MCLBankLoss(DistillLoss):
     """Contrast of N peers with a bank of embeddings each, a row for every training image.
 
     The authors' ImageNet form; see :func:`kdmm.functional.mutual_bank_contrast` for the four terms
@@ -48,10 +49,10 @@ class MCLBankLoss(nn.Module):
         ConfigError: If there is no memory for the banks.
     """
 
-    mutual: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = ('labels', 'sample_ids')
-    parts: ClassVar[tuple[str, ...]] = ('vcl', 'soft_vcl', 'icl', 'soft_icl')
-    stateful: ClassVar[bool] = True
+    mutual = True
+    needs = ('labels', 'sample_ids')
+    parts = ('vcl', 'soft_vcl', 'icl', 'soft_icl')
+    stateful = True
 
     def __init__(
         self,
@@ -129,6 +130,6 @@ class MCLBankLoss(nn.Module):
             self.bank.remember(rows, embeddings)
         return terms._asdict()
 
-    def after_step(self) -> None:
+    def after_step(self, batch: Batch) -> None:
         """Write what was embedded since the last call; after the backward pass."""
         self.bank.after_step()

@@ -1,17 +1,16 @@
 """Structured knowledge distillation, pair-wise term."""
 
-from typing import Any, ClassVar
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional import pairwise_similarity_mse
 from ..functional.gram import windows
 from ..registry import MODELS
+from .base import DistillLoss
 from .checks import check_directions, check_maps, check_positions
 
 
 @MODELS.register_module()
-class SKDLoss(nn.Module):
+class SKDLoss(DistillLoss):
     """Squared difference of pixel-pixel cosines within each image (SKD, arXiv 1903.04197).
 
     The mean is over B * n^2 pairs of max-pooled nodes; channels may differ. The default is the form
@@ -27,9 +26,6 @@ class SKDLoss(nn.Module):
             :func:`kdmm.functional.pairwise_similarity_mse`.
         chunk: Rows of a streamed block; None: automatic.
     """
-
-    needs: ClassVar[tuple[str, ...]] = ()
-    stateful: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -62,7 +58,7 @@ class SKDLoss(nn.Module):
         check_directions('SKDLoss', student, teacher, student.shape[1])
         check_positions('SKDLoss', student, teacher, windows(student, self.patch, self.scale))
 
-    def forward(self, student: Tensor, teacher: Tensor, **_: Any) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Features (B, C_s, h, w) and (B, C_t, h, w) -> a scalar.
 
         Raises:

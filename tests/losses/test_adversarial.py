@@ -1,3 +1,4 @@
+import copy
 import io
 
 import pytest
@@ -5,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from oracles import gen
 
-from kdmm.losses import AdversarialLoss
+from kdmm.losses import AdversarialLoss, Batch
 from kdmm.losses.discriminator import Discriminator
 from kdmm.registry import MODELS
 from tests.versions import cpu_autocast
 
+NO_BATCH = Batch(None, ())
 STUDENT, TEACHER = gen((2, 5, 64, 64), 0.3), 2 * gen((2, 5, 64, 64), 1.1)
 
 
@@ -24,7 +26,7 @@ def build(seed=0, **kwargs):
 
 def step(loss, student=STUDENT, teacher=TEACHER):
     value = loss(student, teacher)
-    loss.after_step()
+    loss.after_step(NO_BATCH)
     return value
 
 
@@ -176,14 +178,51 @@ def test_resume_is_exact_to_the_bit():
     for _ in range(2):
         value = step(second)
     assert torch.equal(value, expected)
-    for key, tensor in whole.state_dict().items():
-        assert torch.equal(second.state_dict()[key], tensor), key
-    assert {'moment', 'square', 'steps'} <= set(whole.state_dict())
+    expected, found = whole.state_dict(), second.state_dict()
+    adam, again = (state.pop('optimizer._extra_state')['state'] for state in (expected, found))
+    for key, tensor in expected.items():
+        assert torch.equal(found[key], tensor), key
+    assert len(adam) == len(list(whole.discriminator.parameters()))
+    for index, moments in adam.items():
+        assert moments['step'] == 4
+        assert all(torch.equal(again[index][key], value) for key, value in moments.items())
+
+
+def test_the_state_of_an_earlier_version_goes_on():
+    """kdmm 0.1 kept the moments of all parameters as one vector each, in the same order."""
+    whole = build()
+    for _ in range(2):
+        step(whole)
+    state = copy.deepcopy(whole.state_dict())
+    adam = state.pop('optimizer._extra_state')['state']
+    state['steps'] = torch.tensor(2)
+    for old, new in (('moment', 'exp_avg'), ('square', 'exp_avg_sq')):
+        state[old] = torch.cat([adam[index][new].flatten() for index in range(len(adam))])
+    state = {f'terms.adv.loss.{key}': value for key, value in state.items()}
+    other = build(seed=1)
+    other.upgrade(state, 'terms.adv.loss.')
+    other.load_state_dict({key.removeprefix('terms.adv.loss.'): x for key, x in state.items()})
+    assert torch.equal(step(other), step(whole))
+    for mine, theirs in zip(other.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_the_state_of_an_earlier_version_before_its_first_step():
+    loss = build()
+    state = dict(moment=torch.zeros(3), square=torch.zeros(3), steps=torch.tensor(0))
+    loss.upgrade(state, '')
+    assert set(state) == {'optimizer._extra_state'} and not state['optimizer._extra_state']['state']
 
 
 def test_all_state_moves_with_the_module():
-    loss = build().to('meta')
-    assert all(tensor.is_meta for tensor in loss.state_dict().values())
+    loss = build()
+    step(loss)
+    loss.to(torch.float32)
+    state = loss.state_dict()
+    moments = state.pop('optimizer._extra_state')['state']
+    tensors = [*state.values(), *(m['exp_avg'] for m in moments.values())]
+    assert len(tensors) > 20 and all(tensor.dtype == torch.float32 for tensor in tensors)
+    assert all(tensor.is_meta for tensor in build().to('meta').discriminator.state_dict().values())
 
 
 def test_a_forgotten_hook_is_an_error_in_training_only():
@@ -192,12 +231,15 @@ def test_a_forgotten_hook_is_an_error_in_training_only():
     with pytest.raises(RuntimeError, match='never learn.*DistillHook'):
         loss(STUDENT, TEACHER)
     loss = build()
-    before = {key: value.clone() for key, value in loss.state_dict().items()}
+    before = {key: value.clone() for key, value in loss.discriminator.state_dict().items()}
     loss.eval()
     for _ in range(2):
         loss(STUDENT, TEACHER)
-    loss.after_step()
-    assert all(torch.equal(before[key], value) for key, value in loss.state_dict().items())
+    loss.after_step(NO_BATCH)
+    assert all(
+        torch.equal(before[key], value) for key, value in loss.discriminator.state_dict().items()
+    )
+    assert not loss.optimizer.optimizer.state
     loss.train()
     with torch.no_grad():
         for _ in range(2):
@@ -232,7 +274,7 @@ def test_float32_under_autocast(dtype):
         value = loss(student, teacher)
     value.backward()
     with cpu_autocast(dtype):
-        loss.after_step()
+        loss.after_step(NO_BATCH)
     assert value.dtype == torch.float32 and value.isfinite() and student.grad.isfinite().all()
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in loss.parameters())
     torch.manual_seed(0)

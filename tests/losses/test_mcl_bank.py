@@ -8,11 +8,12 @@ from kdmm.datasets import StratifiedSubset
 from kdmm.distillers.building import build_loss
 from kdmm.errors import ConfigError
 from kdmm.functional import draw_columns, mutual_bank_contrast
-from kdmm.losses import MCLBankLoss
+from kdmm.losses import Batch, MCLBankLoss
 from kdmm.registry import MODELS
 from tests.datasets.labelled import LabelsOnly
 from tests.functional.test_mutual import fix
 
+NO_BATCH = Batch(None, ())
 FACTS = dict(peer_channels=(5, 3))
 LABELS = torch.tensor([0, 1, 2, 0, 0, 1, 0, 2, 1, 0, 1, 2])
 
@@ -49,7 +50,7 @@ def train(made: MCLBankLoss, steps) -> list[float]:
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-        made.after_step()
+        made.after_step(NO_BATCH)
         values.append(total.item())
     return values
 
@@ -91,7 +92,7 @@ class TestForward:
         made = loss().to('meta')
         inputs = [x.detach().to('meta') for x in peers()]
         parts = made(inputs, LABELS[:4], torch.arange(4))
-        made.after_step()
+        made.after_step(NO_BATCH)
         assert all(value.is_meta for value in parts.values())
 
     def test_published_defaults(self):
@@ -108,7 +109,7 @@ class TestMemory:
         before = made.bank.rows.clone()
         sum(step_of(made, [7, 0, 7, 3]).values()).backward()
         assert torch.equal(made.bank.rows, before)
-        made.after_step()
+        made.after_step(NO_BATCH)
         changed = (made.bank.rows != before).any(-1)
         assert changed.nonzero()[:, 1].tolist() == [0, 3, 7, 0, 3, 7]
         norms = made.bank.rows[:, [0, 3, 7]].norm(dim=-1)
@@ -124,7 +125,7 @@ class TestMemory:
         made.train()
         with torch.no_grad():
             step_of(made, range(4))
-        made.after_step()
+        made.after_step(NO_BATCH)
         assert made.bank.step == 0 and torch.equal(made.bank.rows, other.bank.rows)
 
     def test_accumulated_batches_all_enter_and_draw_anew(self):
@@ -134,7 +135,7 @@ class TestMemory:
         assert first != second  # the same images and banks, other negatives
         (first + second).backward()
         step_of(made, [8, 9])
-        made.after_step()
+        made.after_step(NO_BATCH)
         assert made.bank.step == 3
         assert (made.bank.rows[:, [0, 1, 2, 3, 8, 9]].norm(dim=-1) - 1).abs().max() < 1e-12
 
@@ -167,7 +168,7 @@ class TestMemory:
                 parts = made(inputs, LABELS, ids)
             total = sum(parts.values())
             total.backward()
-            made.after_step()
+            made.after_step(NO_BATCH)
         cosines = (made.heads([x.detach() for x in inputs]) * made.bank.rows.float()).sum(-1)
         torch.testing.assert_close(cosines, torch.ones(2, 12), rtol=0, atol=1e-2)
         assert total.isfinite() and all(x.grad.isfinite().all() for x in inputs)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdmm.functional import collective
-from kdmm.losses import AdversarialLoss, adversarial
+from kdmm.losses import AdversarialLoss, Batch, adversarial
 
 CLASSES = 5
 
@@ -43,7 +43,7 @@ def train(norm_cfg: Any, twins: bool) -> dict[str, Any]:
         optimizer.zero_grad()
         model(images[rank::size], teacher[rank::size]).backward()
         optimizer.step()
-        inner.loss.after_step()
+        inner.loss.after_step(Batch(None, ()))
     flags = [p.requires_grad for p in inner.loss.parameters()]
     return dict(state=inner.state_dict(), frozen=not any(flags))
 

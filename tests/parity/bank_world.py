@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from world import share
 
 from kdmm.functional import collective
-from kdmm.losses import MCLBankLoss
+from kdmm.losses import Batch, MCLBankLoss
 from kdmm.memory import InstanceBank
 from tests.datasets.labelled import LabelsOnly
 
@@ -68,7 +68,7 @@ def training() -> dict[str, Any]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        made.loss.after_step()
+        made.loss.after_step(Batch(None, ()))
         values.append(collective.sum_over_ranks(loss) / collective.world_size())
     return dict(values=torch.stack(values).detach(), state=state_of(made))
 

@@ -1,0 +1,175 @@
+"""`DistillLoss`: what a loss of a ``kd`` section declares and does, and an optimizer of its own."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..functional import sum_over_ranks, world_size
+
+#: The name of the only part of a loss that returns a scalar.
+WHOLE = ''
+
+
+class Batch(NamedTuple):
+    """The batch that a training iteration was made of.
+
+    Attributes:
+        inputs: What the student's data preprocessor made of the images, (B, 3, H, W) mostly.
+        samples: The B data samples of the base library.
+    """
+
+    inputs: Any
+    samples: Sequence[Any]
+
+
+def _accept(self: 'DistillLoss', *activations: Any) -> None:
+    """Refuse activations that cannot be compared; the base class refuses none."""
+
+
+class DistillLoss(nn.Module):
+    """Base of all losses that a ``kd`` section may name.
+
+    A loss of student and teacher defines ``forward(student, teacher, **context)``, one of all
+    networks of a cohort (``mutual = True``) ``forward(peers, **context)`` with a sequence of
+    activations, one a network. Where a term reads several taps, each activation is a tuple.
+    ``forward`` returns a scalar, or a dict of scalars whose keys are `parts`. Weights are applied
+    outside.
+
+    Arguments of ``__init__`` that are called ``student_channels``, ``teacher_channels``,
+    ``tap_channels`` (``peer_channels`` if it is mutual), ``num_classes`` or ``ignore_index`` are
+    filled in where the config leaves them out. A numeric argument that is kept as an attribute of
+    the same name may be a schedule in the config.
+
+    Parameters and buffers, `torch.nn.Module.get_extra_state` included, are trained, saved with the
+    run and resumed with it.
+    """
+
+    #: Context that ``forward`` takes by keyword, see `kdmm.distillers.context`: ``'labels'``,
+    #: ``'sample_ids'``, ``'keypoint_weights'``.
+    needs: tuple[str, ...] = ()
+    #: Keys of the dict that ``forward`` returns; `WHOLE` alone: it returns a scalar.
+    parts: ClassVar[tuple[str, ...]] = (WHOLE,)
+    #: Whether ``forward`` writes to a memory, so that it must run even while its weight is 0.
+    stateful: ClassVar[bool] = False
+    #: Whether it compares all networks of a cohort at once.
+    mutual: ClassVar[bool] = False
+    #: Whether it keeps one activation a step for `after_step`, so that what it reads must run once.
+    one_activation: ClassVar[bool] = False
+    #: Whether it holds similarity maps in blocks of rows, see `kdmm.functional.blocks`.
+    blockwise: ClassVar[bool] = False
+    #: Whether positions of the ignored label are left out; None: that is no option of this loss.
+    valid_only: bool | None = None
+    #: Scalars for the log, by name; nothing adds them up.
+    logged: Mapping[str, Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged = {}
+
+    #: ``check(student, teacher)``, of a mutual loss ``check(peers)``: refuse activations that
+    #: cannot be compared by a `ValueError` that names their shapes. It is called with blank ones
+    #: when a run is built.
+    check: Callable[..., None] = _accept
+
+    def memory_bytes(self) -> int:
+        """Return the memory of queues and banks, in bytes, on each device."""
+        return 0
+
+    def see_dataset(self, dataset: Any) -> None:
+        """Read what must be known of the whole training set, before each (resumed) training.
+
+        Args:
+            dataset: The data set of the training loader.
+
+        Raises:
+            ConfigError: If the loss cannot be computed on it.
+        """
+
+    def after_step(self, batch: Batch) -> None:
+        """Train or write what is the loss's own, after the optimizer's step.
+
+        Args:
+            batch: Of this iteration.
+        """
+
+    def upgrade(self, state: dict[str, Any], prefix: str) -> None:
+        """Bring entries that an earlier version wrote into the present form.
+
+        Args:
+            state: The whole saved state, changed in place.
+            prefix: Of this loss's keys in it, with the last dot.
+
+        Raises:
+            ConfigError: If they cannot be read any more.
+        """
+
+
+class OwnedOptimizer(nn.Module):
+    """Trains a module that the student's optimizer, backward pass and DDP must leave alone.
+
+    Its parameters require a gradient only inside `learning`. The optimizer's state is the extra
+    state of this module, so it is saved and resumed with the loss or objective that has it as a
+    child.
+
+    Args:
+        module: What is trained; a child of the same loss or objective.
+        make: Gives the optimizer of a list of parameters. It is called when the optimizer is first
+            needed, when the parameters are where they stay.
+    """
+
+    def __init__(
+        self, module: nn.Module, make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+    ) -> None:
+        super().__init__()
+        self._trained = (module.requires_grad_(False),)  # in a tuple, it is no child of this one
+        self._make = make
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer, whose state and learning rate may be changed."""
+        if self._optimizer is None:
+            self._optimizer = self._make(list(self._trained[0].parameters()))
+        return self._optimizer
+
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """Record a graph to the parameters inside, also where gradients are off."""
+        module = self._trained[0].requires_grad_(True)
+        try:
+            with torch.enable_grad():
+                yield
+        finally:
+            module.requires_grad_(False)
+
+    def step(self, loss: Tensor) -> None:
+        """Take one step along the mean of all ranks' gradients of ``loss``, inside `learning`."""
+        parameters = list(self._trained[0].parameters())
+        grads = torch.autograd.grad(loss, parameters)
+        flat = torch.cat([grad.flatten() for grad in grads])  # one collective
+        mean = sum_over_ranks(flat) / world_size()
+        parts = mean.split([parameter.numel() for parameter in parameters])
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+        self.optimizer.step()
+        self.optimizer.zero_grad()  # nothing is left for the student's optimizer to find
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the optimizer's state."""
+        return self.optimizer.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the optimizer's state."""
+        self.optimizer.load_state_dict(copy.deepcopy(state))  # torch would share its tensors
+
+    def _apply(self, fn: Any, recurse: bool = True) -> 'OwnedOptimizer':
+        if self._optimizer is not None:
+            for parameter, state in self._optimizer.state.items():
+                for key, value in state.items():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        state[key] = fn(value)  # moments; the number of steps stays on the CPU
+        return super()._apply(fn, recurse)
