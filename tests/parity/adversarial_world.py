@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdmm.functional import collective
-from kdmm.losses import AdversarialLoss, Batch, adversarial
+from kdmm.losses import AdversarialLoss, Batch, base
 
 CLASSES = 5
 
@@ -45,12 +45,15 @@ def train(norm_cfg: Any, twins: bool) -> dict[str, Any]:
         optimizer.step()
         inner.loss.after_step(Batch(None, ()))
     flags = [p.requires_grad for p in inner.loss.parameters()]
-    return dict(state=inner.state_dict(), frozen=not any(flags))
+    state = inner.state_dict()
+    for index, moments in state.pop('loss.optimizer._extra_state')['state'].items():
+        state.update({f'{key}.{index}': value for key, value in moments.items()})
+    return dict(state=state, frozen=not any(flags))
 
 
 def unreduced() -> dict[str, Any]:
     """The reference's mistake: every rank trains its own discriminator."""
-    with mock.patch.object(adversarial, 'sum_over_ranks', lambda x: x):
+    with mock.patch.object(base, 'sum_over_ranks', lambda x: x):
         return train(None, twins=False)
 
 
