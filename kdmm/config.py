@@ -20,15 +20,12 @@ from mmengine.utils import import_modules_from_strings
 from torch import nn
 
 from kdmm.compat.packages import config_file, require_scopes
-from kdmm.errors import ConfigError, nearest, refuse_unknown
+from kdmm.errors import ConfigError, nearest
+from kdmm.registry import OBJECTIVES
 
 SECTION = 'kd'
-#: What ``kd.type`` may be, as registered under ``kdmm``; the first where it is left out.
-KINDS = ('Distiller', 'HSSAKD', 'HSSAKDTeacher', 'HSSAKDOnline', 'Cohort', 'MCLMoCo')
-#: What ``model.type`` is where the section is written by hand around the student.
-WRAPPERS = tuple(f'kdmm.{kind}' for kind in KINDS)
-#: What the section of a ``Distiller`` may hold.
-KEYS = ('teacher', 'taps', 'losses', 'probe_size', 'measure', 'crop_size')
+#: The kind of a section that does not say its type.
+DISTILLER = 'Distiller'
 #: Of what MMEngine looks at late, or never, if its type is another.
 TYPES: dict[str, tuple[Any, ...]] = {
     'data_preprocessor': (Mapping,),
@@ -112,7 +109,7 @@ def split_model(model: Any) -> tuple[Any, dict[str, Any] | None]:
     Raises:
         ConfigError: If there is no student.
     """
-    if not isinstance(model, Mapping) or model.get('type') not in WRAPPERS:
+    if not isinstance(model, Mapping) or not is_wrapper(model.get('type')):
         return model, None
     section = dict(model)
     student = section.pop('student', None)
@@ -125,9 +122,15 @@ def split_model(model: Any) -> tuple[Any, dict[str, Any] | None]:
     if isinstance(student, Mapping) and preprocessor is not None:
         student = copy.deepcopy(student)
         student.setdefault('data_preprocessor', preprocessor)  # type: ignore[attr-defined]
-    if kind_of(section) == KINDS[0]:
+    if kind_of(section) == DISTILLER:
         del section['type']
     return student, section
+
+
+def is_wrapper(kind: Any) -> bool:
+    """True for a model type that is written by hand around a student, ``kdmm.Distiller``."""
+    scope, _, name = str(kind).rpartition('.')
+    return scope == 'kdmm' and name in kinds()
 
 
 def section_of(cfg: Mapping[str, Any] | Config | None) -> dict[str, Any] | None:
@@ -150,8 +153,8 @@ def section_of(cfg: Mapping[str, Any] | Config | None) -> dict[str, Any] | None:
 def nearly_section(cfg: Mapping[str, Any] | Config) -> str | None:
     """The top-level key that was probably meant to be ``kd``, in a config without one.
 
-    That is a dict of one of `KINDS`, one with a teacher and taps or losses, or one whose name is
-    ``kd`` but for case, signs and one letter, or begins with ``distil``.
+    That is a dict whose type is a kind of section, one with a teacher and taps or losses, or one
+    whose name is ``kd`` but for case, signs and one letter, or begins with ``distil``.
     """
     return next((key for key, value in cfg.items() if _is_nearly(str(key), value)), None)
 
@@ -161,7 +164,7 @@ def _is_nearly(key: str, value: Any) -> bool:
         return False
     letters = ''.join(filter(str.isalpha, key.lower()))
     named = SequenceMatcher(None, SECTION, letters).ratio() >= 0.8 or letters.startswith('distil')
-    kind = str(value.get('type', '')).removeprefix('kdmm.') in KINDS
+    kind = str(value.get('type', '')).removeprefix('kdmm.') in kinds()
     return key != SECTION and (named or kind or len({*value} & {'teacher', 'taps', 'losses'}) > 1)
 
 
@@ -182,16 +185,31 @@ def use_amp(cfg: Config, dtype: str | None) -> None:
         cfg.optim_wrapper.dtype = dtype
 
 
+def kinds() -> Mapping[str, Any]:
+    """Return the registered kinds of sections: ``kd.type`` to a subclass of `Objective`."""
+    OBJECTIVES.import_from_location()
+    return OBJECTIVES.module_dict
+
+
 def kind_of(kd: Mapping[str, Any]) -> str:
-    """``kd.type`` without its scope.
+    """Return ``kd.type`` without its scope.
 
     Raises:
-        ConfigError: If it is none of `KINDS`.
+        ConfigError: If no objective is registered under it.
     """
-    kind = str(kd.get('type', KINDS[0])).removeprefix('kdmm.')
-    if kind not in KINDS:
-        raise ConfigError(f'kd.type: {kind!r} is not known; {nearest(kind, KINDS)}')
+    kind = str(kd.get('type', DISTILLER)).removeprefix('kdmm.')
+    if kind not in kinds():
+        raise ConfigError(f'{kind!r} is not known; {nearest(kind, kinds())}', key=f'{SECTION}.type')
     return kind
+
+
+def objective_class(kd: Mapping[str, Any]) -> Any:
+    """Return the subclass of `kdmm.distillers.Objective` that a section asks for.
+
+    Raises:
+        ConfigError: As `kind_of`.
+    """
+    return kinds()[kind_of(kd)]
 
 
 def model_config(
@@ -205,16 +223,14 @@ def model_config(
         size: (height, width) of training images, for objectives that want to know it.
 
     Raises:
-        ConfigError: If ``kd.type`` is none of `KINDS`.
+        ConfigError: As `kind_of`.
     """
     student = model if isinstance(model, nn.Module) else dict(model)
     if not kd:
         return student
     section, kind = dict(kd), kind_of(kd)
     section.pop('type', None)
-    if kind == KINDS[0]:
-        refuse_unknown(SECTION, section, KEYS)
-    if kind in ('Distiller', 'Cohort') and size is not None:
+    if size is not None and 'crop_size' in kinds()[kind].section_keys():
         section.setdefault('crop_size', size)
     return dict(type=f'kdmm.{kind}', student=student, **section)
 
@@ -336,7 +352,7 @@ def _is_section(key: str, value: Any, base: Mapping[str, Any]) -> bool:
     if key not in base or not isinstance(value, dict):
         return False
     below = base[key]
-    wrapped = isinstance(below, dict) and below.get('type') in WRAPPERS
+    wrapped = isinstance(below, dict) and is_wrapper(below.get('type'))
     return key == SECTION or (key == 'model' and wrapped)
 
 

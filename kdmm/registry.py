@@ -43,3 +43,4 @@ TRANSFORMS = Registry(
     locations=['kdmm', 'kdmm.datasets.shuffle_patches'],
 )
 SCHEDULES = Registry('schedule', scope='kdmm', locations=['kdmm'])
+OBJECTIVES = Registry('objective', scope='kdmm', locations=['kdmm.distillers'])

@@ -12,7 +12,7 @@ from torch import nn
 
 from kdmm import functional, losses, renamed
 from kdmm.distillers import Progress, distill
-from kdmm.distillers.building import build_loss
+from kdmm.distillers.builder import build_loss
 from kdmm.errors import ConfigError
 from kdmm.losses import KDLoss
 from kdmm.registry import MODELS

@@ -72,7 +72,7 @@ def kdmm_logits(config: str, checkpoint: str, count: int) -> dict[str, Any]:
     import kdmm  # noqa: F401
     from kdmm.checkpoints import load_strictly, read_checkpoint, state_dict_of
     from kdmm.config import load_config, model_config
-    from kdmm.distillers.attach import set_aside
+    from kdmm.distillers.objective import set_aside
     from kdmm.registry import MODELS
 
     cfg = load_config(config)

@@ -1,17 +1,24 @@
-"""Networks in company: the teacher, its taps, and the student that learns from it."""
+"""Objectives of ``kd`` sections: distillation from teachers, cohorts, HSSAKD, MCL on MoCo."""
 
-from kdmm.distillers.attach import CHILD, Objective, attach
 from kdmm.distillers.class_map import ClassMap
-from kdmm.distillers.cohort import Cohort, cohort
+from kdmm.distillers.cohort import Cohort
 from kdmm.distillers.connectors import Projection, Resize
-from kdmm.distillers.distiller import distill
-from kdmm.distillers.hssakd import hssakd, hssakd_online, hssakd_teacher
-from kdmm.distillers.mcl_moco import MoCoCohort, mcl_moco
-from kdmm.distillers.objective import Distillation
+from kdmm.distillers.distiller import Distillation
+from kdmm.distillers.hssakd import PeerTraining, StudentTraining, TeacherTraining
+from kdmm.distillers.mcl_moco import MoCoCohort
+from kdmm.distillers.objective import CHILD, Objective, attach, register_objective
 from kdmm.errors import ConfigError
 from kdmm.schedules import Progress, Schedule, build_schedule
 from kdmm.taps import Calls, TapPath, Taps
 from kdmm.teachers.teacher import Teacher
+
+#: Build a student with an objective, see `Objective.attach_to` and the class for the arguments.
+distill = Distillation.attach_to
+cohort = Cohort.attach_to
+hssakd = StudentTraining.attach_to
+hssakd_teacher = TeacherTraining.attach_to
+hssakd_online = PeerTraining.attach_to
+mcl_moco = MoCoCohort.attach_to
 
 __all__ = [
     'CHILD',
@@ -22,13 +29,16 @@ __all__ = [
     'Distillation',
     'MoCoCohort',
     'Objective',
+    'PeerTraining',
     'Progress',
     'Projection',
     'Resize',
     'Schedule',
+    'StudentTraining',
     'TapPath',
     'Taps',
     'Teacher',
+    'TeacherTraining',
     'attach',
     'build_schedule',
     'cohort',
@@ -37,4 +47,5 @@ __all__ = [
     'hssakd_online',
     'hssakd_teacher',
     'mcl_moco',
+    'register_objective',
 ]

@@ -2,15 +2,24 @@
 
 A connector is a registered module with ``forward(student, teacher) -> (student, teacher)``; both
 may change. Arguments called ``student_channels``, ``teacher_channels``, ``num_classes`` and
-``ignore_index`` are filled in by the Distiller.
+``ignore_index`` are filled in where the config leaves them out. A term has none, one, or several in
+order, and that for each of its taps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdmm.distillers.builder import build_part
+from kdmm.distillers.class_map import ClassMap
+from kdmm.errors import ConfigError
+from kdmm.losses.base import DistillLoss
 from kdmm.registry import MODELS
+from kdmm.utils.tree import leaves
+
+Pair = tuple[Any, Any]
 
 
 @MODELS.register_module()
@@ -88,3 +97,109 @@ class Projection(nn.Module):
 def _is_size(value: object) -> bool:
     pair = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
     return pair and all(type(side) is int and side > 0 for side in value)  # type: ignore[attr-defined]
+
+
+class Chain(nn.ModuleList):
+    """Connectors applied in order."""
+
+    def forward(self, student: Any, teacher: Any) -> Pair:
+        """The pair after the last of them."""
+        for link in self:
+            student, teacher = link(student, teacher)
+        return student, teacher
+
+
+class PerTap(nn.ModuleList):
+    """A connector for each tap of a term that reads several."""
+
+    def forward(self, student: Sequence[Any], teacher: Sequence[Any]) -> Pair:
+        """Tuples of equal length, one pair after the other."""
+        pairs = [link(s, t) for link, s, t in zip(self, student, teacher, strict=True)]
+        return tuple(s for s, _ in pairs), tuple(t for _, t in pairs)
+
+
+def build_connectors(
+    where: str, config: Any, facts: dict[str, Any], pairs: Sequence[Pair], several: bool
+) -> tuple[nn.Module | None, list[Pair]]:
+    """Build what ``config`` declares, each link for the shapes that reach it.
+
+    Args:
+        where: The config key, for errors.
+        config: None, ``dict(type=...)`` or a list of those.
+        facts: Values for arguments; a `ClassMap` writes its ``num_classes`` into it.
+        pairs: (student, teacher) activations of each tap.
+        several: Whether the term reads its taps as tuples.
+
+    Returns:
+        The connector (None if none is declared) and the pairs behind it.
+
+    Raises:
+        ConfigError: For what cannot be built or does not take its activations.
+    """
+    if config is None:
+        return None, list(pairs)
+    built = [_chain(where, config, facts, pair) for pair in pairs]
+    connectors = [connector for connector, _ in built]
+    return PerTap(connectors) if several else connectors[0], [pair for _, pair in built]
+
+
+def class_maps(connector: nn.Module | None) -> list[ClassMap]:
+    """The class maps that labels go through, in order (those of the first tap: all are alike)."""
+    first = connector[0] if isinstance(connector, PerTap) else connector
+    return [] if first is None else [link for link in first.modules() if isinstance(link, ClassMap)]
+
+
+def check_classes(where: str, connector: nn.Module | None, loss: DistillLoss) -> None:
+    """Refuse a loss that would compare pixels of classes that the teacher does not know.
+
+    Raises:
+        ConfigError: If it reads no labels, or has ``valid_only`` and that is False.
+    """
+    absent = any(link.absent for link in class_maps(connector))
+    if not absent:
+        return
+    reason = (
+        f'{where}: its ClassMap leaves out classes that the teacher does not know, whose pixels '
+        'must not be compared'
+    )
+    if loss.valid_only is False:
+        raise ConfigError(f'{reason}: set valid_only=True')
+    if 'labels' not in loss.needs:
+        raise ConfigError(f'{reason}, but {type(loss).__name__} reads no labels and compares all')
+
+
+def describe(connector: nn.Module | None) -> str:
+    """Type names for the table at the start."""
+    first = connector[0] if isinstance(connector, PerTap) else connector
+    links = list(first) if isinstance(first, Chain) else [first]
+    return ', '.join(type(link).__name__ for link in links if link is not None) or '-'
+
+
+def _chain(where: str, config: Any, facts: dict[str, Any], pair: Pair) -> tuple[nn.Module, Pair]:
+    if not isinstance(config, list | tuple):
+        return _link(where, config, facts, pair)
+    links = []
+    for index, item in enumerate(config):
+        link, pair = _link(f'{where}[{index}]', item, facts, pair)
+        links.append(link)
+    return Chain(links), pair
+
+
+def _link(
+    where: str, config: Mapping[str, Any], facts: dict[str, Any], pair: Pair
+) -> tuple[nn.Module, Pair]:
+    channels = dict(student_channels=channels_of(pair[0]), teacher_channels=channels_of(pair[1]))
+    link = build_part(where, config, {**facts, **channels}, 'connector')
+    try:
+        pair = link(*pair)
+    except (ValueError, RuntimeError, AttributeError) as error:
+        raise ConfigError(f'{where}: {error}') from error
+    if isinstance(link, ClassMap):
+        facts['num_classes'] = link.num_classes
+    return link, pair
+
+
+def channels_of(activation: Any) -> int:
+    """C of (B, C, ...); of the first tensor where there are several, 0 where there is none."""
+    first = next(leaves(activation), None)
+    return 0 if first is None or first.ndim < 2 else first.shape[1]

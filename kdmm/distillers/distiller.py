@@ -1,67 +1,171 @@
-"""`Distiller`: the student itself, with a distillation objective attached."""
+"""`Distillation`: a student learns from teachers through the terms of ``kd.losses``."""
 
+import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from logging import WARNING
+from typing import Any, cast
 
-from torch import nn
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
 
-from kdmm.config import KEYS
-from kdmm.distillers.attach import attach, beside_a_total
-from kdmm.distillers.objective import Distillation
-from kdmm.errors import ConfigError, refuse_unknown
-from kdmm.registry import MODELS
-
-
-class Distilled:
-    """Mixed into the student's class: its training loss gains the terms of ``self.kd``."""
-
-    kd: Distillation | None
-
-    def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
-        """As the student's own; in mode ``'loss'`` with the distillation terms added."""
-        if mode != 'loss' or self.kd is None or not self.kd.terms:
-            return super().forward(inputs, data_samples, mode)  # type: ignore[misc]
-        with self.kd.student_taps.record() as student:
-            losses = super().forward(inputs, data_samples, mode)  # type: ignore[misc]
-        return {**beside_a_total(losses), **self.kd(student, inputs, data_samples, losses)}
+from kdmm.distillers.context import gather_context, task_facts
+from kdmm.distillers.gradient_ratio import UnmeasurableError, measure_shares
+from kdmm.distillers.loss_weights import switched_on
+from kdmm.distillers.objective import OwnLosses, beside_a_total, register_objective
+from kdmm.distillers.probe import probe
+from kdmm.distillers.section import both_sides, check_section, list_of_teachers, taps_read
+from kdmm.distillers.term import Term, TermedObjective, start_table
+from kdmm.errors import ConfigError
+from kdmm.taps import require_gradient, taps_of_student
+from kdmm.teachers import Teacher
 
 
-@MODELS.register_module(name='Distiller')
-def distill(
-    student: Mapping[str, Any] | nn.Module,
-    teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-    taps: Mapping[str, Any] | None = None,
-    losses: Mapping[str, Mapping[str, Any]] | None = None,
-    probe_size: tuple[int, int] | None = None,
-    measure: bool = True,
-    crop_size: tuple[int, int] | None = None,
-    **unknown: Any,
-) -> nn.Module:
-    """Attach a distillation objective to a student.
+@register_objective('Distiller')
+class Distillation(TermedObjective):
+    """Teachers, taps and terms: the section ``kd`` where ``kd.type`` is left out.
 
-    The result is the student: same class (a subclass made here), same parameter names, same
-    prediction. Its training loss has the terms added, and one child, ``kd``, owns what they keep.
-    Configs reach it as ``kdmm.Distiller`` or, through ``tools/train.py``, as the section ``kd``.
+    Projectors and queues are parameters and buffers of the terms. The teachers are no children.
+    A term whose weight is the number 0 is not built, nor is a teacher that only such terms read.
 
     Args:
-        student: Model config of the base library, or a built model.
-        teacher: See `Teacher`; a list for several.
-        taps: Tap name to ``module.path.in|.out``, or ``dict(student=, teacher=)`` of two.
-        losses: Term name to ``dict(type=, on=, weight=, ...)``; see `Term`.
-        probe_size: See `Distillation`.
-        measure: See `Distillation`.
-        crop_size: See `Distillation`; ``tools/train.py`` reads it off the training pipeline.
-        **unknown: Refused, with the nearest known keys.
+        student: The network to train.
+        teacher: Arguments of `Teacher`, or a list of such dicts.
+        taps: Tap name to ``module.path.in|.out`` for both networks, or ``dict(student=, teacher=)``
+            of two.
+        losses: Term name to ``dict(type=, on=, weight=, ...)``, the arguments of `Term`.
+        probe_size: (H, W) of the blank image that measures the taps when the model is built; None
+            takes what the model is built for, or a small one.
+        measure: Whether gradient shares are measured at the iterations that are logged.
+        crop_size: (H, W) of training images, where the model does not say it; ``tools/train.py``
+            reads it off the training pipeline.
 
     Raises:
         ConfigError: Whatever is wrong with the section, found before training starts.
     """
-    refuse_unknown('kd', unknown, KEYS)
-    for key, value in dict(teacher=teacher, taps=taps, losses=losses).items():
-        if value is None:
-            raise ConfigError(f'kd.{key}: missing')
 
-    def build(model: nn.Module) -> Distillation:
-        return Distillation(model, teacher, taps, losses, probe_size, measure, crop_size)  # type: ignore[arg-type]
+    by_term = True
 
-    return attach(student, Distilled, build)
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        taps: Mapping[str, Any],
+        losses: Mapping[str, Mapping[str, Any]],
+        probe_size: tuple[int, int] | None = None,
+        measure: bool = True,
+        crop_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        teachers = list_of_teachers(teacher, list(inspect.signature(Teacher).parameters))
+        check_section(taps, losses, len(teachers), measure)
+        self.measure = measure
+        unread = [name for name in taps if name not in taps_read(losses)]
+        if unread:
+            print_log(f'kd.taps: no loss reads {", ".join(unread)}', 'current', WARNING)
+        for name in [name for name in losses if name not in switched_on(losses)]:
+            print_log(f'kd.losses.{name}: not built, its weight is 0', 'current')
+        losses = switched_on(losses)
+        if not losses:
+            said = 'kd.losses: every weight is 0, so the student is trained as without kd'
+            print_log(said, 'current', WARNING)
+        used = sorted({config.get('teacher', 0) for config in losses.values()})
+        self.teachers = [Teacher(**teachers[index]) for index in used]
+        sides = {name: both_sides(name, path) for name, path in taps.items()}
+        self.student_taps = taps_of_student(student, sides, taps_read(losses))
+        probes = {}
+        for index, item in zip(used, self.teachers, strict=True):
+            read = taps_read(losses, index)
+            item.connect(student, {name: sides[name]['teacher'] for name in read})
+            probes[index] = probe(student, self.student_taps, item, probe_size, crop_size)
+        facts = task_facts(student)
+        self.terms = nn.ModuleDict()
+        for name, config in losses.items():
+            index = config.get('teacher', 0)
+            config = {**config, 'teacher': used.index(index)}
+            found = probes[index]
+            self.terms[name] = Term(name, config, taps, facts, found.pairs, found.note)
+        self._announced = False
+
+    def forward(
+        self, own: OwnLosses, inputs: Any, samples: Sequence[Any] | None
+    ) -> dict[str, Tensor]:
+        """Compute the student's own losses and the weighted terms, ``kd.loss_<term>``."""
+        if not self.terms:
+            return own(inputs)
+        with self.student_taps.record() as taps:
+            losses = own(inputs)
+        return {**beside_a_total(losses), **self.compute(taps, inputs, samples, losses)}
+
+    def compute(
+        self,
+        student: Mapping[str, Any],
+        inputs: Any,
+        samples: Sequence[Any] | None,
+        losses: Mapping[str, Any] | None = None,
+    ) -> dict[str, Tensor]:
+        """Compute the weighted terms for one batch.
+
+        Args:
+            student: Tap name to the student's activation.
+            inputs: The student's preprocessed batch, (B, 3, H, W).
+            samples: The base library's data samples.
+            losses: The student's own losses; weights are measured against them.
+
+        Returns:
+            Log name to scalar; every name contains ``loss``, so MMEngine adds them up.
+        """
+        require_gradient(student)
+        busy = [term for term in self.each() if not term.idle]
+        seen = self._teach(inputs, samples, {term.teacher for term in busy})
+        needs = sorted({need for term in busy for need in term.loss.needs})
+        context = gather_context(needs, samples) if needs else {}
+        if not self._announced:
+            print_log(start_table(self.each(), student, seen), 'current')
+            self._announced = True
+        values = {}
+        for term in busy:
+            given = {need: context[need] for need in term.loss.needs}
+            values[term.name] = term.compute(
+                term.pick(student), term.pick(seen[term.teacher]), **given
+            )
+        if self.training and torch.is_grad_enabled() and losses is not None:
+            self._measure(values, student, losses)
+        result: dict[str, Tensor] = {}
+        for term in self.each():
+            idle = term.name not in values
+            result.update(
+                term.silence(term.pick(student)) if idle else term.weigh(values[term.name])
+            )
+        return result
+
+    def _measure(self, values: Any, taps: Mapping[str, Any], losses: Mapping[str, Any]) -> None:
+        """Measure gradient ratios, if a weight or the running line asks for them."""
+        autos = [auto.name for term in self.each() for auto in term.weights.measuring().values()]
+        if not (autos or self.measure_next):
+            self.shares = []
+            return
+        try:
+            self.shares = measure_shares(self.each(), values, taps, losses, self.measure_next)
+        except UnmeasurableError as error:
+            if autos:
+                raise ConfigError(
+                    f'{autos[0]}: cannot be measured, give a number ({error})'
+                ) from error
+            self.measure = self.measure_next = False
+            print_log(
+                f'kd.measure: turned off, the graph cannot be measured ({error})',
+                'current',
+                WARNING,
+            )
+
+    def each(self) -> list[Term]:
+        """Return the terms in the order of the config."""
+        return cast(list[Term], list(self.terms.values()))
+
+    def _teach(self, inputs: Any, samples: Any, wanted: set[int]) -> list[Any]:
+        """Read the taps of the teachers that some term asks for now (the first time, of all)."""
+        return [
+            teacher(inputs, samples) if index in wanted or not self._announced else None
+            for index, teacher in enumerate(self.teachers)
+        ]

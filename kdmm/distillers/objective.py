@@ -1,153 +1,361 @@
-"""`Distillation`: teachers, taps and terms, the one child that a distilled student has."""
+"""`Objective`: what a run has besides its student, and how it is attached to one."""
 
+import copy
+import functools
 import inspect
-from collections.abc import Mapping, Sequence
-from logging import WARNING
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
-from mmengine.logging import print_log
+from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from kdmm.distillers.context import gather_context, task_facts
-from kdmm.distillers.gradients import UnmeasurableError
-from kdmm.distillers.probe import probe
-from kdmm.distillers.section import both_sides, check_section, list_of_teachers, taps_read
-from kdmm.distillers.shares import measure
-from kdmm.distillers.table import start_table
-from kdmm.distillers.term import Term
-from kdmm.distillers.termed import TermedObjective
-from kdmm.distillers.weighting import switched_on
-from kdmm.errors import ConfigError
-from kdmm.taps import require_gradient, taps_of_student
-from kdmm.teachers.teacher import Teacher
+from kdmm.errors import ConfigError, refuse_unknown
+from kdmm.losses.base import Batch
+from kdmm.registry import MODELS, OBJECTIVES
+from kdmm.renamed import current_names
+from kdmm.schedules import Progress
+
+if TYPE_CHECKING:
+    from kdmm.distillers.gradient_ratio import Share
+    from kdmm.distillers.term import Term
+    from kdmm.teachers import Teacher
+
+#: The one child that a model in training has besides its own; all state of kdmm lies under it.
+CHILD = 'kd'
+
+#: A student's own losses, computed on the inputs given.
+OwnLosses = Callable[[Any], dict[str, Tensor]]
+
+_Kind = TypeVar('_Kind', bound=type['Objective'])
 
 
-class Distillation(TermedObjective):
-    """Everything a run has besides its student: teachers, taps and the terms of the objective.
+class Objective(nn.Module):
+    """What a run has besides its student; the one child that `attach` gives to the student.
 
-    Projectors and queues are parameters and buffers of the terms. The teachers are no children.
+    A subclass is a kind of ``kd`` section: `register_objective` gives it the name that ``kd.type``
+    has, and the arguments of its ``__init__``, without the student, are the keys of the section.
+    Its `forward` gives the losses of a training step.
 
-    A term whose weight is the number 0 is not built, nor is a teacher that only such terms read.
+    Its parameters are trained and its state resumed, as an entry of its own in the checkpoint. It
+    belongs to one run: a deep copy of it is None, or, of one that has networks to average, a copy
+    of these alone, and a pickle of it is refused. See `Attached` for copies of the student.
 
-    Args:
-        student: The network to train.
-        teacher: Arguments of `Teacher`, or a list of such dicts.
-        taps: Tap name to one path for both networks or ``dict(student=, teacher=)``.
-        losses: Term name to the arguments of `Term`.
-        probe_size: (H, W) of the blank image that measures the taps when the model is built; None
-            takes what the model is built for, or a small one.
-        measure: Whether gradient shares are measured at the iterations that are logged.
-        crop_size: (H, W) of training images, where the model does not say it.
+    Args of a subclass:
+        student: The student, built.
+        config: Its model config, where `from_config` says that the objective needs it.
     """
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-        taps: Mapping[str, Any],
-        losses: Mapping[str, Mapping[str, Any]],
-        probe_size: tuple[int, int] | None = None,
-        measure: bool = True,
-        crop_size: tuple[int, int] | None = None,
-    ) -> None:
-        super().__init__()
-        teachers = list_of_teachers(teacher, list(inspect.signature(Teacher).parameters))
-        check_section(taps, losses, len(teachers), measure)
-        self.measure = measure
-        unread = [name for name in taps if name not in taps_read(losses)]
-        if unread:
-            print_log(f'kd.taps: no loss reads {", ".join(unread)}', 'current', WARNING)
-        for name in [name for name in losses if name not in switched_on(losses)]:
-            print_log(f'kd.losses.{name}: not built, its weight is 0', 'current')
-        losses = switched_on(losses)
-        if not losses:
-            said = 'kd.losses: every weight is 0, so the student is trained as without kd'
-            print_log(said, 'current', WARNING)
-        used = sorted({config.get('teacher', 0) for config in losses.values()})
-        self.teachers = [Teacher(**teachers[index]) for index in used]
-        sides = {name: both_sides(name, path) for name, path in taps.items()}
-        self.student_taps = taps_of_student(student, sides, taps_read(losses))
-        probes = {}
-        for index, item in zip(used, self.teachers, strict=True):
-            read = taps_read(losses, index)
-            item.connect(student, {name: sides[name]['teacher'] for name in read})
-            probes[index] = probe(student, self.student_taps, item, probe_size, crop_size)
-        facts = task_facts(student)
-        self.terms = nn.ModuleDict()
-        for name, config in losses.items():
-            index = config.get('teacher', 0)
-            config = {**config, 'teacher': used.index(index)}
-            found = probes[index]
-            self.terms[name] = Term(name, config, taps, facts, found.pairs, found.note)
-        self._announced = False
+    #: Whether ``__init__`` takes the student's model config as its second argument.
+    from_config: ClassVar[bool] = False
+    #: Whether `kdmm.engine.split_step` can take a step apart: it has ``student_taps``, ``teachers``
+    #: and terms that are computed one after the other.
+    by_term: ClassVar[bool] = False
+    #: Prefixes of the state that is a result, to be kept in files that cannot be resumed, too.
+    results: ClassVar[tuple[str, ...]] = ()
+    #: Whether the student is trained; else it stays in eval mode.
+    trains_student = True
+    #: Networks that are only read; no children, so that they are in nobody's state.
+    teachers: Sequence['Teacher'] = ()
+    #: Modules of the student that other networks of the objective share.
+    shared: tuple[str, ...] = ()
+    #: Hooks that a run with this objective needs, as configs.
+    hooks: list[dict[str, Any]]
+    #: Whether gradient shares are measured at iterations that are logged, and in the next one.
+    measure = measure_next = False
+    #: What was measured in the last step.
+    shares: Sequence['Share'] = ()
+    #: The batch of the training step that was computed last, until `after_step`.
+    batch: Batch | None = None
 
-    def forward(
-        self,
-        student: Mapping[str, Any],
-        inputs: Any,
-        samples: Sequence[Any] | None,
-        losses: Mapping[str, Any] | None = None,
-    ) -> dict[str, Tensor]:
-        """The weighted terms for one batch.
+    def __init__(self) -> None:
+        super().__init__()
+        self.hooks = []
+
+    @classmethod
+    def section_keys(cls) -> dict[str, inspect.Parameter]:
+        """Return the keys that a section of this kind may have, with their defaults.
+
+        They are the arguments of ``__init__``, and of the next base class's where it passes others
+        on.
+        """
+        found: dict[str, inspect.Parameter] = {}
+        for base in cls.__mro__:
+            parameters = inspect.signature(base).parameters.values()
+            for parameter in parameters:
+                found.setdefault(parameter.name, parameter)
+            if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
+                break
+        taken = ('student', 'config')[: 1 + cls.from_config]
+        open_ended = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        return {k: p for k, p in found.items() if k not in taken and p.kind not in open_ended}
+
+    @classmethod
+    def attach_to(cls, student: Mapping[str, Any] | nn.Module, **section: Any) -> nn.Module:
+        """Build a student and attach an objective of this kind to it.
 
         Args:
-            student: Tap name to the student's activation.
-            inputs: The student's preprocessed batch, (B, 3, H, W).
-            samples: The base library's data samples.
-            losses: The student's own losses; weights are measured against them.
+            student: Model config of a base library, or a built model.
+            **section: The keys of the section ``kd``, without ``type``.
 
         Returns:
-            Log name to scalar; every name contains ``loss``, so MMEngine adds them up.
+            The student: of a subclass of its class, with the same parameter names and prediction.
+
+        Raises:
+            ConfigError: For whatever is wrong with the section.
         """
-        require_gradient(student)
-        busy = [term for term in self.each() if not term.idle]
-        seen = self._teach(inputs, samples, {term.teacher for term in busy})
-        context = gather_context(sorted({need for term in busy for need in term.needs}), samples)
-        if not self._announced:
-            print_log(start_table(self.each(), student, seen), 'current')
-            self._announced = True
-        values = {}
-        for term in busy:
-            given = {need: context[need] for need in term.needs}
-            values[term.name] = term.compute(
-                term.pick(student), term.pick(seen[term.teacher]), **given
+        section = current_names('kd', cls, section)
+        known = cls.section_keys()
+        refuse_unknown('kd', section, known)
+        for name, parameter in known.items():
+            if parameter.default is parameter.empty and section.get(name) is None:
+                raise ConfigError('missing', key=f'kd.{name}')
+        if not cls.from_config:
+            return attach(student, lambda model: cls(model, **section))  # type: ignore[call-arg]
+        if isinstance(student, nn.Module):
+            raise ConfigError(
+                f'{cls.__name__} builds networks like the student',
+                key='student',
+                got=type(student).__name__,
+                expected='the config of a model, not a built one',
             )
-        if self.training and torch.is_grad_enabled() and losses is not None:
-            self._measure(values, student, losses)
-        result: dict[str, Tensor] = {}
-        for term in self.each():
-            idle = term.name not in values
-            result.update(
-                term.silence(term.pick(student)) if idle else term.weigh(values[term.name])
-            )
-        return result
+        return attach(student, lambda model: cls(model, student, **section))  # type: ignore[call-arg]
 
-    def _measure(self, values: Any, taps: Mapping[str, Any], losses: Mapping[str, Any]) -> None:
-        try:
-            self.shares = measure(self.each(), values, taps, losses, self.measure_next)
-        except UnmeasurableError as error:
-            autos = [
-                auto.name for term in self.each() for auto in term.weights.measuring().values()
-            ]
-            if autos:
-                raise ConfigError(
-                    f'{autos[0]}: cannot be measured, give a number ({error})'
-                ) from error
-            self.measure = self.measure_next = False
-            print_log(
-                f'kd.measure: turned off, the graph cannot be measured ({error})',
-                'current',
-                WARNING,
-            )
+    @classmethod
+    def dry_run(cls, section: dict[str, Any]) -> None:
+        """Change a section, in place, to one whose steps are measured and not kept.
 
-    def each(self) -> list[Term]:
-        """The terms in the order of the config."""
-        return cast(list[Term], list(self.terms.values()))
+        No weights are read, and everything takes part from the first step on.
+        """
+        teachers = section.get('teacher')
+        for teacher in teachers if isinstance(teachers, list) else [teachers]:
+            if isinstance(teacher, dict):
+                teacher.update(checkpoint=None, random=True)
 
-    def _teach(self, inputs: Any, samples: Any, wanted: set[int]) -> list[Any]:
-        """The taps of the teachers that some term asks for now (the first time, of all)."""
-        return [
-            teacher(inputs, samples) if index in wanted or not self._announced else None
-            for index, teacher in enumerate(self.teachers)
-        ]
+    def forward(
+        self, own: OwnLosses, inputs: Any, samples: Sequence[Any] | None
+    ) -> dict[str, Tensor]:
+        """Compute the losses of a training step.
+
+        Args:
+            own: Computes the student's own losses.
+            inputs: The preprocessed batch, (B, 3, H, W).
+            samples: The B data samples of the base library.
+
+        Returns:
+            Log name to scalar; those whose names contain ``loss`` are added up by MMEngine.
+        """
+        raise NotImplementedError
+
+    def set_progress(self, progress: Progress) -> None:
+        """Move the schedules; the hook `DistillHook` calls it before each iteration."""
+
+    def check_start(self, loaded: bool, resumed: bool = False) -> None:
+        """Refuse to train.
+
+        Args:
+            loaded: Whether the student's weights came from a checkpoint.
+            resumed: Whether all of the run did.
+
+        Raises:
+            ConfigError: If training would be worthless.
+        """
+
+    def see_loader(self, loader: Any) -> None:
+        """Look at the training loader, before training and when a hook has replaced it."""
+
+    def after_step(self) -> None:
+        """Train or write what is the objective's own, after each iteration.
+
+        An override has the batch of the step in ``self.batch``, None if no step was computed, and
+        ends with a call of this method.
+        """
+        self.batch = None
+
+    def upgrade(self, state: dict[str, Any]) -> None:
+        """Bring a state that an earlier version saved into the present form, in place."""
+
+    def networks(self) -> Mapping[str, Any]:
+        """Return the networks beside the student that the run gives back, too, by name."""
+        return {}
+
+    def each(self) -> Sequence['Term']:
+        """Return the terms that the section lists, if it lists any."""
+        return ()
+
+    def facts(self) -> list[str]:
+        """Describe what the objective consists of, as the parts of a line."""
+        terms = len(self.each())
+        found = [f'{terms} term{"s" * (terms != 1)}'] if terms else []
+        sources = ', '.join(str(teacher.source) for teacher in self.teachers)
+        found += [f'teacher{"s" * (len(self.teachers) > 1)} {sources}'] if sources else []
+        others = ', '.join(self.networks())
+        return found + ([f'with {others}'] if others else [])
+
+    def diagnostics(self) -> dict[str, Any]:
+        """Return log names and values for an iteration that is logged; nothing adds them up."""
+        return {}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> 'Objective':
+        for teacher in self.teachers:
+            teacher.apply(fn)
+        return super()._apply(fn, recurse)
+
+    @property
+    def averages(self) -> bool:
+        """True if an average of the student's weights (EMA) has something beside them."""
+        return self.averaged() is not None
+
+    def averaged(self) -> nn.Module | None:
+        """Return the ``kd`` of an average of the student's weights (EMA); it shares modules."""
+        return None
+
+    def __deepcopy__(self, memo: Any) -> nn.Module | None:
+        return copy.deepcopy(self.averaged(), memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            f'{type(self).__name__} belongs to a run and is not pickled. Pickle the model, which '
+            "gives a plain student, or resume from the run's checkpoints, which have its state"
+        )
+
+
+def register_objective(name: str) -> Callable[[_Kind], _Kind]:
+    """Register a kind of ``kd`` section.
+
+    It is found under ``kd.type=name``. In ``model=dict(type='kdmm.<name>', student=..., **kd)``,
+    the form in which MMEngine's Runner builds it, the name means the student with the objective.
+    """
+
+    def decorate(kind: _Kind) -> _Kind:
+        @functools.wraps(kind.attach_to)
+        def build(student: Any, **section: Any) -> nn.Module:
+            return kind.attach_to(student, **section)
+
+        OBJECTIVES.register_module(name=name, module=kind)
+        MODELS.register_module(name=name, module=build)
+        return kind
+
+    return decorate
+
+
+class Attached:
+    """Mixed into the class of a student that an objective was attached to.
+
+    Its training losses are those of ``self.kd``. A copy of such a student is a plain one: an object
+    of the base library's class, without the child ``kd``, of the same weights, mode and prediction.
+    So is a pickle of it, by `torch.save` or for another process; it can be read where there is no
+    kdmm. What an average of its weights needs beside it, a deep copy has: peers, see
+    `Objective.averaged`.
+    """
+
+    kd: Objective | None
+    #: The student's own class.
+    student_class: type
+
+    def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
+        """Compute the objective's losses in mode ``'loss'``; else as the student's own class."""
+        own = super().forward  # type: ignore[misc]
+        if mode != 'loss' or self.kd is None:
+            return own(inputs, data_samples, mode)
+        if self.kd.training and torch.is_grad_enabled():
+            self.kd.batch = Batch(inputs, data_samples)
+        return self.kd(lambda images: own(images, data_samples, 'loss'), inputs, data_samples)
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode; a student that is not trained stays in eval mode."""
+        super().train(mode)  # type: ignore[misc]
+        if self.kd is not None and not self.kd.trains_student:
+            for child in self.children():  # type: ignore[attr-defined]
+                child.train(mode and child is self.kd)
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _plain(self, None).__reduce_ex__(0)  # the form that may give another class
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        create, arguments, state, *_ = averaged_part(self).__reduce_ex__(0)
+        made = memo[id(self)] = create(*arguments)  # known before what refers to it is copied
+        made.__setstate__(copy.deepcopy(state, memo))
+        return made
+
+
+def averaged_part(model: Any) -> Any:
+    """Return what an average of weights (EMA) averages; it shares modules with ``model``.
+
+    That is the plain student, with what `Objective.averaged` says as its ``kd``; ``model`` itself
+    where no objective is attached.
+    """
+    if not isinstance(model, Attached):
+        return model
+    objective = model.kd
+    return _plain(model, None if objective is None else objective.averaged())
+
+
+def _plain(model: Any, child: nn.Module | None) -> Any:
+    plain = model.student_class.__new__(model.student_class)
+    modules = type(model._modules)(model._modules)
+    del modules[CHILD]
+    vars(plain).update(vars(model), _modules=modules)
+    if child is not None:
+        plain.add_module(CHILD, child)
+    return plain
+
+
+def beside_a_total(losses: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's own losses with ``loss`` called ``head.loss``.
+
+    MMEngine logs the sum of all as ``loss``, unless a term of that name, as MMPretrain's heads have
+    it, overwrites the sum: the log and the check for finite numbers would not see other terms.
+    """
+    return {'head.loss' if name == 'loss' else name: value for name, value in losses.items()}
+
+
+def attach(
+    student: Mapping[str, Any] | nn.Module, build: Callable[[nn.Module], Objective]
+) -> nn.Module:
+    """Give a student an objective as its child ``kd``.
+
+    The result is the student: same class (a subclass made here), same parameter names, same
+    prediction. Its copies and pickles are plain students, see `Attached`.
+
+    Args:
+        student: Model config of the base library, or a built model.
+        build: Makes the objective for the built student. It may draw random numbers, which neither
+            change the student's nor repeat them.
+
+    Raises:
+        ConfigError: If the student has a child of that name already.
+    """
+    model = student if isinstance(student, nn.Module) else ROOT_MODELS.build(student)
+    if CHILD in dict(model.named_children()):
+        raise ConfigError(f'the student already has a child called {CHILD!r}', key='model')
+    with torch.random.fork_rng(devices=[]):  # everything is built on the CPU
+        torch.manual_seed(int(torch.randint(2**62, ())))
+        objective = build(model)
+    kind: Any = type(model)
+    model.__class__ = _attached_class(kind)
+    model.add_module(CHILD, objective)
+    return model
+
+
+@contextmanager
+def set_aside(model: nn.Module) -> Iterator[Any]:
+    """Make a distilled student just a student inside. Yields its objective, None without one."""
+    kept = getattr(model, CHILD, None)
+    if kept is None:
+        yield None
+        return
+    setattr(model, CHILD, None)
+    try:
+        yield kept
+    finally:
+        setattr(model, CHILD, kept)
+
+
+@functools.cache
+def _attached_class(student: type) -> type:
+    """Make the one class of all students of a class."""
+    names = dict(__module__=student.__module__, __qualname__=student.__qualname__)
+    return type(student.__name__, (Attached, student), {**names, 'student_class': student})

@@ -1,16 +1,141 @@
-"""One term of the distillation objective: a loss, where it reads, and its weight."""
+"""Terms: a loss, where it reads, and its weight; and an objective that consists of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kdmm.distillers.bridge import build_connectors, channels_of, check_classes, class_maps
-from kdmm.distillers.building import check_shapes
-from kdmm.distillers.weighted import WeightedLoss
+from kdmm.distillers.builder import build_loss, check_shapes
+from kdmm.distillers.connectors import (
+    build_connectors,
+    channels_of,
+    check_classes,
+    class_maps,
+    describe,
+)
+from kdmm.distillers.loss_weights import LossWeights, constant_weight
+from kdmm.distillers.objective import Objective
+from kdmm.distillers.section import tap_names
 from kdmm.errors import ConfigError
-from kdmm.taps import Calls
+from kdmm.losses.base import WHOLE, DistillLoss
+from kdmm.schedules import Progress
+from kdmm.taps import Calls, trained
+
+
+class WeightedLoss(nn.Module):
+    """A loss of ``kd.losses`` with its weight or weights, and schedules of its arguments.
+
+    Args:
+        name: The term's name under ``kd.losses``.
+        config: The term's dict; see `Term`. What remains in ``arguments`` is for :meth:`build`.
+        taps: Known tap names.
+
+    Attributes:
+        parts: The weighted parts of the loss, `WHOLE` alone for a scalar.
+
+    Raises:
+        ConfigError: For a tap or weight that cannot be.
+    """
+
+    loss: DistillLoss
+    progress = Progress()
+
+    def __init__(self, name: str, config: Mapping[str, Any], taps: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.name, self.where = name, f'kd.losses.{name}'
+        self.arguments = dict(config)
+        on = self.arguments.pop('on', None)
+        self.taps = tap_names(on, taps, f'{self.where}.on')
+        self.several = not isinstance(on, str)
+        self.weights = LossWeights(self.arguments.pop('weight', 1.0), f'{self.where}.weight')
+
+    def build(self, facts: Mapping[str, Any]) -> None:
+        """Make the loss; ``facts`` are values for arguments that the config leaves out.
+
+        Raises:
+            ConfigError: Unknown loss or argument, with the nearest names.
+        """
+        self.loss, self.schedules = build_loss(self.where, self.arguments, facts)
+        self.parts = self.weights.names(self.loss.parts)
+
+    def set_progress(self, progress: Progress) -> None:
+        """Move every schedule to ``progress``."""
+        self.progress = progress
+        self.weights.set_progress(progress)
+        for key, schedule in self.schedules.items():
+            setattr(self.loss, key, schedule(progress))
+
+    @property
+    def idle(self) -> bool:
+        """True if nothing is to be computed now: every weight is 0, and there is no memory."""
+        return self.weights.is_zero() and not self.loss.stateful
+
+    @property
+    def on(self) -> str:
+        """The tap or taps, as the table at the start calls them."""
+        return ', '.join(self.taps)
+
+    @property
+    def called(self) -> str:
+        """The tap or taps, as errors call them."""
+        return f'tap{"s" * self.several} {", ".join(map(repr, self.taps))}'
+
+    def label(self, part: str) -> str:
+        """``<name>`` or ``<name>_<part>``."""
+        return f'{self.name}_{part}' if part else self.name
+
+    def pick(self, found: Mapping[str, Any]) -> Any:
+        """Return what the loss reads of the recorded taps: an activation, or a tuple of several."""
+        return self._one_or_all([found[tap] for tap in self.taps])
+
+    def _one_or_all(self, items: Sequence[Any]) -> Any:
+        return tuple(items) if self.several else items[0]
+
+    def run(self, *activations: Any, **context: Any) -> dict[str, Tensor]:
+        """The unweighted loss by part, those parts only that have a weight.
+
+        Raises:
+            ConfigError: If the loss refuses what it gets.
+        """
+        try:
+            value = self.loss(*activations, **context)
+        except ValueError as error:  # shapes, label values: the loss does not know its key
+            raise ConfigError(f'{self.where} on {self.called}: {error}') from error
+        values = {WHOLE: value} if isinstance(value, Tensor) else dict(value)
+        if values.keys() != set(self.loss.parts):
+            raise ConfigError(
+                f'{type(self.loss).__name__}.forward gave {_listed(values)}, and the class '
+                f'declares {_listed(self.loss.parts)}',
+                key=f'{self.where}.type',
+                fix=f'Declare parts = {tuple(values)!r} in the class.',
+            )
+        return {part: values[part] for part in self.parts}
+
+    def weigh(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted log entries, ``kd.loss_<name>`` or ``kd.loss_<name>_<part>``, of `run`'s."""
+        return {
+            f'kd.loss_{self.label(part)}': self.weights.now(part) * value
+            for part, value in values.items()
+        }
+
+    def silence(self, activations: Any) -> dict[str, Tensor]:
+        """Exact zeros under the same names, which reach everything that would be trained.
+
+        DDP waits for a gradient of every parameter, be it zero.
+        """
+        reached = [p for p in self.parameters() if p.requires_grad] + list(trained(activations))
+        empty = (x[:0] if x.ndim else x.reshape(1)[:0] for x in reached)  # views, whatever layout
+        zero = sum((x.float().sum() for x in empty), torch.zeros(()))
+        return {f'kd.loss_{self.label(part)}': zero for part in self.parts}
+
+    def diagnostics(self) -> dict[str, Any]:
+        """``kd.<name>_<key>`` of what the loss keeps in ``logged``."""
+        return {f'kd.{self.name}_{key}': value for key, value in self.loss.logged.items()}
+
+    def describe_weight(self) -> str:
+        """The current weight or weights, for the table at the start."""
+        return self.weights.describe()
 
 
 class Term(WeightedLoss):
@@ -81,8 +206,8 @@ class Term(WeightedLoss):
                 'cannot be tapped; of one that runs once a level choose a call with #k, the first '
                 'is #1'
             )
-        for link in class_maps(self.connector):
-            if 'labels' in context:
+        if self.connector is not None and 'labels' in context:
+            for link in class_maps(self.connector):
                 context['labels'] = link.remap(context['labels'])
         values = [self.run(*self._bridge(*level), **context) for level in levels]
         if len(values) == 1:
@@ -93,7 +218,7 @@ class Term(WeightedLoss):
         return (student, teacher) if self.connector is None else self.connector(student, teacher)
 
     def _levels(self, student: Any, teacher: Any) -> list[tuple[Any, Any]]:
-        """What is compared with what: a pair, or one a call of a module that runs several times.
+        """Return the pairs that are compared: one, or one a call of a module that runs often.
 
         Raises:
             ConfigError: If the numbers of calls differ, or several taps are to be compared at once.
@@ -123,9 +248,7 @@ class Term(WeightedLoss):
         Raises:
             ConfigError: If it refuses one, or cannot be computed several times a step.
         """
-        if self.calls > 1 and (
-            getattr(self.loss, 'stateful', False) or hasattr(self.loss, 'after_step')
-        ):
+        if self.calls > 1 and (self.loss.stateful or self.loss.one_activation):
             raise ConfigError(
                 f'{self.where}: {self.called} runs {self.calls} times, and '
                 f'{type(self.loss).__name__} keeps a memory of one activation a step. Choose a '
@@ -139,3 +262,100 @@ class Term(WeightedLoss):
             except (ValueError, RuntimeError, AttributeError) as error:
                 raise ConfigError(f'{where}: {error} {note}'.rstrip()) from error
             check_shapes(where, self.loss, bridged, note)
+
+
+class TermedObjective(Objective):
+    """An objective that consists of terms, which are moved, shown data and stepped together.
+
+    Attributes:
+        terms: Name to `WeightedLoss`, in the order of the config; subclasses fill it.
+    """
+
+    terms: nn.ModuleDict
+
+    @classmethod
+    def dry_run(cls, section: dict[str, Any]) -> None:
+        """As the base; every weight is constant, so that no term waits for its schedule."""
+        super().dry_run(section)
+        for term in (section.get('losses') or {}).values():
+            term['weight'] = constant_weight(term.get('weight', 1.0))
+
+    def set_progress(self, progress: Progress) -> None:
+        """Move the schedules of all terms."""
+        for term in self._weighted():
+            term.set_progress(progress)
+
+    def see_loader(self, loader: Any) -> None:
+        """Show the training data to all losses."""
+        for term in self._weighted():
+            term.loss.see_dataset(loader.dataset)
+
+    def after_step(self) -> None:
+        """Let all losses train or write what is their own."""
+        if self.batch is not None:
+            for term in self._weighted():
+                term.loss.after_step(self.batch)
+        super().after_step()
+
+    def upgrade(self, state: dict[str, Any]) -> None:
+        """Bring what an earlier version saved of the losses into the present form."""
+        for name, part in self.named_modules():
+            if isinstance(part, DistillLoss):
+                part.upgrade(state, f'{name}.')
+
+    def memory_bytes(self) -> int:
+        """Return the memory of all queues and banks on each device."""
+        return sum(term.loss.memory_bytes() for term in self._weighted())
+
+    def diagnostics(self) -> dict[str, Any]:
+        """Return ``kd.<term>_<key>`` of what losses keep in ``logged``."""
+        return {
+            key: value for term in self._weighted() for key, value in term.diagnostics().items()
+        }
+
+    def _weighted(self) -> list[WeightedLoss]:
+        return [part for part in self.terms.modules() if isinstance(part, WeightedLoss)]
+
+
+def start_table(
+    terms: Sequence[Term], student: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]]
+) -> str:
+    """Tap, teacher shape, student shape, connector, loss and weight of each term; queue memory."""
+    rows = [('term', 'tap', 'teacher', 'student', 'connector', 'loss', 'weight')]
+    for term in terms:
+        rows.append(
+            (
+                term.name,
+                term.on,
+                shape_of(term.pick(teachers[term.teacher])),
+                shape_of(term.pick(student)),
+                describe(term.connector),
+                type(term.loss).__name__,
+                term.describe_weight(),
+            )
+        )
+    lines = ['Distillation', *columns(rows)]
+    stored = sum(term.loss.memory_bytes() for term in terms)
+    if stored:
+        lines.append(f'queues: {stored / 2**20:.0f} MiB on each device')
+    return '\n'.join(lines)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table whose first row is its head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ['  '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    lines.insert(1, '  '.join('-' * width for width in widths))
+    return [line.rstrip() for line in lines]
+
+
+def shape_of(value: Any) -> str:
+    """Write a shape as the table does, of each item of a tuple."""
+    if isinstance(value, tuple | list):
+        return ', '.join(shape_of(item) for item in value)
+    return 'x'.join(map(str, value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _listed(parts: Iterable[str]) -> str:
+    names = [part for part in parts if part != WHOLE]
+    return f'the parts {", ".join(names)}' if names else 'a scalar'

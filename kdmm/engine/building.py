@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
-from kdmm.config import WRAPPERS
+from kdmm.config import is_wrapper
 from kdmm.errors import ConfigError, nearest, refuse_unknown
 
 #: What registries, and classes given wrong arguments, raise.
@@ -185,7 +185,7 @@ def _key_of(cfg: Mapping[str, Any], steps: list[Step]) -> tuple[str, Mapping[str
     nodes = [found for key, part in parts for found in _dicts(part, key)]
     for step in reversed(steps):
         wanted = step.config
-        if step.name in WRAPPERS and isinstance(cfg.get('kd'), Mapping):
+        if is_wrapper(step.name) and isinstance(cfg.get('kd'), Mapping):
             return 'kd', cfg['kd']
         if not isinstance(wanted, Mapping):
             continue

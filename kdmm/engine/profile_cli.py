@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from kdmm.config import kind_of, use_amp
+from kdmm.config import objective_class, use_amp
 from kdmm.engine.checks import check_data
 from kdmm.engine.cli import command_line, launch
 from kdmm.engine.memory_estimate import PROCESS
@@ -52,7 +52,7 @@ def _profile(cfg: Config, args: argparse.Namespace, work_dir: str) -> None:
         raise ConfigError(f'--json {str(args.json)!r}: there is no such folder')
     if args.size and not args.synthetic:
         raise ConfigError("--size: the data set's pipeline says the size; it is for --synthetic")
-    if kind_of(cfg.get('kd') or {}) != 'Distiller':
+    if not objective_class(cfg.get('kd') or {}).by_term:
         raise ConfigError(
             f'kd.type: the steps of {cfg.kd.type} cannot be taken apart by term; time them beside '
             f'the plain model: tools/benchmark.py --steps {cfg.filename}'

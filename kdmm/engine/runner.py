@@ -30,7 +30,7 @@ from kdmm.datasets.reading import name_files
 from kdmm.datasets.seeded import seed_loader, stream_of
 from kdmm.datasets.workers import ShelteredLoader, shelter
 from kdmm.distillers import ConfigError, Objective
-from kdmm.distillers.attach import set_aside
+from kdmm.distillers.objective import set_aside
 from kdmm.engine.building import CheckedRunner, building, first_step
 from kdmm.engine.launch import start_process_group
 from kdmm.engine.logs import Forgiving

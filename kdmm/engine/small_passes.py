@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdmm.distillers.attach import set_aside
 from kdmm.distillers.context import gather_context
+from kdmm.distillers.objective import set_aside
 from kdmm.engine.crops import at_size, corners, grown
 from kdmm.engine.meter import Meter
 from kdmm.engine.saved import Saved, total_bytes
@@ -109,7 +109,7 @@ def _try_term(trial: Any, optim: Any, pair: Any, samples: Sequence[Any], result:
     """Add the memory of one term for the batch to ``result``."""
     like, held = next(leaves(pair)), total_bytes(trial.buffers())
     saved = Saved([*trial.parameters(), *leaves(pair)])
-    context = gather_context(trial.needs, samples[:1])
+    context = gather_context(trial.loss.needs, samples[:1])
     with optim.optim_context(trial), saved.watch(), Meter(like.device).stretch() as stretch:
         losses = trial(*pair, **context)
     result.bytes += saved.total * len(samples)
@@ -117,7 +117,7 @@ def _try_term(trial: Any, optim: Any, pair: Any, samples: Sequence[Any], result:
     passing = 0
     if like.is_cuda:
         passing = stretch.added - saved.total
-    elif hasattr(trial.loss, 'chunk'):
+    elif trial.loss.blockwise:
         maps = (len(samples) * like[0, 0].numel()) ** 2
         passing = BUFFERS * 4 * min(block_elements(like.new_empty((), dtype=torch.float32)), maps)
     result.largest = max(result.largest, passing)

@@ -8,8 +8,9 @@ import torch
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from kdmm.distillers.attach import set_aside
 from kdmm.distillers.context import gather_context
+from kdmm.distillers.objective import set_aside
+from kdmm.losses import Batch
 from kdmm.utils.tree import map_leaves
 
 
@@ -66,6 +67,7 @@ def split_step(runner: Any, batch: Any, parts: Parts) -> None:
                 task, _ = student.parse_losses(model(**data, mode='loss'))
         values = {}
         if objective is not None:
+            objective.batch = Batch(data['inputs'], data['data_samples'])
             leaves = loosened(taps, pairs)
             values = _terms(objective, leaves, data['inputs'], data['data_samples'], parts)
     for name, value in values.items():
@@ -90,7 +92,7 @@ def _terms(
         seen = [teacher(inputs, samples) for teacher in objective.teachers]
     result = {}
     for name, term in objective.terms.items():
-        context = gather_context(term.needs, samples)
+        context = gather_context(term.loss.needs, samples)
         with parts.part(f'{name} forward'):
             if term.idle:
                 losses = term.silence(term.pick(taps))

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from kdmm.config import SECTION, kind_of
+from kdmm.config import SECTION, objective_class
 from kdmm.errors import ConfigError, nearest
 from kdmm.utils.models import without_pretrained
 
@@ -45,16 +45,7 @@ def to_trial(cfg: Config, loop: Mapping[str, Any], work_dir: str) -> None:
     cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if not _needs_weights(hook)]
     section = cfg.get(SECTION)
     if section:
-        teachers = section.get('teacher')
-        for teacher in teachers if isinstance(teachers, list) else [teachers]:
-            if isinstance(teacher, dict):
-                teacher.update(checkpoint=None, random=True)
-        for term in (section.get('losses') or {}).values():
-            term['weight'] = _constant(term.get('weight', 1.0))
-        if kind_of(section) == 'HSSAKDTeacher':
-            section['random'] = True
-        if kind_of(section).startswith('HSSAKD'):
-            section.update(recalibrate=False, evaluate_branches=False)
+        objective_class(section).dry_run(section)
 
 
 def only_term(cfg: Config, name: str) -> None:
@@ -124,13 +115,6 @@ def crop_size(cfg: Config) -> tuple[int, int]:
         'blank data: the config names no crop size (RandomCrop, data_preprocessor.size); '
         'give one: --size HEIGHT WIDTH'
     )
-
-
-def _constant(weight: Any) -> Any:
-    """1 for what changes during a run, else the weight itself; by part where it has parts."""
-    if isinstance(weight, Mapping) and 'type' not in weight:
-        return {part: _constant(value) for part, value in weight.items()}
-    return weight if isinstance(weight, int | float) else 1.0
 
 
 def _needs_weights(hook: Any) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 
-from kdmm.distillers.hssakd.viewer import hard_labels, views_of
+from kdmm.distillers.hssakd.branches import hard_labels, views_of
 from kdmm.errors import ConfigError
 from kdmm.evaluation import JointAccuracy
 from kdmm.hooks.ownership import objective_of
@@ -37,11 +37,11 @@ class BranchAccuracyHook(Hook):
         if metrics is None:
             return
         objective: Any = objective_of(runner.model)
-        classifier, metric = objective.viewer.classifier, JointAccuracy()
+        classifier, metric = objective.branched.classifier, JointAccuracy()
         for batch in runner.val_dataloader:
             data = classifier.data_preprocessor(batch, False)
             views = views_of(data['inputs'], objective.channels_last)
             with torch.autocast(views.device.type, enabled=runner.val_loop.fp16):
-                joint = objective.viewer.look(views)
+                joint = objective.branched.branch_logits(views)
             metric.process(joint, hard_labels(data['data_samples']))  # type: ignore[arg-type]
         metrics.update(metric.evaluate(len(runner.val_dataloader.dataset)))

@@ -12,8 +12,7 @@ from torch import Tensor
 from kdmm.checkpoints import ENTRY, load_strictly
 from kdmm.datasets.batches import may_be_uneven
 from kdmm.distillers import ConfigError, Objective, Progress
-from kdmm.distillers.attach import averaged_part
-from kdmm.distillers.cohort import Cohort
+from kdmm.distillers.objective import averaged_part
 from kdmm.errors import TrainingError
 from kdmm.functional.collective import expect_uneven
 from kdmm.hooks.ownership import PREFIX, TRAINED, objective_of
@@ -34,8 +33,7 @@ def check_average(hooks: Iterable[Hook], objective: Objective) -> None:
     for hook in hooks:
         if not isinstance(hook, EMAHook):
             continue
-        trunk = objective.trunk.paths if isinstance(objective, Cohort) else ()
-        if hook.ema_cfg.get('update_buffers') and trunk:
+        if hook.ema_cfg.get('update_buffers') and objective.shared:
             raise ConfigError(
                 'EMAHook.update_buffers=True: MMEngine then averages each entry of the state, and '
                 'a trunk that networks share (kd.trunk) has an entry in each of them, so its '
@@ -209,8 +207,9 @@ class DistillHook(Hook):
                 'EMAHook: it cannot be resumed without it'
             )
         _check_same_teachers(objective_of(runner.model).teachers, checkpoint.get(TEACHERS))
-        raw = {**entry, **trained}
-        load_strictly(objective_of(runner.model), raw, 'the distillation state')
+        objective, raw = objective_of(runner.model), {**entry, **trained}
+        objective.upgrade(raw)
+        load_strictly(objective, raw, 'the distillation state')
         for key in trained:  # for the EMAHook, which exchanges them
             checkpoint['state_dict'][f'{PREFIX}{key}'] = entry[key]
             checkpoint['ema_state_dict'][f'module.{PREFIX}{key}'] = raw[key]

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmengine.hooks import Hook, LoggerHook
 
-from kdmm.distillers.shares import Share
+from kdmm.distillers.gradient_ratio import Share
 from kdmm.hooks.ownership import objective_of
 from kdmm.registry import HOOKS
 

@@ -49,6 +49,8 @@ class CIRKDMiniBatchLoss(DistillLoss):
         ignore_index: The ignored label.
     """
 
+    blockwise = True
+
     def __init__(
         self,
         tau: float = 0.1,
@@ -128,6 +130,7 @@ class CIRKDMemoryLoss(LabelGuard, DistillLoss):
     needs = ('labels',)
     parts = ('pixel', 'region')
     stateful = True
+    blockwise = True
 
     def __init__(
         self,

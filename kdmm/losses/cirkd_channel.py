@@ -45,6 +45,7 @@ class CIRKDChannelLoss(DistillLoss):
 
     parts = ('batch', 'mse', 'memory')
     stateful = True
+    blockwise = True
 
     def __init__(
         self,

@@ -27,6 +27,8 @@ class SKDLoss(DistillLoss):
         chunk: Rows of a streamed block; None: automatic.
     """
 
+    blockwise = True
+
     def __init__(
         self,
         patch: int = 2,

@@ -15,7 +15,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from kdmm.checkpoints import weights_only
-from kdmm.config import WRAPPERS
+from kdmm.config import is_wrapper
 from kdmm.errors import ConfigError
 from kdmm.pretrained.checkpoint import under_prefix
 from kdmm.pretrained.families import recognise
@@ -172,7 +172,7 @@ def backbone_of(
         ConfigError: If it has no backbone, several of other prefixes, or one of no known class.
     """
     model = cfg.get('model')
-    if isinstance(model, Mapping) and model.get('type') in WRAPPERS:
+    if isinstance(model, Mapping) and is_wrapper(model.get('type')):
         model = model.get('student')  # whose keys are in the checkpoint
     places = dict(_backbones(model, ''))
     path = prefix if prefix in places else next(iter(places), '')

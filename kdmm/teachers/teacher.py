@@ -156,7 +156,7 @@ class Teacher:
         nothing behind the last tap.
         """
         assert self._taps is not None, 'connect() comes first'
-        inputs = self._prepare(self._adapt(inputs, samples))
+        inputs = self._prepare(inputs, samples)
         stop = bool(self._taps.calls) and not self.compile  # it is known how often modules run
         recording = self._taps.record(stop, compiled=self.compile)
         with self._precision(inputs), recording as found:
@@ -173,7 +173,7 @@ class Teacher:
             mode: Of the forward pass.
         """
         assert self._taps is not None, 'connect() comes first'
-        inputs = self._prepare(self._adapt(inputs, samples))
+        inputs = self._prepare(inputs, samples)
         with self._precision(inputs), self._taps.record(tolerant=True) as found:
             self.module(inputs, samples, mode=mode)
         return found
@@ -187,7 +187,10 @@ class Teacher:
         """SHA-256 of all weights and buffers."""
         return fingerprint(value for part in self.parts for value in part.state_dict().values())
 
-    def _prepare(self, inputs: Any) -> Any:
+    def _prepare(self, inputs: Any, samples: Sequence[Any] | None) -> Any:
+        """Bring a batch into the teacher's own preprocessing, dtype and memory format."""
+        if not self._adapt.identity:
+            inputs = self._adapt(inputs, samples)
         if isinstance(inputs, Tensor):
             inputs = inputs.to(self.dtype) if self.dtype else inputs
             if self.channels_last:

@@ -13,7 +13,7 @@ from mmengine.model import ExponentialMovingAverage
 from torch import nn
 
 from kdmm.distillers import distill
-from kdmm.distillers.attach import Objective, averaged_part
+from kdmm.distillers.objective import Objective, averaged_part
 from tests.distillers.tiny_models import (
     KD,
     TEACHER,
@@ -189,7 +189,7 @@ def test_students_of_one_kind_have_one_class():
     assert type(one).__qualname__ == type(build(tiny())).__qualname__
     role, _, _ = STUDENTS['HSSAKD']()
     cohort, _, _ = STUDENTS['Cohort']()
-    assert len({type(one), type(role), type(cohort)}) == 3
+    assert type(role) is type(cohort) is not type(one)
 
 
 def test_a_copy_is_distilled_again():

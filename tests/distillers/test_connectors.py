@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kdmm.distillers import ConfigError, Projection, Resize, distill
-from kdmm.distillers.bridge import Chain, PerTap
+from kdmm.distillers.connectors import Chain, PerTap
 from tests.distillers.tiny_models import KD, TEACHER, images, samples, tiny
 
 

@@ -78,11 +78,6 @@ def test_nothing_is_read_that_no_loss_needs():
     assert gather_context([], None) == {}
 
 
-def test_an_unknown_need_names_the_nearest():
-    with pytest.raises(ConfigError, match="unknown key 'label'; nearest: labels"):
-        gather_context(['label'], None)
-
-
 def test_facts_of_a_segmentor():
     model = MODELS.build(segmentor(4, classes=5))
     model.decode_head.ignore_index = 7

@@ -7,7 +7,7 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 
-from kdmm.distillers import ConfigError, Progress, distill
+from kdmm.distillers import ConfigError, Distillation, Progress, distill
 from kdmm.registry import MODELS
 from tests.distillers.tiny_models import (
     KD,
@@ -236,7 +236,7 @@ def test_a_classifier_of_mmpretrain():
 def test_the_table_at_the_start(monkeypatch):
     made, messages = cirkd().train(), []
     monkeypatch.setattr(
-        'kdmm.distillers.objective.print_log', lambda text, *_, **__: messages.append(text)
+        'kdmm.distillers.distiller.print_log', lambda text, *_, **__: messages.append(text)
     )
     for _ in range(2):
         made(torch.randn(2, 3, 32, 32), seg_samples(), mode='loss')
@@ -297,7 +297,7 @@ def test_a_teacher_that_no_term_reads_is_refused():
 @pytest.mark.parametrize(
     'key, message',
     [
-        ('student', "kd: unknown key 'student'"),
+        ('loses', "kd: unknown key 'loses'; nearest: losses"),
         ('type', "kd.type: 'Distler' is not known; nearest: Distiller"),
     ],
 )
@@ -392,7 +392,8 @@ def test_state_of_the_terms_is_saved_and_of_nothing_else():
 
 
 def test_the_registered_builder_needs_no_scope():
-    assert MODELS.get('Distiller') is distill
+    made = MODELS.get('Distiller')(tiny(), **KD)
+    assert isinstance(made.kd, Distillation)
 
 
 @pytest.mark.parametrize(
@@ -406,6 +407,6 @@ def test_the_registered_builder_needs_no_scope():
     ],
 )
 def test_what_is_read_by_nobody_and_losses_without_weight_are_told(change, said):
-    with mock.patch('kdmm.distillers.objective.print_log') as told:
+    with mock.patch('kdmm.distillers.distiller.print_log') as told:
         distill(tiny(), **{**KD, **change})
     assert said in [call.args[0] for call in told.call_args_list]

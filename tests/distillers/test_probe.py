@@ -7,12 +7,13 @@ from torch import nn
 
 from kdmm.distillers import ConfigError, distill
 from kdmm.distillers.probe import input_channels, scaled, sizes_to_try, training_crop
+from kdmm.losses import DistillLoss
 from kdmm.registry import MODELS
 from tests.distillers.tiny_models import KD, build, segmentor, tiny
 
 
 @MODELS.register_module(force=True)
-class Checked(torch.nn.Module):
+class Checked(DistillLoss):
     """Notes what it was checked with; needs maps of 32 x 32."""
 
     seen: list = []
@@ -24,7 +25,7 @@ class Checked(torch.nn.Module):
                 f'at least 32 x 32, not {tuple(student.shape)}, {tuple(teacher.shape)}'
             )
 
-    def forward(self, student: torch.Tensor, teacher: torch.Tensor, **_: object) -> torch.Tensor:
+    def forward(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         return (student - teacher).square().mean()
 
 

@@ -5,6 +5,7 @@ import torch
 
 from kdmm.distillers import Calls, ConfigError, Progress
 from kdmm.distillers.term import Term
+from kdmm.losses import DistillLoss
 from kdmm.registry import MODELS
 from tests.distillers.tiny_models import Distance
 
@@ -99,17 +100,53 @@ def test_the_parts_of_a_loss(weight, expected):
 
 
 def test_an_unknown_part_of_a_weight():
-    made = term(dict(type='Parts', weight=dict(one=1.0, tow=1.0)))
     with pytest.raises(
         ConfigError, match=r"kd\.losses\.x\.weight: unknown key 'tow'; nearest: two"
     ):
-        made(torch.randn(2, 4, 3, 3), torch.randn(2, 6, 3, 3), labels=labels())
+        term(dict(type='Parts', weight=dict(one=1.0, tow=1.0)))
 
 
 def test_parts_of_a_loss_that_has_none():
-    made = term(dict(type='Distance', weight=dict(pixel=1.0)))
     with pytest.raises(ConfigError, match=r'kd\.losses\.x\.weight'):
-        made(*pair())
+        term(dict(type='Distance', weight=dict(pixel=1.0)))
+
+
+@MODELS.register_module(force=True)
+class Undeclared(DistillLoss):
+    """Gives parts and says that it is a scalar."""
+
+    def forward(self, student, teacher) -> dict:
+        return dict(one=student.mean(), two=teacher.mean())
+
+
+def test_parts_that_are_not_declared_are_named():
+    with pytest.raises(ConfigError) as caught:
+        term(dict(type='Undeclared'))(*pair())
+    assert caught.value.key == 'kd.losses.x.type'
+    assert "parts = ('one', 'two')" in caught.value.fix and 'Undeclared' in str(caught.value)
+
+
+@MODELS.register_module(force=True)
+class Foreign(torch.nn.Module):
+    """What 0.1 took for a loss."""
+
+    def forward(self, student, teacher) -> torch.Tensor:
+        return (student - teacher).mean()
+
+
+@MODELS.register_module(force=True)
+class Curious(DistillLoss):
+    """Asks for what nobody provides."""
+
+    needs = ('label',)
+
+
+def test_a_loss_must_be_one():
+    with pytest.raises(ConfigError, match='Foreign is no DistillLoss') as caught:
+        term(dict(type='Foreign'))
+    assert caught.value.key == 'kd.losses.x.type' and 'kdmm.losses.DistillLoss' in caught.value.fix
+    with pytest.raises(ConfigError, match="kd.losses.x.*Curious: unknown key 'label'; nearest: la"):
+        term(dict(type='Curious'))
 
 
 def test_a_scheduled_weight_moves():
@@ -163,7 +200,7 @@ def test_facts_fill_in_what_the_config_leaves_out():
     made = term(dict(type='Parts'), num_classes=5, ignore_index=255)
     assert made.loss.projector.weight.shape == (6, 4, 1, 1) and made.loss.num_classes == 5
     assert term(dict(type='Parts', num_classes=2), num_classes=5).loss.num_classes == 2
-    assert term(dict(type='Parts')).needs == ('labels',)
+    assert term(dict(type='Parts')).loss.needs == ('labels',)
 
 
 def test_a_class_works_in_place_of_its_name():
@@ -178,7 +215,7 @@ def test_the_config_is_left_as_it_was():
 
 
 @MODELS.register_module(force=True)
-class Several(torch.nn.Module):
+class Several(DistillLoss):
     """Reads tuples; says what it was built with and what it was checked with."""
 
     def __init__(self, student_channels, teacher_channels, tap_channels) -> None:
@@ -190,7 +227,7 @@ class Several(torch.nn.Module):
         if len(student) == 1:
             raise ValueError(f'one map is not enough: {self.checked}')
 
-    def forward(self, student, teacher, **_: object) -> torch.Tensor:
+    def forward(self, student, teacher) -> torch.Tensor:
         assert isinstance(student, tuple) and isinstance(teacher, tuple)
         first, second = ((s - t).square().mean() for s, t in zip(student, teacher, strict=True))
         return first + 10 * second
@@ -267,12 +304,14 @@ def test_the_zero_of_an_idle_term_reaches_parameters_and_taps():
 
 @pytest.mark.parametrize('kind, names', [('Parts', {'kd.loss_x_one', 'kd.loss_x_two'}),
                                          ('Distance', {'kd.loss_x'})])  # fmt: skip
-def test_the_names_of_an_idle_term_are_remembered(kind, names):
+def test_the_names_of_an_idle_term(kind, names):
     made = term(dict(type=kind, weight=STOP))
     student = torch.randn(2, 4, 3, 3)
-    assert set(made.silence(student)) == {'kd.loss_x'}  # nobody knows yet
-    teacher = torch.randn(2, 6 if kind == 'Parts' else 4, 3, 3)
-    assert set(made(student, teacher, labels=labels())) == names == set(made.silence(student))
+    assert set(made.silence(student)) == names
+    teacher, context = torch.randn(2, 6 if kind == 'Parts' else 4, 3, 3), {}
+    if made.loss.needs:
+        context['labels'] = labels()
+    assert set(made(student, teacher, **context)) == names
 
 
 def test_diagnostics_of_a_loss():

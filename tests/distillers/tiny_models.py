@@ -9,6 +9,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
 import kdmm  # noqa: F401  (registers everything)
+from kdmm.losses import DistillLoss
 from kdmm.registry import MODELS
 
 CLASSES = 3
@@ -88,22 +89,23 @@ class TinyClassifier(BaseModel):
 
 
 @MODELS.register_module(force=True)
-class Distance(nn.Module):
+class Distance(DistillLoss):
     """Mean squared difference, times numbers that schedules may move."""
 
     def __init__(self, scale: float = 1.0, constructed: float = 1.0) -> None:
         super().__init__()
         self.scale = scale
 
-    def forward(self, student: Tensor, teacher: Tensor, **_: object) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return self.scale * (student.float() - teacher.float()).square().mean()
 
 
 @MODELS.register_module(force=True)
-class Parts(nn.Module):
+class Parts(DistillLoss):
     """A loss of two parts that asks for labels and has state."""
 
     needs = ('labels',)
+    parts = ('one', 'two')
 
     def __init__(self, student_channels: int, teacher_channels: int, num_classes: int = 7) -> None:
         super().__init__()
@@ -111,17 +113,17 @@ class Parts(nn.Module):
         self.projector = nn.Conv2d(student_channels, teacher_channels, 1)
         self.register_buffer('queue', torch.zeros(2))
 
-    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor, **_: object) -> dict:
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> dict:
         self.queue += labels.shape[0]
         value = (self.projector(student) - teacher).square().mean()
         return dict(one=value, two=2 * value)
 
 
 @MODELS.register_module(force=True)
-class Paired(nn.Module):
+class Paired(DistillLoss):
     """Reads several taps: the sum of their mean squared differences."""
 
-    def forward(self, student: tuple, teacher: tuple, **_: object) -> Tensor:
+    def forward(self, student: tuple, teacher: tuple) -> Tensor:
         pairs = zip(student, teacher, strict=True)
         return sum((s.float() - t.float()).square().mean() for s, t in pairs)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kdmm.distillers import CHILD
-from kdmm.distillers.attach import set_aside
+from kdmm.distillers.objective import set_aside
 from kdmm.engine import Runner
 from kdmm.engine.ledger import Ledger
 from kdmm.engine.meter import Meter

@@ -1,5 +1,6 @@
 import copy
 import os
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from kdmm.distillers import ConfigError, distill
 from kdmm.engine import Runner
 from kdmm.hooks.distill import ENTRY, TEACHERS, DistillHook, TeacherChangedError, TeacherWatch
 from kdmm.hooks.ownership import OwnershipHook, objective_of
+from kdmm.losses import Batch, DistillLoss, OwnedOptimizer
 from kdmm.registry import MODELS
 from tests.distillers.tiny_models import KD as KD_SHORT
 from tests.distillers.tiny_models import TEACHER, build, tiny
@@ -459,33 +461,26 @@ def test_an_epoch_is_one_pass_over_the_data_set_on_any_number_of_ranks(student, 
 
 
 @MODELS.register_module(force=True)
-class WithOptimizer(torch.nn.Module):
+class WithOptimizer(DistillLoss):
     """A critic outside the student's optimizer, whose own is saved as extra state."""
+
+    one_activation = True
 
     def __init__(self) -> None:
         super().__init__()
-        self.critic = torch.nn.Linear(1, 1).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=0.1)
-        self.logged: dict = {}
+        self.critic = torch.nn.Linear(1, 1)
+        self.optimizer = OwnedOptimizer(self.critic, partial(torch.optim.Adam, lr=0.1))
 
-    def forward(self, student: torch.Tensor, teacher: torch.Tensor, **_: object) -> torch.Tensor:
+    def forward(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         self.gap = (student - teacher).detach().mean()
         return self.critic((student - teacher).mean().view(1, 1)).square().sum()
 
-    def after_step(self) -> None:
-        self.critic.requires_grad_(True)
-        loss = self.critic(self.gap.view(1, 1)).square().sum()
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()  # the student's optimizer must not find it
-        self.critic.requires_grad_(False)
+    def after_step(self, batch: Batch) -> None:
+        assert batch.inputs.shape[0] == len(batch.samples) > 0
+        with self.optimizer.learning():
+            loss = self.critic(self.gap.view(1, 1)).square().sum()
+            self.optimizer.step(loss)
         self.logged = dict(real=loss.detach())
-
-    def get_extra_state(self) -> dict:
-        return self.optimizer.state_dict()
-
-    def set_extra_state(self, state: dict) -> None:
-        self.optimizer.load_state_dict(state)
 
 
 def with_optimizer(tmp_path, iters: int = 4, **changes):
@@ -497,10 +492,13 @@ def with_optimizer(tmp_path, iters: int = 4, **changes):
 def test_a_loss_takes_its_step_before_the_checkpoint_is_written(tmp_path):
     made = Runner.from_cfg(with_optimizer(tmp_path))
     made.train()
-    state = load(tmp_path / 'iter_2.pth')[ENTRY]['terms.adv.loss._extra_state']
+    state = load(tmp_path / 'iter_2.pth')[ENTRY]['terms.adv.loss.optimizer._extra_state']
     assert state['state'][0]['step'] == 2
     assert (
-        objective_of(made.model).terms['adv'].loss.optimizer.state_dict()['state'][0]['step'] == 4
+        objective_of(made.model)
+        .terms['adv']
+        .loss.optimizer.optimizer.state_dict()['state'][0]['step']
+        == 4
     )
 
 
@@ -512,7 +510,8 @@ def test_extra_state_is_read_weights_only_and_goes_on_to_the_bit(tmp_path):
     Runner.from_cfg(again).train()
     now = load(tmp_path / 'iter_4.pth')
     assert set(now[ENTRY]) == {
-        f'terms.adv.loss.{key}' for key in ('critic.weight', 'critic.bias', '_extra_state')
+        f'terms.adv.loss.{key}'
+        for key in ('critic.weight', 'critic.bias', 'optimizer._extra_state')
     }
     for part in ('state_dict', ENTRY):
         for key, value in last[part].items():
@@ -534,17 +533,17 @@ def test_extra_state_that_the_runner_did_not_collect_is_added():
     checkpoint = dict(state_dict=state, optimizer={})
     OwnershipHook().before_save_checkpoint(SimpleNamespace(model=student), checkpoint)
     assert set(checkpoint[ENTRY]) == set(full)
-    assert 'terms.adv.loss._extra_state' in full
+    assert 'terms.adv.loss.optimizer._extra_state' in full
 
 
 def test_a_file_without_the_extra_state_is_refused(tmp_path):
     Runner.from_cfg(with_optimizer(tmp_path)).train()
     content = load(tmp_path / 'iter_2.pth')
-    del content[ENTRY]['terms.adv.loss._extra_state']
+    del content[ENTRY]['terms.adv.loss.optimizer._extra_state']
     torch.save(content, tmp_path / 'cut.pth')
     again = with_optimizer(tmp_path)
     again.load_from, again.resume = str(tmp_path / 'cut.pth'), True
-    with pytest.raises(ConfigError, match=r'missing: terms\.adv\.loss\._extra_state'):
+    with pytest.raises(ConfigError, match=r'missing: terms\.adv\.loss\.optimizer\._extra_state'):
         Runner.from_cfg(again).train()
 
 

@@ -3,10 +3,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.hooks import EMAHook, Hook
-from torch import nn
 
 from kdmm.engine import Runner
 from kdmm.hooks.nonfinite import NonFiniteError, NonFiniteLossHook, image_names, non_finite
+from kdmm.losses import DistillLoss
 from kdmm.registry import MODELS
 from tests.engine.tiny_run import config, files
 
@@ -48,12 +48,12 @@ def test_no_names(batch):
 
 
 @MODELS.register_module(force=True)
-class NanAfter(nn.Module):
+class NanAfter(DistillLoss):
     def __init__(self, calls: int) -> None:
         super().__init__()
         self.left = calls
 
-    def forward(self, student: torch.Tensor, teacher: torch.Tensor, **_: object) -> torch.Tensor:
+    def forward(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         self.left -= 1
         return student.mean() * (1.0 if self.left >= 0 else NAN)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from kdmm.distillers.shares import Share
+from kdmm.distillers.gradient_ratio import Share
 from kdmm.engine import Runner
 from kdmm.hooks.ownership import objective_of
 from kdmm.hooks.running_line import RunningLineHook, state_of
@@ -113,7 +113,7 @@ def test_gradient_accumulation_changes_no_share(tmp_path):
 def test_diagnostics_of_a_loss_are_in_the_log(tmp_path):
     @MODELS.register_module(force=True)
     class Logging(Distance):
-        def after_step(self) -> None:
+        def after_step(self, batch: object) -> None:
             self.logged = dict(real=torch.tensor(len(steps) + 0.5), d_loss=100.0)
             steps.append(1)
 

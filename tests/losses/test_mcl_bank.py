@@ -5,7 +5,7 @@ import torch
 from mmengine.dataset import ConcatDataset, RepeatDataset
 
 from kdmm.datasets import StratifiedSubset
-from kdmm.distillers.building import build_loss
+from kdmm.distillers.builder import build_loss
 from kdmm.errors import ConfigError
 from kdmm.functional import draw_columns, mutual_bank_contrast
 from kdmm.losses import Batch, MCLBankLoss

@@ -27,7 +27,7 @@ def rows_of(config: str, options: dict[str, Any]) -> list[str]:
     """The steps to measure: by term if the objective consists of terms that have a weight."""
     from kdmm.config import kind_of
     from kdmm.distillers import ConfigError
-    from kdmm.distillers.weighting import is_switched_off
+    from kdmm.distillers.loss_weights import is_switched_off
     from kdmm.engine import load_config
 
     try:

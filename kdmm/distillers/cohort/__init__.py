@@ -1,8 +1,7 @@
 """Cohorts: networks that learn together (arXiv 1706.00384, 2104.12565)."""
 
-from kdmm.distillers.cohort.objective import Cohort
-from kdmm.distillers.cohort.section import cohort
+from kdmm.distillers.cohort.cohort import Cohort
 from kdmm.distillers.cohort.terms import MutualTerm, PairTerm
 from kdmm.distillers.cohort.trunk import Trunk
 
-__all__ = ['Cohort', 'MutualTerm', 'PairTerm', 'Trunk', 'cohort']
+__all__ = ['Cohort', 'MutualTerm', 'PairTerm', 'Trunk']

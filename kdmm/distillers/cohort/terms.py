@@ -7,11 +7,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from kdmm.distillers.bridge import channels_of
-from kdmm.distillers.building import check_shapes
-from kdmm.distillers.term import Term
-from kdmm.distillers.weighted import WeightedLoss
+from kdmm.distillers.builder import check_shapes
+from kdmm.distillers.connectors import channels_of
+from kdmm.distillers.term import Term, WeightedLoss, columns, shape_of
 from kdmm.errors import ConfigError
+from kdmm.losses.base import DistillLoss
 from kdmm.registry import MODELS
 from kdmm.taps import Calls
 from kdmm.utils.tree import map_leaves
@@ -57,6 +57,11 @@ class MutualTerm(WeightedLoss):
         self.build(facts)
         check_shapes(f'{self.where} on {self.called}', self.loss, [given], note)
 
+    @property
+    def first(self) -> WeightedLoss:
+        """The term itself; of a `PairTerm` that of one pair."""
+        return self
+
     def compute(self, seen: Seen, **context: Any) -> dict[str, Tensor]:
         """The unweighted loss by part."""
         return self.run([self.pick(one) for one in seen], **context)
@@ -100,11 +105,6 @@ class PairTerm(nn.Module):
         return cast(Term, self.pairs[0])
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        """Context the loss asks for."""
-        return self.first.needs
-
-    @property
     def idle(self) -> bool:
         """See `WeightedLoss`."""
         return self.first.idle
@@ -142,8 +142,9 @@ def cohort_term(name: str, config: Mapping[str, Any], *args: Any) -> CohortTerm:
         ConfigError: Whatever is wrong with it; a weight that is to be measured.
     """
     kind = MODELS.get(config['type']) if isinstance(config['type'], str) else config['type']
-    made = (MutualTerm if getattr(kind, 'mutual', False) else PairTerm)(name, config, *args)
-    if (made if isinstance(made, MutualTerm) else made.first).weights.autos:
+    mutual = isinstance(kind, type) and issubclass(kind, DistillLoss) and kind.mutual
+    made = (MutualTerm if mutual else PairTerm)(name, config, *args)
+    if made.first.weights.autos:
         raise ConfigError(
             f"kd.losses.{name}.weight: 'auto' is measured against one student's task; give a "
             'cohort numbers or schedules'
@@ -154,3 +155,18 @@ def cohort_term(name: str, config: Mapping[str, Any], *args: Any) -> CohortTerm:
 def detached(value: Any) -> Any:
     """An activation without its graph, however nested it is."""
     return map_leaves(Tensor.detach, value)
+
+
+def cohort_table(terms: Sequence[CohortTerm], seen: Seen, stored: int) -> str:
+    """Tap, shape in each network, loss and weight of each term; memory of banks."""
+    if not terms:
+        return f'Cohort of {len(seen)} networks without losses between them'
+    rows = [('term', 'tap', *(f'place {i}' for i in range(len(seen))), 'loss', 'weight')]
+    for term in terms:
+        one = term.first
+        shapes = [shape_of(one.pick(found)) for found in seen]
+        rows.append((term.name, one.on, *shapes, type(one.loss).__name__, one.describe_weight()))
+    lines = [f'Cohort of {len(seen)} networks', *columns(rows)]
+    if stored:
+        lines.append(f'queues and banks: {stored / 2**20:.0f} MiB on each device')
+    return '\n'.join(lines)

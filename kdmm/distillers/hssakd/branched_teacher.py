@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdmm.checkpoints import ENTRY, load_strictly
-from kdmm.distillers.hssakd.viewer import make_branches, stage_taps
+from kdmm.distillers.hssakd.branches import make_branches, stage_taps
 from kdmm.errors import ConfigError
 from kdmm.models import AuxiliaryBranches
 from kdmm.teachers.teacher import Teacher
@@ -17,7 +17,7 @@ _PREFIX = 'branches.'
 
 
 class BranchedTeacher(Teacher):
-    """What `HSSAKDTeacher` or `HSSAKDOnline` trained: a classifier with its branches.
+    """A classifier that `HSSAKDTeacher` or `HSSAKDOnline` trained, with its branches.
 
     Args:
         stages: Which branches, by the stage before them; None: all that the checkpoint has.
@@ -33,12 +33,12 @@ class BranchedTeacher(Teacher):
         self._stages = stages
         super().__init__(**options)
 
-    def watch(self, student: nn.Module) -> None:
+    def prepare_for(self, student: nn.Module) -> None:
         """Prepare for the inputs of ``student``."""
         self.connect(student, {**stage_taps(self.branches), 'logits': 'head.out'})
 
     @torch.no_grad()
-    def look(self, views: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def branch_outputs(self, views: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Views (4B, 3, S, S) -> logits (4B, C) and, by branch, (4B, 4C)."""
         found = self(views)
         with self._precision(views):

@@ -7,10 +7,16 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from kdmm.distillers.hssakd.frame import SelfSupervised, check_temperature
-from kdmm.distillers.hssakd.joint import branch_divergence, joint_cross_entropy
-from kdmm.distillers.hssakd.viewer import Sight, Viewer, make_branches
-from kdmm.distillers.peers import build_peer, refuse_one_start
+from kdmm.distillers.cohort.members import build_peer, refuse_one_start
+from kdmm.distillers.hssakd.branches import (
+    BranchedForward,
+    BranchedOutput,
+    branch_divergence,
+    joint_cross_entropy,
+    make_branches,
+)
+from kdmm.distillers.hssakd.objective import SelfSupervised, check_temperature
+from kdmm.distillers.objective import register_objective
 from kdmm.errors import ConfigError
 from kdmm.functional import kl_divergence
 from kdmm.renamed import renamed
@@ -29,12 +35,15 @@ class Peer(nn.Module):
         super().__init__()
         self.network = build_peer(config)
         self.branches = make_branches(self.network, owner=owner, **options)
-        self.view = Viewer(self.network, self.branches, owner)
+        self.branched = BranchedForward(self.network, self.branches, owner)
 
 
+@register_objective('HSSAKDOnline')
 @renamed('kd', tau='temperature')
 class PeerTraining(SelfSupervised):
-    """For each peer the teacher's losses, and both directions of KL between each pair.
+    """Train peers that teach each other (HSSAKD online, arXiv 2109.03075, section III-D).
+
+    For each peer the teacher's losses, and both directions of KL between each pair.
 
     Between N peers the KL terms are the sum over ordered pairs over N - 1, which is the paper's sum
     for two. Each direction gives its gradient to the network that learns.
@@ -49,6 +58,7 @@ class PeerTraining(SelfSupervised):
     """
 
     parts: ClassVar[tuple[str, ...]] = ('joint', 'logits', 'branches')
+    from_config = True
     results = ('',)  # branches and peers
 
     def __init__(
@@ -74,13 +84,13 @@ class PeerTraining(SelfSupervised):
 
     def losses(self, views: Tensor, samples: Sequence[Any], labels: Tensor) -> dict[str, Tensor]:
         """As `SelfSupervised`."""
-        sights = [self.viewer(views, samples)]
-        sights += [peer.view(views, samples) for peer in self.others()]
-        self.remember(sights[0].joint, labels)
-        result = dict(sights[0].losses)
-        for index, sight in enumerate(sights):
-            result.update(self._own(index, sight, labels))
-        return {**result, **self._mutual(sights)}
+        outputs = [self.branched(views, samples)]
+        outputs += [peer.branched(views, samples) for peer in self.others()]
+        self.remember(outputs[0].joint, labels)
+        result = dict(outputs[0].losses)
+        for index, output in enumerate(outputs):
+            result.update(self._own(index, output, labels))
+        return {**result, **self._mutual(outputs)}
 
     def check_start(self, loaded: bool, resumed: bool = False) -> None:
         """Refuse weights for the first network alone."""
@@ -94,21 +104,21 @@ class PeerTraining(SelfSupervised):
         """The peers but the first, which is the student."""
         return cast(list[Peer], list(self.peers))
 
-    def _own(self, index: int, sight: Sight, labels: Tensor) -> dict[str, Tensor]:
-        joint = joint_cross_entropy(sight.joint, labels)
+    def _own(self, index: int, output: BranchedOutput, labels: Tensor) -> dict[str, Tensor]:
+        joint = joint_cross_entropy(output.joint, labels)
         if index == 0:
             return self.weighed('joint', joint)
         prefix = f'peer{index}'
         named = {f'{prefix}_{name}': value for name, value in joint.items()}
         return {
-            **{f'kd.{prefix}_{name}': value for name, value in sight.losses.items()},
+            **{f'kd.{prefix}_{name}': value for name, value in output.losses.items()},
             **self.weighed('joint', named),
         }
 
-    def _mutual(self, sights: Sequence[Sight]) -> dict[str, Tensor]:
+    def _mutual(self, outputs: Sequence[BranchedOutput]) -> dict[str, Tensor]:
         """Sums over ordered pairs of peers."""
-        share = 1 / (len(sights) - 1)
-        pairs = list(permutations(sights, 2))
+        share = 1 / (len(outputs) - 1)
+        pairs = list(permutations(outputs, 2))
         main = [kl_divergence(a.logits, b.logits, self.temperature) for a, b in pairs]
         every = [branch_divergence(a.joint, b.joint, self.temperature) for a, b in pairs]
         total = share * torch.stack(main).sum()

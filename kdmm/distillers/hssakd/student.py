@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from kdmm.distillers.context import task_facts
 from kdmm.distillers.hssakd.branched_teacher import BranchedTeacher
-from kdmm.distillers.hssakd.frame import SelfSupervised, check_temperature
-from kdmm.distillers.hssakd.joint import branch_divergence
+from kdmm.distillers.hssakd.branches import branch_divergence
+from kdmm.distillers.hssakd.objective import SelfSupervised, check_temperature
+from kdmm.distillers.objective import register_objective
 from kdmm.distillers.section import list_of_teachers
 from kdmm.errors import ConfigError
 from kdmm.functional import kl_divergence
@@ -17,9 +18,12 @@ from kdmm.renamed import renamed
 from kdmm.teachers.teacher import Teacher
 
 
+@register_objective('HSSAKD')
 @renamed('kd', tau='temperature')
 class StudentTraining(SelfSupervised):
-    """CE(p, y) on the unrotated rows, KL of p and of each q_l to the teacher's on all.
+    """Distil a student offline (HSSAKD, arXiv 2109.03075, eq. 8 to 10).
+
+    CE(p, y) on the unrotated rows, KL of p and of each q_l to the teacher's on all.
 
     The student's branches get no cross entropy, as in the released code.
 
@@ -52,17 +56,17 @@ class StudentTraining(SelfSupervised):
         self.teachers = [self.teacher]
         self.temperature = temperature
         self._check(student)
-        self.teacher.watch(student)
+        self.teacher.prepare_for(student)
 
     def losses(self, views: Tensor, samples: Sequence[Any], labels: Tensor) -> dict[str, Tensor]:
         """As `SelfSupervised`."""
-        logits, joint = self.teacher.look(views)
-        sight = self.viewer(views, samples)
-        self.remember(sight.joint, labels)
-        main = dict(logits=kl_divergence(sight.logits, logits, self.temperature))
-        branches = branch_divergence(sight.joint, joint, self.temperature)
+        logits, joint = self.teacher.branch_outputs(views)
+        output = self.branched(views, samples)
+        self.remember(output.joint, labels)
+        main = dict(logits=kl_divergence(output.logits, logits, self.temperature))
+        branches = branch_divergence(output.joint, joint, self.temperature)
         return {
-            **sight.losses,
+            **output.losses,
             **self.weighed('logits', main),
             **self.weighed('branches', branches),
         }

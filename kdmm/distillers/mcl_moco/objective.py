@@ -8,16 +8,16 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from kdmm.datasets.batches import may_be_uneven
-from kdmm.distillers.attach import Objective
-from kdmm.distillers.cohort.members import build_others, other_configs
+from kdmm.distillers.cohort.members import build_others, other_configs, refuse_one_start
+from kdmm.distillers.loss_weights import weights_by_part
 from kdmm.distillers.mcl_moco.encoders import check_networks, enqueue, keys_of, queries_of
-from kdmm.distillers.peers import refuse_one_start
-from kdmm.distillers.weighting import weights_by_part
+from kdmm.distillers.objective import Objective, OwnLosses, register_objective
 from kdmm.errors import ConfigError
 from kdmm.functional import collective, mutual_queue_contrast
 from kdmm.schedules import Progress, build_schedule
 
 
+@register_objective('MCLMoCo')
 class MoCoCohort(Objective):
     """N MoCos on two views of a batch: VCL, SoftVCL, ICL and SoftICL (arXiv 2104.12565).
 
@@ -36,7 +36,9 @@ class MoCoCohort(Objective):
     """
 
     parts: ClassVar[tuple[str, ...]] = ('vcl', 'soft_vcl', 'icl', 'soft_icl')
+    from_config = True
     results = ('peers.',)
+    progress = Progress()
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class MoCoCohort(Objective):
     ) -> None:
         super().__init__()
         check_networks({'the student': student})
+        self._student: tuple[Any] = (student,)  # in a tuple, it is no child
         self.peers = nn.ModuleDict(build_others(other_configs(peers, config), 0, student))
         check_networks({'the student': student, **self.peers})
         self.temperature = build_schedule(temperature, 'kd.temperature')
@@ -62,22 +65,26 @@ class MoCoCohort(Objective):
         self.hooks.append(dict(type='kdmm.PeersHook'))
         self._introduce(student)
 
-    def forward(self, student: Any, inputs: Any) -> dict[str, Tensor]:
-        """The weighted terms of one batch, ``kd.loss_<part>``; its keys enter the queues.
+    def forward(
+        self, own: OwnLosses, inputs: Any, samples: Sequence[Any] | None
+    ) -> dict[str, Tensor]:
+        """Compute the weighted terms of one batch, ``kd.loss_<part>``; its keys enter the queues.
 
         Args:
-            student: The first MoCo.
+            own: Not called.
             inputs: The query view and the key view, (B, 3, H, W) each.
+            samples: Not read.
 
         Raises:
             ConfigError: If there are not two views.
         """
         queried, keyed = _two_views(inputs)
-        networks = [student, *self.peers.values()]
+        (student,) = self._student
+        networks: list[Any] = [student, *self.peers.values()]
         queries = queries_of(networks, queried.contiguous(memory_format=self.layout))
         keys = keys_of(networks, keyed, self.layout)
         queues = torch.stack([net.queue.T for net in networks])  # a copy, (N, K, D)
-        temperature = self.temperature(self.weights.progress)
+        temperature = self.temperature(self.progress)
         terms = mutual_queue_contrast(queries, keys, queues, student.head.temperature, temperature)
         enqueue(networks, keys)
         return {
@@ -87,7 +94,8 @@ class MoCoCohort(Objective):
 
     def set_progress(self, progress: Progress) -> None:
         """Move the weights and the temperature."""
-        self.weights.progress = progress
+        self.progress = progress
+        self.weights.set_progress(progress)
 
     def check_start(self, loaded: bool, resumed: bool = False) -> None:
         """Refuse weights for the student alone."""
@@ -116,6 +124,10 @@ class MoCoCohort(Objective):
     def networks(self) -> dict[str, Any]:
         """The networks beside the student, ``peer1`` and so on."""
         return dict(self.peers.items())
+
+    def facts(self) -> list[str]:
+        """As the base, with the parts that are weighted."""
+        return [f'parts {" + ".join(self.parts)}', *super().facts()]
 
     def _introduce(self, student: Any) -> None:
         size, length = student.queue.shape

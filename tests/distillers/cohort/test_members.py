@@ -8,8 +8,11 @@ from mmengine.config import Config
 
 pytest.importorskip('mmpretrain')
 
-from kdmm.distillers.cohort.members import build_others, other_configs  # noqa: E402
-from kdmm.distillers.peers import build_peer  # noqa: E402
+from kdmm.distillers.cohort.members import (  # noqa: E402
+    build_others,
+    build_peer,  # noqa: E402
+    other_configs,
+)
 from kdmm.errors import ConfigError  # noqa: E402
 
 from .networks import classifier_config  # noqa: E402

@@ -14,6 +14,7 @@ pytest.importorskip('mmpretrain')
 from kdmm.distillers import Progress  # noqa: E402
 from kdmm.errors import ConfigError  # noqa: E402
 from kdmm.functional import kl_divergence  # noqa: E402
+from kdmm.losses import Batch, DistillLoss
 from kdmm.registry import MODELS  # noqa: E402
 from tests.distillers.hssakd.classifiers import build  # noqa: E402
 from tests.e2e.job import assert_same  # noqa: E402
@@ -39,7 +40,7 @@ LATER = dict(type='Linear', start=0.0, stop=1.0, begin=5, end=9)
 
 
 @MODELS.register_module(force=True)
-class Places(nn.Module):
+class Places(DistillLoss):
     """Keeps what each place showed; learns nothing."""
 
     mutual = True
@@ -51,8 +52,8 @@ class Places(nn.Module):
     def see_dataset(self, dataset: object) -> None:
         self.dataset = dataset
 
-    def after_step(self) -> None:
-        self.logged = dict(steps=getattr(self, 'logged', {}).get('steps', 0) + 1)
+    def after_step(self, batch: Batch) -> None:
+        self.logged = dict(steps=self.logged.get('steps', 0) + 1)
 
 
 PLACES = dict(places=dict(type='Places', on='logits'))

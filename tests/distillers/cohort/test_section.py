@@ -62,7 +62,7 @@ def test_one_message_names_the_key(section, message):
 
 def test_a_built_model_is_refused():
     """The others are built from its config."""
-    with pytest.raises(ConfigError, match='expected the config of a model, got a built one'):
+    with pytest.raises(ConfigError, match='expected the config of a model, not a built one'):
         build_cohort(student=build())
 
 

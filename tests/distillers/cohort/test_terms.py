@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdmm.distillers import Progress
-from kdmm.distillers.cohort.table import cohort_table
-from kdmm.distillers.cohort.terms import MutualTerm, PairTerm, cohort_term
+from kdmm.distillers.cohort.terms import MutualTerm, PairTerm, cohort_table, cohort_term
 from kdmm.errors import ConfigError
+from kdmm.losses import DistillLoss
 from kdmm.registry import MODELS
 from tests.distillers.tiny_models import Distance, Paired, Parts  # noqa: F401  (registered)
 from tests.functional.test_mutual import fix, naive_kd
@@ -89,7 +89,7 @@ class TestPairs:
             2, type='Parts', on='map', connector=None, weight=dict(two=0.5), facts={}, num_classes=3
         )
         found = losses_of(made, seen(2), labels=torch.zeros(BATCH))
-        assert made.needs == ('labels',) and list(found) == ['kd.loss_it_two']
+        assert made.first.loss.needs == ('labels',) and list(found) == ['kd.loss_it_two']
         assert all(pair.loss.queue.tolist() == [BATCH] * 2 for pair in made.pairs)
 
     def test_schedules_move_in_all_pairs(self):
@@ -160,7 +160,7 @@ class TestMutual:
 
 
 @MODELS.register_module(force=True)
-class Recorder(nn.Module):
+class Recorder(DistillLoss):
     """Keeps what it is given; the sum of the first place's."""
 
     mutual = True
@@ -210,11 +210,11 @@ def test_the_table_names_all_places():
         term(3, 'dml', type='KDLoss', on='logits', weight=0.5),
         term(3, 'mcl', type='MCLLoss', on='embedding', weight=dict(vcl=0.1, icl=0.1)),
     ]
-    text = cohort_table(terms, seen(3))
+    text = cohort_table(terms, seen(3), 3 * 2**20)
     assert [line.split() for line in text.splitlines() if 'place' in line or 'Loss' in line] == [
         ['term', 'tap', 'place', '0', 'place', '1', 'place', '2', 'loss', 'weight'],
         ['dml', 'logits', '4x5', '4x5', '4x5', 'KDLoss', '0.5'],
         ['mcl', 'embedding', '4x3', '4x4', '4x5', 'MCLLoss', 'vcl', '0.1,', 'icl', '0.1'],
     ]
     assert text.startswith('Cohort of 3 networks\n')
-    assert cohort_table([], seen(2)) == 'Cohort of 2 networks without losses between them'
+    assert cohort_table([], seen(2), 0) == 'Cohort of 2 networks without losses between them'

@@ -31,12 +31,12 @@ def teacher(path, **options) -> BranchedTeacher:
 def test_all_branches_of_the_file(trained):
     model, path = trained
     made = teacher(path)
-    made.watch(model)
+    made.prepare_for(model)
     views = torch.rand(8, 3, 8, 8)
-    logits, joint = made.look(views)
+    logits, joint = made.branch_outputs(views)
     model.eval()
     assert torch.equal(logits, model(views))
-    for name, expected in model.kd.viewer.look(views).items():
+    for name, expected in model.kd.branched.branch_logits(views).items():
         assert torch.equal(joint[name], expected)
 
 
@@ -89,6 +89,6 @@ def test_a_classifier_without_branches(trained, entry):
 def test_its_own_dtype(trained):
     model, path = trained
     made = teacher(path, dtype='bfloat16')
-    made.watch(model)
-    logits, joint = made.look(torch.rand(8, 3, 8, 8))
+    made.prepare_for(model)
+    logits, joint = made.branch_outputs(torch.rand(8, 3, 8, 8))
     assert {value.dtype for value in (logits, *joint.values())} == {torch.bfloat16}

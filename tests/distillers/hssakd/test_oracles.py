@@ -7,12 +7,11 @@ from torch import Tensor
 pytest.importorskip('mmpretrain')
 
 from kdmm.distillers.hssakd import (  # noqa: E402
-    FrozenTeacherTraining,
     PeerTraining,
     StudentTraining,
     TeacherTraining,
 )
-from kdmm.distillers.hssakd.viewer import Sight  # noqa: E402
+from kdmm.distillers.hssakd.branches import BranchedOutput  # noqa: E402
 from kdmm.functional import joint_labels, unrotated  # noqa: E402
 from tests.models.backbones.networks import fill, fix  # noqa: E402
 
@@ -24,16 +23,16 @@ Q_STUDENT = dict(stage1=fix((8, 12), 3), stage2=fix((8, 12), 4))
 Q_TEACHER = dict(stage1=fix((8, 12), 5), stage2=fix((8, 12), 6))
 
 
-def sight(p: Tensor, q: dict[str, Tensor]) -> Sight:
+def output_of(p: Tensor, q: dict[str, Tensor]) -> BranchedOutput:
     """What a network of these logits would report."""
     own = torch.nn.functional.cross_entropy(unrotated(p), LABELS)
-    return Sight(p, q, dict(loss=own))
+    return BranchedOutput(p, q, dict(loss=own))
 
 
-def of(model, found: Sight) -> dict[str, Tensor]:
+def of(model, found: BranchedOutput) -> dict[str, Tensor]:
     """The losses of an objective whose network has been seen already."""
     objective = model.kd
-    objective.viewer = lambda views, samples: found
+    objective.branched = lambda views, samples: found
     return objective.losses(torch.empty(0), [], joint_labels(LABELS))
 
 
@@ -43,23 +42,25 @@ def values(losses: dict[str, Tensor]) -> list[float]:
 
 @pytest.mark.parametrize('joint', [False, True])
 def test_teacher(joint):
-    found = of(build('HSSAKDTeacher', joint=joint, random=not joint), sight(P_TEACHER, Q_TEACHER))
+    found = of(
+        build('HSSAKDTeacher', joint=joint, random=not joint), output_of(P_TEACHER, Q_TEACHER)
+    )
     assert values(found) == [1.2682027715, 2.5364748086, 2.5635860416]
     assert float(total(found)) == pytest.approx(6.3682636217, abs=1e-9)
 
 
 def test_student():
     model = build('HSSAKD', teacher=random_teacher())
-    model.kd.teacher.look = lambda views: (P_TEACHER, Q_TEACHER)
-    found = of(model, sight(P_STUDENT, Q_STUDENT))
+    model.kd.teacher.branch_outputs = lambda views: (P_TEACHER, Q_TEACHER)
+    found = of(model, output_of(P_STUDENT, Q_STUDENT))
     assert values(found) == [1.1632009710, 0.4258128841, 0.8371458434, 0.8681931746]
     assert float(total(found)) == pytest.approx(3.2943528731, abs=1e-9)
 
 
 def test_online():
     model = build('HSSAKDOnline')
-    model.kd.peers[0].view = lambda views, samples: sight(P_TEACHER, Q_TEACHER)
-    found = of(model, sight(P_STUDENT, Q_STUDENT))
+    model.kd.peers[0].branched = lambda views, samples: output_of(P_TEACHER, Q_TEACHER)
+    found = of(model, output_of(P_STUDENT, Q_STUDENT))
     assert float(total(found)) == pytest.approx(17.7290048986, abs=1e-9)
 
 
@@ -100,7 +101,8 @@ def test_detached_stem_gradient_is_that_of_the_main_loss():
 
 
 def test_names_of_roles():
-    assert isinstance(build('HSSAKDTeacher', random=True).kd, FrozenTeacherTraining)
-    assert type(build('HSSAKDTeacher', joint=True).kd) is TeacherTraining
+    for joint in (False, True):
+        made = build('HSSAKDTeacher', joint=joint, random=not joint).kd
+        assert isinstance(made, TeacherTraining) and made.trains_student == joint
     assert isinstance(build('HSSAKD', teacher=random_teacher()).kd, StudentTraining)
     assert isinstance(build('HSSAKDOnline').kd, PeerTraining)

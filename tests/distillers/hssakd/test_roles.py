@@ -450,7 +450,7 @@ def test_flags_and_temperatures_of_the_others():
 
 
 def test_peers_need_a_config():
-    with pytest.raises(ConfigError, match='the config of a model, got a built one'):
+    with pytest.raises(ConfigError, match='the config of a model, not a built one'):
         build('HSSAKDOnline', MODELS.build(classifier_config()))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kdmm.distillers import ConfigError, distill
-from kdmm.distillers.balance import Auto, build_auto, is_auto
+from kdmm.distillers.loss_weights import Auto, build_auto, is_auto
 from tests.distillers.tiny_models import KD, TinyNet, images, samples, tiny
 from tests.versions import cpu_autocast
 
@@ -13,7 +13,8 @@ from tests.versions import cpu_autocast
 def messages(monkeypatch) -> list[tuple[str, object]]:
     found: list = []
     monkeypatch.setattr(
-        'kdmm.distillers.balance.print_log', lambda text, _, level=20: found.append((text, level))
+        'kdmm.distillers.loss_weights.print_log',
+        lambda text, _, level=20: found.append((text, level)),
     )
     return found
 
@@ -130,7 +131,7 @@ def gradients(made: torch.nn.Module, key: str) -> tuple[torch.Tensor, torch.Tens
     """Norms at the tap, of the entries of that name and of the task, by hand."""
     with made.kd.student_taps.record() as taps:
         own = TinyNet.forward(made, images(), samples(), mode='loss')
-    terms = made.kd(taps, images(), samples())  # told of no task, it measures nothing
+    terms = made.kd.compute(taps, images(), samples())  # told of no task, it measures nothing
     wanted = [value for name, value in terms.items() if key in name]
     values = (sum(wanted), sum(own.values()))
     return tuple(torch.autograd.grad(v, taps['t'], retain_graph=True)[0].norm() for v in values)
@@ -217,7 +218,7 @@ def test_a_reentrant_head_cannot_be_measured(monkeypatch):
     made = student(dict(d=dict(type='Distance', on='t', weight='auto:0.1')), t='head.out')
     line = student(dict(d=dict(type='Distance', on='t')), t='head.out')
     said = []
-    monkeypatch.setattr('kdmm.distillers.objective.print_log', lambda text, *_: said.append(text))
+    monkeypatch.setattr('kdmm.distillers.distiller.print_log', lambda text, *_: said.append(text))
     cross_entropy = torch.nn.functional.cross_entropy
     monkeypatch.setattr(
         'torch.nn.functional.cross_entropy',

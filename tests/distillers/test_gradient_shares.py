@@ -26,7 +26,7 @@ def by_hand(made: torch.nn.Module) -> dict[str, tuple[float, float]]:
     """Label to weighted loss and share."""
     with made.kd.student_taps.record() as taps:
         own = TinyNet.forward(made, images(), samples(), mode='loss')
-    terms = made.kd(taps, images(), samples())
+    terms = made.kd.compute(taps, images(), samples())
     found = {}
     for key, value in terms.items():
         label = key.removeprefix('kd.loss_')

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kdmm.distillers.context import PROVIDERS
 from kdmm.errors import ConfigError, nearest, refuse_unknown
+from kdmm.losses.base import DistillLoss
 from kdmm.registry import MODELS
 from kdmm.renamed import current_names
 from kdmm.schedules import Progress, Schedule, build_schedule, is_schedule
@@ -46,8 +48,8 @@ def build_part(
 
 def build_loss(
     where: str, arguments: Mapping[str, Any], facts: Mapping[str, Any]
-) -> tuple[nn.Module, dict[str, Schedule]]:
-    """A loss, and the schedules of those of its arguments that have one.
+) -> tuple[DistillLoss, dict[str, Schedule]]:
+    """Build a loss, and the schedules of those of its arguments that have one.
 
     Raises:
         ConfigError: As `build_part`; for a schedule of an argument that the loss does not keep.
@@ -60,14 +62,22 @@ def build_loss(
     }
     start = {key: schedule(Progress()) for key, schedule in schedules.items()}
     loss = build_part(where, {**arguments, **start}, facts)
+    if not isinstance(loss, DistillLoss):
+        raise ConfigError(
+            f'{type(loss).__name__} is no DistillLoss',
+            key=f'{where}.type',
+            fix='Derive the class from kdmm.losses.DistillLoss, which says what a loss may declare '
+            '(needs, parts, stateful) and do (check, after_step).',
+        )
+    refuse_unknown(f'{where}: needs of {type(loss).__name__}', loss.needs, PROVIDERS)
     for key in schedules:
         if not isinstance(getattr(loss, key, None), int | float):
             raise ConfigError(f'{where}.{key}: cannot be a schedule, it is read only once')
     return loss, schedules
 
 
-def check_shapes(where: str, loss: nn.Module, activations: Sequence[Any], note: str) -> None:
-    """Let a loss that can, judge activations of the shapes that training will give.
+def check_shapes(where: str, loss: DistillLoss, activations: Sequence[Any], note: str) -> None:
+    """Let a loss judge activations of the shapes that training will give.
 
     Args:
         where: The config key, for errors.
@@ -78,11 +88,8 @@ def check_shapes(where: str, loss: nn.Module, activations: Sequence[Any], note: 
     Raises:
         ConfigError: With what the loss says, which names both shapes.
     """
-    check = getattr(loss, 'check', None)
-    if check is None:
-        return
     try:
-        check(*activations)
+        loss.check(*activations)
     except ValueError as error:
         raise ConfigError(f'{where}: {error} {note}'.rstrip()) from error
     except (AttributeError, TypeError) as error:

@@ -1,6 +1,6 @@
 """`Cohort`: networks that are trained together and learn from each other, without a teacher."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -8,25 +8,24 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from kdmm.distillers.attach import beside_a_total
-from kdmm.distillers.cohort.members import build_others, other_configs
-from kdmm.distillers.cohort.reading import check_dicts, refuse_shared, tapped
-from kdmm.distillers.cohort.table import cohort_table
-from kdmm.distillers.cohort.terms import CohortTerm, cohort_term
+from kdmm.distillers.cohort.members import build_others, other_configs, refuse_one_start
+from kdmm.distillers.cohort.terms import CohortTerm, cohort_table, cohort_term
 from kdmm.distillers.cohort.trunk import Trunk
 from kdmm.distillers.context import gather_context, task_facts
-from kdmm.distillers.peers import refuse_one_start
+from kdmm.distillers.loss_weights import switched_on
+from kdmm.distillers.objective import OwnLosses, beside_a_total, register_objective
 from kdmm.distillers.probe import Size, blank_taps
-from kdmm.distillers.termed import TermedObjective
-from kdmm.distillers.weighting import switched_on
+from kdmm.distillers.section import tap_names
+from kdmm.distillers.term import TermedObjective
+from kdmm.errors import ConfigError
 from kdmm.taps import Taps, require_gradient
 
-#: The student's own losses, computed on the inputs given.
-Own = Callable[[Any], dict[str, Tensor]]
 
-
+@register_objective('Cohort')
 class Cohort(TermedObjective):
     """N networks on one batch: the task's losses of each, and losses between them.
+
+    Without a teacher (DML, arXiv 1706.00384; MCL, arXiv 2104.12565).
 
     Each network runs once a step. The student is one of them, the one that the run keeps as its
     model; the others lie beside it as children, are trained, evaluated and written like it.
@@ -45,6 +44,7 @@ class Cohort(TermedObjective):
         probe_size, crop_size: See `Distillation`.
     """
 
+    from_config = True
     results = ('peers.',)
 
     def __init__(
@@ -66,6 +66,7 @@ class Cohort(TermedObjective):
         self.peers = nn.ModuleDict(build_others(other_configs(peers, config), keep, student))
         self.keep, self.channels_last = keep, channels_last
         self.trunk = Trunk(student, trunk)
+        self.shared = self.trunk.paths
         if channels_last:
             student.to(memory_format=torch.channels_last)
             self.peers.to(memory_format=torch.channels_last)
@@ -81,13 +82,10 @@ class Cohort(TermedObjective):
         self.hooks.append(dict(type='kdmm.PeersHook', ensemble=ensemble))
         self._announced = False
 
-    def forward(self, own: Own, inputs: Any, samples: Sequence[Any] | None) -> dict[str, Tensor]:
-        """All losses of one batch.
-
-        Args:
-            own: The student's forward pass.
-            inputs: The preprocessed batch, which all networks see.
-            samples: The base library's data samples.
+    def forward(
+        self, own: OwnLosses, inputs: Any, samples: Sequence[Any] | None
+    ) -> dict[str, Tensor]:
+        """Compute all losses of one batch, which all networks see.
 
         Returns:
             The student's losses under their own names (``loss`` as ``head.loss``), the others' as
@@ -124,13 +122,13 @@ class Cohort(TermedObjective):
         own, *others = found
         return [*others[: self.keep], own, *others[self.keep :]]
 
-    def _passes(self, own: Own, samples: Any) -> Iterator[tuple[Taps, Own]]:
+    def _passes(self, own: OwnLosses, samples: Any) -> Iterator[tuple[Taps, OwnLosses]]:
         """The student first: what it computed of the trunk, the others continue."""
         yield self.taps[''], lambda inputs: beside_a_total(own(inputs))
         for name, peer in self.peers.items():
             yield self.taps[name], self._prefixed(name, peer, samples)
 
-    def _prefixed(self, name: str, peer: nn.Module, samples: Any) -> Own:
+    def _prefixed(self, name: str, peer: nn.Module, samples: Any) -> OwnLosses:
         def run(inputs: Any) -> dict[str, Tensor]:
             with self.trunk.unchanged(inputs):
                 losses = peer(inputs, samples, mode='loss')
@@ -142,16 +140,18 @@ class Cohort(TermedObjective):
         """The weighted terms; ``seen`` are the taps of each place."""
         terms = cast(list[CohortTerm], list(self.terms.values()))
         if not self._announced:
-            print_log(cohort_table(terms, seen), 'current')
+            print_log(cohort_table(terms, seen, self.memory_bytes()), 'current')
             self._announced = True
         busy = [term for term in terms if not term.idle]
-        context = gather_context(sorted({need for term in busy for need in term.needs}), samples)
+        context = gather_context(
+            sorted({need for term in busy for need in term.first.loss.needs}), samples
+        )
         result: dict[str, Tensor] = {}
         for term in terms:
             if term.idle:
                 result.update(term.still(seen))
             else:
-                given = {need: context[need] for need in term.needs}
+                given = {need: context[need] for need in term.first.loss.needs}
                 result.update(term.weigh(term.compute(seen, **given)))
         return result
 
@@ -182,3 +182,69 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.train(was_training)
+
+
+def check_dicts(taps: Any, losses: Any) -> None:
+    """Refuse ``kd.taps`` and ``kd.losses`` that are of the wrong kind.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
+    for key, value in dict(taps=taps, losses=losses).items():
+        if not isinstance(value, Mapping):
+            raise ConfigError(f'kd.{key}: expected a dict, got {value!r}')
+    for name, config in losses.items():
+        if not isinstance(config, Mapping) or 'type' not in config:
+            raise ConfigError(f'kd.losses.{name}: expected dict(type=..., on=...), got {config!r}')
+
+
+def tapped(
+    networks: Mapping[str, nn.Module], keep: int, taps: Mapping[str, Any], losses: Mapping[str, Any]
+) -> dict[str, Taps]:
+    """The taps that some term reads, of each network; the paths of the others are only checked.
+
+    Args:
+        networks: The student, called '', which is at place ``keep``, and the others in order.
+        keep: The student's place.
+        taps: Tap name to a path, or to one a place.
+        losses: Term name to its dict.
+
+    Raises:
+        ConfigError: For a path that no module has, or a tap that is none.
+    """
+    count = len(networks)
+    paths = {name: _paths(name, path, count) for name, path in taps.items()}
+    read = dict.fromkeys(
+        tap
+        for name, config in losses.items()
+        for tap in tap_names(config.get('on'), taps, f'kd.losses.{name}.on')
+    )
+    places = sorted(range(count), key=lambda place: place != keep)  # the student's first
+    result = {}
+    for place, (name, network) in zip(places, networks.items(), strict=True):
+        every = Taps(network, {tap: path[place] for tap, path in paths.items()}, name or 'student')
+        every.paths = {tap: every.paths[tap] for tap in read}
+        result[name] = every
+    return result
+
+
+def refuse_shared(taps: Taps, trunk: Sequence[str]) -> None:
+    """Refuse to compare networks where they are one and the same.
+
+    Raises:
+        ConfigError: If a tap reads a module of the trunk.
+    """
+    for name, path in taps.paths.items():
+        if path.module in trunk:
+            raise ConfigError(
+                f'kd.taps.{name}: {path.module!r} is part of kd.trunk, where all networks are the '
+                'same. Tap what comes behind it'
+            )
+
+
+def _paths(name: str, path: Any, count: int) -> list[str]:
+    paths = [path] * count if isinstance(path, str) else path
+    strings = isinstance(paths, list | tuple) and all(isinstance(item, str) for item in paths)
+    if not strings or len(paths) != count:
+        raise ConfigError(f'kd.taps.{name}: expected a path or a list of {count}, got {path!r}')
+    return list(paths)

@@ -1,4 +1,4 @@
-"""What the three roles of HSSAKD have in common."""
+"""`SelfSupervised`: what the roles of HSSAKD have in common (arXiv 2107.13715, 2109.03075)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,9 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from kdmm.distillers.attach import Objective, beside_a_total
-from kdmm.distillers.hssakd.viewer import Viewer, hard_labels, make_branches, views_of
-from kdmm.distillers.weighting import weights_by_part
+from kdmm.distillers.hssakd.branches import BranchedForward, hard_labels, make_branches, views_of
+from kdmm.distillers.loss_weights import weights_by_part
+from kdmm.distillers.objective import Objective, OwnLosses, beside_a_total
 from kdmm.errors import ConfigError, refuse_unknown
 from kdmm.functional import joint_labels
 from kdmm.models import AuxiliaryBranches
@@ -34,8 +34,6 @@ class SelfSupervised(Objective):
     """
 
     parts: ClassVar[tuple[str, ...]] = ()
-    #: Whether the classifier is trained, too.
-    trains_student = True
 
     def __init__(
         self,
@@ -54,7 +52,7 @@ class SelfSupervised(Objective):
             evaluate_branches=evaluate_branches,
         )
         self.branches = make_branches(student, stages, checkpointing)
-        self.viewer = Viewer(student, self.branches, detached=not self.trains_student)
+        self.branched = BranchedForward(student, self.branches, detached=not self.trains_student)
         self.weights = weights_by_part(weight, self.parts)
         self.channels_last = channels_last
         if channels_last:
@@ -68,8 +66,19 @@ class SelfSupervised(Objective):
         self._seen: tuple[Mapping[str, Tensor], Tensor] | None = None
         print_log(describe(student, self.branches), 'current')
 
-    def forward(self, inputs: Any, samples: Sequence[Any] | None) -> dict[str, Tensor]:
-        """The losses of one preprocessed batch (B, 3, S, S) with its data samples."""
+    @classmethod
+    def dry_run(cls, section: dict[str, Any]) -> None:
+        """As the base; nothing is done behind training."""
+        super().dry_run(section)
+        section.update(recalibrate=False, evaluate_branches=False)
+
+    def forward(
+        self, own: OwnLosses, inputs: Any, samples: Sequence[Any] | None
+    ) -> dict[str, Tensor]:
+        """Compute the losses of one preprocessed batch (B, 3, S, S).
+
+        The classifier sees four rotations of it in one pass, so ``own`` is not called.
+        """
         labels = joint_labels(hard_labels(samples))
         views = views_of(inputs, self.channels_last)
         return beside_a_total(self.losses(views, samples or (), labels))
@@ -90,8 +99,13 @@ class SelfSupervised(Objective):
         return {f'kd.loss_{name}': weight * value for name, value in losses.items()}
 
     def remember(self, joint: Mapping[str, Tensor], labels: Tensor) -> None:
-        """Keep what :meth:`diagnostics` judges."""
+        """Keep logits and labels for :meth:`diagnostics`."""
         self._seen = ({name: logits.detach() for name, logits in joint.items()}, labels)
+
+    def facts(self) -> list[str]:
+        """As the base, with the parts that are weighted."""
+        parts = f'{"parts" if len(self.parts) > 1 else "part"} {" + ".join(self.parts)}'
+        return [parts, *super().facts()]
 
     def diagnostics(self) -> dict[str, Any]:
         """``kd.joint_accuracy_<branch>``: percent of the last batch's 4B views."""
@@ -105,27 +119,7 @@ class SelfSupervised(Objective):
 
     def set_progress(self, progress: Progress) -> None:
         """Move the weights."""
-        self.weights.progress = progress
-
-
-class Augmented:
-    """Mixed into a classifier's class: its training loss is that of ``self.kd``."""
-
-    kd: SelfSupervised | None
-
-    def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
-        """As the classifier's own, except in mode ``'loss'``."""
-        if mode == 'loss' and self.kd is not None:
-            return self.kd(inputs, data_samples)
-        return super().forward(inputs, data_samples, mode)  # type: ignore[misc]
-
-    def train(self, mode: bool = True) -> Any:
-        """As usual, but a classifier that is not trained stays in eval mode."""
-        super().train(mode)  # type: ignore[misc]
-        if self.kd is not None and not self.kd.trains_student:
-            for child in self.children():  # type: ignore[attr-defined]
-                child.train(mode and child is self.kd)
-        return self
+        self.weights.set_progress(progress)
 
 
 def describe(student: nn.Module, branches: AuxiliaryBranches) -> str:

@@ -4,7 +4,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from kdmm.distillers import Taps
-from kdmm.distillers.gradients import UnmeasurableError, gradient_norms, task_loss
+from kdmm.distillers.gradient_ratio import UnmeasurableError, gradient_norms, task_loss
 from kdmm.functional import pixel_to_pixel_kl
 from tests.versions import needs
 

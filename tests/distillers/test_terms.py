@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from kdmm.distillers import ConfigError, Progress, distill
+from kdmm.distillers import ConfigError, Distillation, Progress, distill
+from kdmm.losses import Batch
 from kdmm.registry import MODELS
 from tests.distillers.tiny_models import KD, TEACHER, Distance, build, images, samples, tiny
 
@@ -24,7 +25,7 @@ class Counted(Distance):
         self.calls += 1
         return super().forward(*args, **context)
 
-    def after_step(self) -> None:
+    def after_step(self, batch: Batch) -> None:
         self.steps += 1
 
 
@@ -59,7 +60,7 @@ def test_several_taps_reach_the_loss():
 def test_several_taps_in_the_table(monkeypatch):
     messages = []
     monkeypatch.setattr(
-        'kdmm.distillers.objective.print_log', lambda text, *_, **__: messages.append(text)
+        'kdmm.distillers.distiller.print_log', lambda text, *_, **__: messages.append(text)
     )
     chain = [dict(type='Resize'), dict(type='Projection')]
     losses = dict(b=dict(type='Paired', on=['logits', 'body'], connector=chain, weight='auto:1'))
@@ -83,7 +84,7 @@ def test_the_teacher_runs_to_the_last_of_several_taps():
 
 def test_a_term_of_weight_zero_is_not_built(monkeypatch):
     said = []
-    monkeypatch.setattr('kdmm.distillers.objective.print_log', lambda text, *_: said.append(text))
+    monkeypatch.setattr('kdmm.distillers.distiller.print_log', lambda text, *_: said.append(text))
     losses = dict(a=dict(type='Distance', on='logits'),
                   b=dict(type='Parts', on='logits', weight=0),
                   c=dict(type='Parts', on='logits', weight=dict(one=0, two=0.0)))  # fmt: skip
@@ -164,7 +165,10 @@ def test_an_idle_term_changes_no_gradient():
 def test_after_step_reaches_every_loss_that_has_it():
     losses = {name: dict(type='Counted', on='logits') for name in 'ab'}
     model = made(losses=dict(losses, c=dict(type='Distance', on='logits')))
+    model(images(), samples(), mode='loss')
     model.kd.after_step()
+    assert model.kd.batch is None
+    model.kd.after_step()  # no step in between
     assert [model.kd.terms[name].loss.steps for name in 'ab'] == [1, 1]
 
 
@@ -174,9 +178,9 @@ def test_measure_is_yes_or_no(value):
         made(measure=value)
 
 
-def test_every_key_of_the_section_is_known():
-    from kdmm.config import KEYS
-    from kdmm.engine import model_config
-
-    section = dict.fromkeys(KEYS, 1)
-    assert set(model_config(tiny(), section)) == {'type', 'student', *KEYS}
+def test_keys_of_the_section():
+    keys = Distillation.section_keys()
+    assert list(keys) == [
+        'teacher', 'taps', 'losses', 'probe_size', 'measure', 'crop_size',
+    ]  # fmt: skip
+    assert [name for name, key in keys.items() if key.default is key.empty] == list(keys)[:3]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kdmm.distillers import ConfigError, Progress
-from kdmm.distillers.weighting import Weighting, is_switched_off
+from kdmm.distillers.loss_weights import LossWeights, is_switched_off
 
 RAMP = dict(type='Linear', start=0.0, stop=1.0, end=10)
 
@@ -21,16 +21,16 @@ def test_anything_else_is_not(weight):
 
 
 def test_one_weight_holds_for_every_part():
-    weights = Weighting(2.0, 'w')
-    assert weights.names(None) == ('',) and weights.names(['']) == ('',)
+    weights = LossWeights(2.0, 'w')
+    assert weights.names(['']) == ('',)
     assert weights.names(['a', 'b']) == ('a', 'b')
     assert weights.now('') == weights.now('b') == 2.0
 
 
 def test_weights_by_part_are_looked_up():
-    weights = Weighting(dict(a=1.0, b=RAMP), 'w')
-    assert weights.names(None) == ('a', 'b') and weights.names(['b', 'c', 'a']) == ('b', 'a')
-    weights.progress = Progress(5)
+    weights = LossWeights(dict(a=1.0, b=RAMP), 'w')
+    assert weights.names(['b', 'c', 'a']) == ('b', 'a')
+    weights.set_progress(Progress(5))
     assert (weights.now('a'), weights.now('b')) == (1.0, 0.5)
     with pytest.raises(ConfigError, match="w: unknown key 'b'"):
         weights.names(['a'])
@@ -39,15 +39,15 @@ def test_weights_by_part_are_looked_up():
 
 
 def test_zero_now():
-    weights = Weighting(dict(a=0.0, b=RAMP), 'w')
+    weights = LossWeights(dict(a=0.0, b=RAMP), 'w')
     assert weights.is_zero()
-    weights.progress = Progress(1)
+    weights.set_progress(Progress(1))
     assert not weights.is_zero()
-    assert not Weighting(dict(a=0.0, b='auto:0.1'), 'w').is_zero()
+    assert not LossWeights(dict(a=0.0, b='auto:0.1'), 'w').is_zero()
 
 
 def test_a_measured_weight_of_the_whole_serves_its_parts():
-    weights = Weighting('auto:0.1', 'w')
+    weights = LossWeights('auto:0.1', 'w')
     assert weights.auto('a') is weights.auto('') is weights.measuring()['']
     assert isinstance(weights.now('a'), torch.Tensor)
     assert weights.describe() == 'auto:0.1'
@@ -70,15 +70,15 @@ def test_a_measured_weight_of_the_whole_serves_its_parts():
 )
 def test_what_would_pull_the_other_way_is_refused(weight, message):
     with pytest.raises(ConfigError, match=message):
-        Weighting(weight, 'w')
+        LossWeights(weight, 'w')
 
 
 def test_weights_may_end_at_nothing():
     for weight in (0, -0.0, dict(RAMP, start=2.0, stop=0.0), dict(type='StopAt', value=1, end=3)):
-        assert Weighting(weight, 'w').now('') >= 0
+        assert LossWeights(weight, 'w').now('') >= 0
 
 
 @pytest.mark.parametrize('part', ['whole', 'values', 'keys', 'pixel'])
 def test_parts_may_have_any_name(part):
-    weights = Weighting({part: 'auto:0.1'}, 'w')
+    weights = LossWeights({part: 'auto:0.1'}, 'w')
     assert set(weights.measuring()) == {part} and weights.auto('') is None

@@ -1,21 +1,22 @@
-"""A classifier and its branches looking at four rotations of a batch."""
+"""A classifier with branches behind its stages: one pass over four rotations of a batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kdmm.distillers.context import labels as labels_of
 from kdmm.distillers.context import task_facts
 from kdmm.errors import ConfigError
-from kdmm.functional import rotations, unrotated
+from kdmm.functional import kl_divergence, promote, rotations, unrotated
 from kdmm.models import AuxiliaryBranches
 from kdmm.taps import Taps
 
 
-class Sight(NamedTuple):
-    """What one network made of the 4B views.
+class BranchedOutput(NamedTuple):
+    """The outputs of one network for the 4B views.
 
     Attributes:
         logits: Of the main head, (4B, C).
@@ -28,7 +29,7 @@ class Sight(NamedTuple):
     losses: dict[str, Tensor]
 
 
-class Viewer:
+class BranchedForward:
     """Runs a classifier's trunk once over all views, and its branches on what the stages gave.
 
     Args:
@@ -48,21 +49,21 @@ class Viewer:
         self.classifier, self.branches, self.detached = classifier, branches, detached
         self.taps = Taps(classifier, stage_taps(branches), owner)
 
-    def __call__(self, views: Tensor, samples: Sequence[Any]) -> Sight:
+    def __call__(self, views: Tensor, samples: Sequence[Any]) -> BranchedOutput:
         """Views (4B, 3, S, S), interleaved, and the B data samples."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detached):
             with self.taps.record() as stages:
                 features = self.classifier.extract_feat(views)
             logits = self.classifier.head(features)
             own = self.classifier.head.loss(tuple(map(unrotated, features)), samples)
-        return Sight(logits, self.joint(stages), own)
+        return BranchedOutput(logits, self.joint(stages), own)
 
     def joint(self, stages: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The branches on the outputs of their stages."""
         found = self.branches([stages[name] for name in self.branches])
         return dict(zip(self.branches, found, strict=True))
 
-    def look(self, views: Tensor) -> dict[str, Tensor]:
+    def branch_logits(self, views: Tensor) -> dict[str, Tensor]:
         """Joint logits alone, for evaluation."""
         with self.taps.record(stop_early=True) as stages:
             self.classifier.extract_feat(views)
@@ -132,3 +133,16 @@ def hard_labels(samples: Sequence[Any] | None) -> Tensor:
             'rotation needs one class an image, not several'
         )
     return labels
+
+
+def joint_cross_entropy(joint: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+    """CE of each branch's logits (4B, 4C) with the joint labels (4B,)."""
+    return {f'joint_{name}': F.cross_entropy(promote(q), labels) for name, q in joint.items()}
+
+
+def branch_divergence(
+    student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], temperature: float
+) -> dict[str, Tensor]:
+    """``T^2 KL(teacher || student)`` of each pair of branches, matched in order."""
+    pairs = zip(student.items(), teacher.values(), strict=True)
+    return {name: kl_divergence(mine, theirs, temperature) for (name, mine), theirs in pairs}
