@@ -149,11 +149,11 @@ def test_a_subclass_that_has_an_argument_of_the_old_name():
         ('_base_/kd/cwd.py', 'cwd', 'tau', 4.0),
         ('_base_/kd/cwd.py', 'cwd_logits', 'tau', 4.0),
         ('_base_/kd/dsd.py', 'csd', 'tau', 4.0),
-        ('_base_/cirkd.py', 'kd', 'tau', 1.0),
-        ('_base_/cirkd.py', 'memory', 't_mem', 1.0),
-        ('mcl/_base_/dml.py', 'dml', 'tau', 1.0),
-        ('mcl/_base_/mcl_x4_logit.py', 'logit', 'tau', 3.0),
-        ('mcl/_base_/mcl_bank_x4_logit.py', 'logit', 'tau', 3.0),
+        ('_base_/kd/cirkd.py', 'kd', 'tau', 1.0),
+        ('_base_/kd/cirkd.py', 'memory', 't_mem', 1.0),
+        ('_base_/kd/dml.py', 'dml', 'tau', 1.0),
+        ('_base_/kd/mcl_x4_logit.py', 'logit', 'tau', 3.0),
+        ('_base_/kd/mcl_bank_x4_logit.py', 'logit', 'tau', 3.0),
     ],
 )
 def test_configs_that_inherit_ours_can_still_use_the_old_name(base, name, old, default):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 r"""Run several configs with several seeds; print one table and draw one plot of the result.
 
-    python tools/compare.py configs/camvid_small/student.py configs/seg_kd/camvid_small_*.py \
+    python tools/compare.py configs/small/camvid/student.py configs/seg_kd/camvid_small_*.py \
         --seeds 0 1 2 --work-dir work_dirs/camvid_small
 
 The first config is the baseline: `gain` is the mean over seeds of the difference to its run of the

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 r"""Pretrain, finetune, and compare the starts: one table and one plot.
 
-    python tools/compare_pretraining.py configs/pose_small/finetune.py \
-        --pretrain configs/pose_small/pretrain.py --seeds 0 1 2 --work-dir work_dirs/pose_small
+    python tools/compare_pretraining.py configs/small/pose/finetune.py \
+        --pretrain configs/small/pose/pretrain.py --seeds 0 1 2 --work-dir work_dirs/pose_small
 
 For each seed one set of initial weights of FINETUNE's model is written. Every PRETRAIN config
 trains from its backbone; every arm finetunes from a complete checkpoint that differs from the

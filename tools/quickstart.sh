@@ -46,7 +46,7 @@ trap 'echo; echo "quickstart.sh: interrupted; the same command goes on from here
 
 # What an arm's result depends on.
 fingerprint() {
-    local inputs=(configs/quickstart/*.py configs/_base_/datasets/scenes.py "$KDMM_QUICKSTART/scenes.json")
+    local inputs=(configs/quickstart/*.py configs/_base_/datasets/{seg_folders,scenes}.py "$KDMM_QUICKSTART/scenes.json")
     [[ $1 != student_cirkd ]] || inputs+=("$work/teacher/$last")
     { cat "${inputs[@]}" && echo "$KDMM_QUICKSTART_ITERATIONS $processes"; } | "$PYTHON" -c \
         'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'

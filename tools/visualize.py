@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 r"""Draw what a pretext network makes of its puzzles: crop, puzzle, prediction, put together.
 
-python tools/visualize.py configs/pose_small/pretrain.py work_dirs/pretrain/epoch_200.pth \
+python tools/visualize.py configs/small/pose/pretrain.py work_dirs/pretrain/epoch_200.pth \
         --out sheet.png --num 6
 """
 

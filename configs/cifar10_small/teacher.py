@@ -1,3 +1,2 @@
-# ResNet-14: the teacher's classifier, trained as usual.
-_base_ = '_base_.py'
-model = dict(backbone=dict(depth=14), head=dict(in_channels=64))
+_base_ = '../small/cifar10/teacher.py'
+_deprecation_ = dict(expected='configs/small/cifar10/teacher.py')

@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/datasets/camvid.py',
     '../_base_/schedules/cirkd_40k.py',
     'mmseg::_base_/default_runtime.py',
-    '../_base_/cirkd.py',
+    '../_base_/kd/cirkd.py',
 ]
 data_preprocessor = dict(size=_base_.crop_size)
 model = dict(

@@ -1,7 +1,7 @@
 # The student and its pretrained weights are the zoo's; recipe and input are the reference's.
 _base_ = [
     'mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py',
-    '../_base_/cirkd_segformer.py',
+    '../_base_/kd/cirkd_segformer.py',
 ]
 train_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -1,1 +1,5 @@
-_base_ = ['_base_/resnet20.py', '_base_/schedule_240.py', '_base_/cifar100.py']
+_base_ = [
+    '../_base_/models/cifar/resnet20.py',
+    '../_base_/schedules/cifar_240e.py',
+    '_base_/cifar100.py',
+]

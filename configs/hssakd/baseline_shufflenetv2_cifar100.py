@@ -1,1 +1,5 @@
-_base_ = ['_base_/shufflenetv2.py', '_base_/schedule_240_light.py', '_base_/cifar100.py']
+_base_ = [
+    '../_base_/models/cifar/shufflenetv2_1x1.py',
+    '../_base_/schedules/cifar_240e_light.py',
+    '_base_/cifar100.py',
+]

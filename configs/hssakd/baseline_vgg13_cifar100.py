@@ -1,1 +1,5 @@
-_base_ = ['_base_/vgg13.py', '_base_/schedule_240.py', '_base_/cifar100.py']
+_base_ = [
+    '../_base_/models/cifar/vgg13.py',
+    '../_base_/schedules/cifar_240e.py',
+    '_base_/cifar100.py',
+]

@@ -1,8 +1,8 @@
 # Logit distillation: the control.
-_base_ = '../cifar10_small/student.py'
+_base_ = '../small/cifar10/student.py'
 kd = dict(
     teacher=dict(
-        config='kdmm::cifar10_small/teacher.py',
+        config='kdmm::small/cifar10/teacher.py',
         checkpoint='work_dirs/cifar10_small/teacher/epoch_16.pth',
     ),
     taps=dict(logits='head.fc.out'),

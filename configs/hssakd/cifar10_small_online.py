@@ -1,2 +1,2 @@
-_base_ = '../cifar10_small/student.py'
+_base_ = '../small/cifar10/student.py'
 kd = dict(type='HSSAKDOnline', peers=2, channels_last=True)

@@ -1,3 +1,3 @@
 # Teacher*: classifier and branches trained together.
-_base_ = '../cifar10_small/teacher.py'
+_base_ = '../small/cifar10/teacher.py'
 kd = dict(type='HSSAKDTeacher', joint=True, channels_last=True)

@@ -1,4 +1,4 @@
-_base_ = ['baseline_mobilenetv2_cifar100.py', '_base_/kd.py']
+_base_ = ['baseline_mobilenetv2_cifar100.py', '../_base_/kd/kd_classifier.py']
 kd = dict(
     teacher=dict(
         config='kdmm::hssakd/baseline_resnet50_cifar100.py',

@@ -1,4 +1,4 @@
-_base_ = ['baseline_shufflenetv1_cifar100.py', '_base_/kd.py']
+_base_ = ['baseline_shufflenetv1_cifar100.py', '../_base_/kd/kd_classifier.py']
 kd = dict(
     teacher=dict(
         config='kdmm::hssakd/baseline_wrn40_2_cifar100.py',

@@ -1,2 +1,2 @@
-_base_ = ['_base_/resnet56.py', '_base_/teacher_cifar100.py']
+_base_ = ['../_base_/models/cifar/resnet56.py', '_base_/teacher_cifar100.py']
 load_from = 'work_dirs/baseline_resnet56_cifar100/epoch_240.pth'

@@ -1,1 +1,1 @@
-_base_ = ['_base_/resnet110.py', '_base_/cifar100.py']
+_base_ = ['../_base_/models/cifar/resnet110_bottleneck.py', '_base_/cifar100.py']

@@ -1,1 +1,2 @@
-_base_ = ['_base_/resnet34_imagenet.py']
+_base_ = 'baseline_resnet18_imagenet.py'
+model = dict(backbone=dict(depth=34))

@@ -1,1 +1,2 @@
-_base_ = ['_base_/resnet50_imagenet.py']
+_base_ = 'baseline_resnet18_imagenet.py'
+model = dict(backbone=dict(depth=50), head=dict(in_channels=2048))

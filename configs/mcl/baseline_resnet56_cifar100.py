@@ -1,1 +1,1 @@
-_base_ = ['../hssakd/_base_/resnet56.py', '_base_/cifar100.py']
+_base_ = ['../_base_/models/cifar/resnet56.py', '_base_/cifar100.py']

@@ -1,1 +1,1 @@
-_base_ = ['_base_/shufflenetv2.py', '_base_/cifar100.py']
+_base_ = ['../_base_/models/cifar/shufflenetv2_3x3.py', '_base_/cifar100.py']

@@ -1,1 +1,1 @@
-_base_ = ['_base_/shufflenetv2_half.py', '_base_/cifar100.py']
+_base_ = ['../_base_/models/cifar/shufflenetv2_half_3x3.py', '_base_/cifar100.py']

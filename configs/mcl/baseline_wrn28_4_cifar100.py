@@ -1,1 +1,1 @@
-_base_ = ['_base_/wrn28_4.py', '_base_/cifar100.py']
+_base_ = ['../_base_/models/cifar/wrn28_4.py', '_base_/cifar100.py']

@@ -1,3 +1,3 @@
 # Four networks that share stem and first stage.
-_base_ = 'cifar10_small_mcl.py'
-kd = dict(peers=4, trunk=['backbone.stem', 'backbone.stages.0'])
+_base_ = ['_base_/cifar10_small.py', '../_base_/kd/mcl_x4.py']
+kd = dict(channels_last=True)

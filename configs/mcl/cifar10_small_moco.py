@@ -1,6 +1,6 @@
 # MCL on MoCo without labels, sized for CPU cores: 5,000 images of 32 pixels, of which the queue
-# holds a fifth. The backbone is that of ../cifar10_small/probe.py.
-_base_ = ['../cifar10_small/_base_.py', '_base_/mcl_moco.py']
+# holds a fifth. The backbone is that of ../small/cifar10/probe.py.
+_base_ = ['../small/cifar10/_base_.py', '../_base_/kd/mcl_moco.py']
 kd = dict(channels_last=True)
 data_preprocessor = dict(
     _delete_=True,

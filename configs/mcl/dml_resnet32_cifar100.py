@@ -1,1 +1,1 @@
-_base_ = ['_base_/resnet32.py', '_base_/cifar100.py', '_base_/dml.py']
+_base_ = ['baseline_resnet32_cifar100.py', '../_base_/kd/dml.py']

@@ -1,6 +1,9 @@
 # Pretraining without labels on ImageNet: 8 GPUs with 32 images, 200 epochs. The encoder is
 # ResNet-18 whose own layer projects (no MLP), and the views are MoCo-v1's.
-_base_ = ['mmpretrain::mocov2/mocov2_resnet50_8xb32-coslr-200e_in1k.py', '_base_/mcl_moco.py']
+_base_ = [
+    'mmpretrain::mocov2/mocov2_resnet50_8xb32-coslr-200e_in1k.py',
+    '../_base_/kd/mcl_moco.py',
+]
 view_pipeline = [
     dict(type='RandomResizedCrop', scale=224, crop_ratio_range=(0.2, 1.0), backend='pillow'),
     dict(

@@ -1,1 +1,1 @@
-_base_ = ['_base_/resnet32.py', '_base_/cifar100.py', '_base_/mcl.py']
+_base_ = ['baseline_resnet32_cifar100.py', '../_base_/kd/mcl.py']

@@ -1,1 +1,1 @@
-_base_ = ['_base_/resnet34_imagenet.py', '_base_/mcl_bank.py']
+_base_ = ['baseline_resnet34_imagenet.py', '../_base_/kd/mcl_bank.py']

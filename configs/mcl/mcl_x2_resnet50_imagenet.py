@@ -1,2 +1,2 @@
 # A backbone for detectors; no result of it is published.
-_base_ = ['_base_/resnet50_imagenet.py', '_base_/mcl_bank.py']
+_base_ = ['baseline_resnet50_imagenet.py', '../_base_/kd/mcl_bank.py']

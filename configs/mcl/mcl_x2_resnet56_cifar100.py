@@ -1,1 +1,1 @@
-_base_ = ['../hssakd/_base_/resnet56.py', '_base_/cifar100.py', '_base_/mcl.py']
+_base_ = ['baseline_resnet56_cifar100.py', '../_base_/kd/mcl.py']

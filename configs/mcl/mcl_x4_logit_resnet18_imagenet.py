@@ -1,1 +1,1 @@
-_base_ = ['_base_/resnet18_imagenet.py', '_base_/mcl_bank_x4_logit.py']
+_base_ = ['baseline_resnet18_imagenet.py', '../_base_/kd/mcl_bank_x4_logit.py']

@@ -1,1 +1,1 @@
-_base_ = ['_base_/wrn28_4.py', '_base_/cifar100.py', '_base_/mcl_x4_logit.py']
+_base_ = ['baseline_wrn28_4_cifar100.py', '../_base_/kd/mcl_x4_logit.py']

@@ -1,1 +1,1 @@
-_base_ = ['../hssakd/_base_/wrn40_2.py', '_base_/cifar100.py', '_base_/mcl_x4_logit.py']
+_base_ = ['baseline_wrn40_2_cifar100.py', '../_base_/kd/mcl_x4_logit.py']

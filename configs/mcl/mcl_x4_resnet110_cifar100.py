@@ -1,1 +1,1 @@
-_base_ = ['_base_/resnet110.py', '_base_/cifar100.py', '_base_/mcl_x4.py']
+_base_ = ['baseline_resnet110_cifar100.py', '../_base_/kd/mcl_x4.py']

@@ -1,1 +1,1 @@
-_base_ = ['_base_/resnet34_imagenet.py', '_base_/mcl_bank_x4.py']
+_base_ = ['baseline_resnet34_imagenet.py', '../_base_/kd/mcl_bank_x4.py']

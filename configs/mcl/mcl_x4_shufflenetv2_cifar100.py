@@ -1,1 +1,1 @@
-_base_ = ['_base_/shufflenetv2.py', '_base_/cifar100.py', '_base_/mcl_x4.py']
+_base_ = ['baseline_shufflenetv2_cifar100.py', '../_base_/kd/mcl_x4.py']

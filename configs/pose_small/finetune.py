@@ -1,3 +1,2 @@
-# Joints, from whatever weights load_from names: a complete checkpoint of this network.
-_base_ = './_base_.py'
-strict_load = True
+_base_ = '../small/pose/finetune.py'
+_deprecation_ = dict(expected='configs/small/pose/finetune.py')

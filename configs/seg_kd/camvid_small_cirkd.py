@@ -1,8 +1,8 @@
 # Every term of CIRKD, queues sorted by class and sized for the short run.
-_base_ = ['../camvid_small/student.py', '../_base_/cirkd.py']
+_base_ = ['../small/camvid/student.py', '../_base_/kd/cirkd.py']
 kd = dict(
     teacher=dict(
-        config='kdmm::camvid_small/teacher.py',
+        config='kdmm::small/camvid/teacher.py',
         checkpoint='work_dirs/camvid_small/teacher/iter_2400.pth',
         dtype='bfloat16',
     ),

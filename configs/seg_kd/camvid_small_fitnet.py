@@ -1,8 +1,8 @@
 # FitNet and logit KD.
-_base_ = ['../camvid_small/student.py', '../_base_/kd/fitnet.py']
+_base_ = ['../small/camvid/student.py', '../_base_/kd/fitnet.py']
 kd = dict(
     teacher=dict(
-        config='kdmm::camvid_small/teacher.py',
+        config='kdmm::small/camvid/teacher.py',
         checkpoint='work_dirs/camvid_small/teacher/iter_2400.pth',
         dtype='bfloat16',
     )

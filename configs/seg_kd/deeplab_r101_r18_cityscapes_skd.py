@@ -1,13 +1,5 @@
 # SKD: pair-wise term, logit KD, discriminator.
-_base_ = [
-    '../_base_/models/deeplabv3_r18-d8.py',
-    '../_base_/datasets/cityscapes.py',
-    '../_base_/schedules/cirkd_40k.py',
-    'mmseg::_base_/default_runtime.py',
-    '../_base_/kd/skd_adversarial.py',
-]
-data_preprocessor = dict(size=_base_.crop_size)
-model = dict(data_preprocessor=data_preprocessor)
+_base_ = ['./_base_.py', '../_base_/kd/skd_adversarial.py']
 kd = dict(
     teacher=dict(
         config='mmseg::deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py',

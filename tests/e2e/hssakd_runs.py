@@ -17,7 +17,7 @@ from kdmm.models.staging import staging_of
 CONFIGS = Path(__file__).parents[2] / 'configs'
 ALL = sorted(
     path.relative_to(CONFIGS).as_posix()
-    for folder in ('hssakd', 'cifar10_small')
+    for folder in ('hssakd', 'small/cifar10')
     for path in (CONFIGS / folder).glob('*.py')
     if not path.name.startswith('_base_')
 )
@@ -43,6 +43,8 @@ NETWORKS = {
     'shufflenetv2': (1_355_528, 3),
     'resnet50': (23_705_252, 4),
 }
+#: Networks whose preset has a longer name.
+PRESETS = dict(mobilenetv2='mobilenetv2_stride1', shufflenetv2='shufflenetv2_1x1')
 IMAGENET = {'resnet18': 11_689_512, 'resnet34': 21_797_672, 'resnet50': 25_557_032}
 LIGHT = ('mobilenetv2', 'shufflenetv1', 'shufflenetv2')
 PAIRS = (
@@ -53,7 +55,7 @@ TEACHERS = ('wrn40_2', 'resnet56', 'resnet32x4', 'vgg13', 'resnet50')
 ONLINE = ('wrn40_2', 'wrn40_1', 'resnet56', 'resnet32x4', 'vgg13', *LIGHT)
 #: Work dirs of docs/results/hssakd_small.md whose name is not their config's.
 SMALL_RUNS = {
-    'work_dirs/cifar10_small/teacher': 'cifar10_small/teacher.py',
+    'work_dirs/cifar10_small/teacher': 'small/cifar10/teacher.py',
     'work_dirs/cifar10_small/teacher_branches': 'hssakd/cifar10_small_teacher.py',
     'work_dirs/cifar10_small/teacher_joint': 'hssakd/cifar10_small_teacher_joint.py',
 }

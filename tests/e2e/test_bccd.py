@@ -18,7 +18,7 @@ from tests.transfer.nets import source  # noqa: E402
 from .job import ROOT, Job  # noqa: E402
 from .tiny_boxes import BCCD, BCCD_CLASSES, SIZE, write_coco  # noqa: E402
 
-CONFIG = ROOT / 'configs/bccd_small/faster-rcnn_r18_fpn.py'
+CONFIG = ROOT / 'configs/small/bccd/faster-rcnn_r18_fpn.py'
 BESIDE = ROOT.parent / 'shared/data/bccd'
 SHORT = ('train_dataloader.batch_size=2', 'default_hooks.checkpoint.save_last=False')
 

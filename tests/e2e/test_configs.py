@@ -28,11 +28,12 @@ from kdmm.utils.models import without_pretrained  # noqa: E402
 from .tiny_data import shrink, walk, write_tiny_data  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-OTHERS = ('_base_', 'hsjp', 'pose_', 'hssakd', 'cifar10_', 'mcl', 'transfer', 'bccd_')
+OTHERS = ('_base_', 'hsjp', 'pose', 'hssakd', 'cifar10', 'mcl', 'transfer', 'bccd')
 ALL = sorted(
     path.relative_to(CONFIGS).as_posix()
     for path in CONFIGS.rglob('*.py')
     if not any(part.startswith(OTHERS) for part in path.relative_to(CONFIGS).parts)
+    and path.parent.name != 'camvid_small'
 )
 #: with the reference's recipe
 PUBLISHED = [name for name in ALL if name.startswith('cirkd/') or 'cityscapes' in name]
@@ -196,7 +197,7 @@ def test_metafile_lists_every_config(folder: str) -> None:
 
 TWO_LINES = """
 _base_ = ['mmseg::deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024.py',
-          'kdmm::_base_/cirkd.py']
+          'kdmm::_base_/kd/cirkd.py']
 kd = dict(teacher=dict(
     config='mmseg::deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024.py',
     checkpoint='zoo'))

@@ -21,7 +21,7 @@ from kdmm.engine.cli import train  # noqa: E402
 from .test_hsjp_configs import CONFIGS  # noqa: E402
 from .tiny_pose import shrink_pose, write_people  # noqa: E402
 
-PRETRAIN, FINETUNE = (str(CONFIGS / 'pose_small' / f'{k}.py') for k in ('pretrain', 'finetune'))
+PRETRAIN, FINETUNE = (str(CONFIGS / 'small' / 'pose' / f'{k}.py') for k in ('pretrain', 'finetune'))
 
 PLAIN_MMPOSE = """
 import sys

@@ -20,7 +20,7 @@ from .tiny_pose import shrink_pose, write_people  # noqa: E402
 
 ALL = sorted(
     path.relative_to(CONFIGS).as_posix()
-    for pattern in ('hsjp/*.py', 'pose_*/*.py')
+    for pattern in ('hsjp/*.py', 'small/pose*/*.py')
     for path in CONFIGS.glob(pattern)
     if not path.name.startswith('_base_')
 )
@@ -135,10 +135,10 @@ def test_lite_is_shorter() -> None:
     assert lite == full
 
 
-def test_the_four_bases_are_one() -> None:
+def test_the_two_bases_of_a_size_are_one() -> None:
     texts = [path.read_text() for path in sorted((CONFIGS / 'hsjp' / '_base_').glob('*.py'))]
-    bodies = {''.join(line for line in _lines(text) if 'mmpose::' not in line) for text in texts}
-    assert len(texts) == 4 and len(bodies) == 1
+    bodies = {''.join(line for line in _lines(text) if '_base_ =' not in line) for text in texts}
+    assert len(texts) == 4 and len(bodies) == 2
 
 
 def _lines(text: str) -> list[str]:

@@ -24,6 +24,7 @@ from .hssakd_runs import (  # noqa: E402
     ONLINE,
     PAIRS,
     PAPER,
+    PRESETS,
     TEACHERS,
     TWINS,
     branches_in,
@@ -71,7 +72,10 @@ def test_name_says_the_networks(name: str) -> None:
     """``<role>_[<teacher>_]<network>_<data>``, with the models of the networks' own files."""
     cfg, (role, networks) = read(name), split_name(name)
     suffix = '_imagenet' if 'imagenet' in name else ''
-    own = Config.fromfile(CONFIGS / f'hssakd/_base_/{networks[-1]}{suffix}.py').model
+    file = f'hssakd/_base_/{networks[-1]}{suffix}.py'
+    if not suffix:
+        file = f'_base_/models/cifar/{PRESETS.get(networks[-1], networks[-1])}.py'
+    own = Config.fromfile(CONFIGS / file).model
     model = cfg.model.to_dict()
     if role == 'kd' and suffix:
         assert model['head']['loss'].pop('loss_weight') == 0.5

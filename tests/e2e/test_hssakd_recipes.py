@@ -17,6 +17,7 @@ from .hssakd_runs import (  # noqa: E402
     LIGHT,
     NETWORKS,
     PAPER,
+    PRESETS,
     branches_in,
     build,
     kind_of,
@@ -87,8 +88,7 @@ def test_cifar_network(network: str) -> None:
     cfg = read(f'hssakd/baseline_{network}_cifar100.py').model
     model = build(cfg)
     assert (parameters_of(model), branches_in(model)) == NETWORKS[network]
-    form = dict(mobilenetv2='mobilenetv2_stride1', shufflenetv2='shufflenetv2_1x1')
-    preset = CIFAR_PRESETS[form.get(network, network)]  # no count tells the stem's stride
+    preset = CIFAR_PRESETS[PRESETS.get(network, network)]  # no count tells the stem's stride
     kind = preset['type'].removeprefix('mmpretrain.')
     assert cfg.backbone.to_dict() | preset | dict(type=kind) == cfg.backbone.to_dict()
     if isinstance(model.backbone, StagedBackbone):

@@ -103,10 +103,10 @@ def test_cityscapes_differs_in_the_terms_only(method: str) -> None:
 
 @pytest.mark.parametrize('method', methods(SMALL))
 def test_camvid_differs_in_the_terms_only(method: str) -> None:
-    cfg, teacher = read(f'{SMALL}{method}.py'), read('camvid_small/teacher.py')
-    assert without_kd(cfg) == without_kd(read('camvid_small/student.py'))
+    cfg, teacher = read(f'{SMALL}{method}.py'), read('small/camvid/teacher.py')
+    assert without_kd(cfg) == without_kd(read('small/camvid/student.py'))
     assert cfg.kd.teacher == read(f'{SMALL}kd.py').kd.teacher
-    assert cfg.kd.teacher.config == 'kdmm::camvid_small/teacher.py'
+    assert cfg.kd.teacher.config == 'kdmm::small/camvid/teacher.py'
     last = f'work_dirs/camvid_small/teacher/iter_{teacher.train_cfg.max_iters}.pth'
     assert cfg.kd.teacher.checkpoint == last
 

@@ -1,4 +1,4 @@
-"""Every config of configs/transfer and configs/bccd_small: what it inherits, loads and trains."""
+"""Every config of configs/transfer and configs/small/bccd: what it inherits, loads and trains."""
 
 import copy
 import logging
@@ -311,14 +311,14 @@ def check_frozen(backbone: nn.Module, content: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize('name', BCCD_SMALL)
 def test_bccd_trains_two_iterations(name: str, trained: Callable[[Config, str], Any]) -> None:
-    trained(read(name, CONFIGS / 'bccd_small'), 'bccd')
+    trained(read(name, CONFIGS / 'small/bccd'), 'bccd')
 
 
 def test_bccd_is_normalised_as_its_backbone_is() -> None:
     """Complete checkpoints bring no statement that could be held against the config."""
     images = read('cifar10_small_resnet18_mcl', CONFIGS / 'mcl').data_preprocessor
     for name in BCCD_SMALL:
-        ours = read(name, CONFIGS / 'bccd_small').model.data_preprocessor
+        ours = read(name, CONFIGS / 'small/bccd').model.data_preprocessor
         assert (ours.mean, ours.std, ours.bgr_to_rgb) == (images.mean, images.std, images.to_rgb)
 
 

@@ -13,7 +13,7 @@ from kdmm.engine import build_runner, load_config  # noqa: E402
 from kdmm.engine.visualize import visualize  # noqa: E402
 from tests.e2e.tiny_pose import shrink_pose, write_people  # noqa: E402
 
-PRETRAIN = str(Path(__file__).parents[2] / 'configs' / 'pose_small' / 'pretrain.py')
+PRETRAIN = str(Path(__file__).parents[2] / 'configs' / 'small' / 'pose' / 'pretrain.py')
 
 
 @pytest.fixture(scope='module')

@@ -28,7 +28,7 @@ class Wrapper(torch.nn.Module):
         self.module = module
 
 
-PRETRAIN = str(Path(__file__).parents[2] / 'configs' / 'pose_small' / 'pretrain.py')
+PRETRAIN = str(Path(__file__).parents[2] / 'configs' / 'small' / 'pose' / 'pretrain.py')
 
 
 @pytest.fixture(scope='module')

@@ -53,18 +53,11 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
+    val_dataloader,
     dataset=dict(
-        type='CocoDataset',
-        data_root=data_root,
+        val_dataloader['dataset'],
         ann_file='annotations/instances_test.json',
         data_prefix=dict(img='test/'),
-        metainfo=metainfo,
-        test_mode=True,
-        pipeline=test_pipeline,
     ),
 )
 val_evaluator = dict(

@@ -1,7 +1,7 @@
-# CamVid, 480x360, 11 classes, SegNet's split. A plain MMSegmentation data set, so that the config
-# is valid without kdmm; the class names and the palette are those of kdmm.CamVidDataset, which a
-# test holds equal. Where the data lie: the variable CAMVID_ROOT, or data/camvid. The layout:
-#   img_dir/{train,val,test}/*.jpg    ann_dir/{train,val,test}/*.png    (0..10, 255 is void)
+# CamVid, 480x360, 11 classes, SegNet's split. The class names and the palette are those of
+# kdmm.CamVidDataset, which a test holds equal. Where the data lie: the variable CAMVID_ROOT, or
+# data/camvid.
+_base_ = './seg_folders.py'
 data_root = '{{$CAMVID_ROOT:data/camvid}}'
 metainfo = dict(
     classes=('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'signsymbol', 'fence', 'car',
@@ -21,57 +21,12 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs'),
-]
 train_dataloader = dict(
     batch_size=2,
     num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=dict(
-        type='BaseSegDataset',
-        data_root=data_root,
-        data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
-        img_suffix='.jpg',
-        seg_map_suffix='.png',
-        metainfo=metainfo,
-        pipeline=train_pipeline,
-    ),
+    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='BaseSegDataset',
-        data_root=data_root,
-        data_prefix=dict(img_path='img_dir/val', seg_map_path='ann_dir/val'),
-        img_suffix='.jpg',
-        seg_map_suffix='.png',
-        metainfo=metainfo,
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
+    batch_size=1, num_workers=2, dataset=dict(data_root=data_root, metainfo=metainfo)
 )
-test_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='BaseSegDataset',
-        data_root=data_root,
-        data_prefix=dict(img_path='img_dir/test', seg_map_path='ann_dir/test'),
-        img_suffix='.jpg',
-        seg_map_suffix='.png',
-        metainfo=metainfo,
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
-)
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator
+test_dataloader = val_dataloader

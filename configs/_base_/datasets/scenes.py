@@ -1,5 +1,6 @@
-# The generated scenes of the quick start, a plain MMSegmentation data set.
+# The generated scenes of the quick start.
 # Where the data lie: the variable KDMM_QUICKSTART, or data/quickstart.
+_base_ = './seg_folders.py'
 data_root = '{{$KDMM_QUICKSTART:data/quickstart}}'
 metainfo = dict(
     classes=('sky', 'building', 'road', 'pavement', 'plants', 'pole', 'sign', 'car', 'person'),
@@ -20,42 +21,21 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs'),
-]
 train_dataloader = dict(
     batch_size=4,
     num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=dict(
-        type='BaseSegDataset',
-        data_root=data_root,
-        data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
-        img_suffix='.jpg',
-        seg_map_suffix='.png',
-        metainfo=metainfo,
-        pipeline=train_pipeline,
-    ),
+    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline),
 )
 val_dataloader = dict(
+    batch_size=4, num_workers=1, dataset=dict(data_root=data_root, metainfo=metainfo)
+)
+# no images are set aside for testing
+test_dataloader = dict(
     batch_size=4,
     num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='BaseSegDataset',
         data_root=data_root,
-        data_prefix=dict(img_path='img_dir/val', seg_map_path='ann_dir/val'),
-        img_suffix='.jpg',
-        seg_map_suffix='.png',
         metainfo=metainfo,
-        test_mode=True,
-        pipeline=test_pipeline,
+        data_prefix=dict(img_path='img_dir/val', seg_map_path='ann_dir/val'),
     ),
 )
-test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator

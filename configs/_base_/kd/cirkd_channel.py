@@ -1,5 +1,5 @@
 # CIRKD with the channel relations of its second version (technical report of 2025).
-_base_ = '../cirkd.py'
+_base_ = './cirkd.py'
 kd = dict(
     losses=dict(
         channel=dict(

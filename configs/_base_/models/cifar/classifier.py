@@ -1,13 +1,11 @@
-# ResNet-20.
+# What the networks for CIFAR-100 share. A config that inherits this names `model.backbone`,
+# `model.head.in_channels` and `model.head.init_cfg`, where None is torch's own.
 model = dict(
     type='ImageClassifier',
-    backbone=dict(type='kdmm.CIFARResNet', depth=20, block='basic'),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(
         type='LinearClsHead',
         num_classes=100,
-        in_channels=64,
-        init_cfg=None,  # torch's own
         loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
     ),
 )

@@ -1,4 +1,4 @@
-# Students, joint teachers, peers and plain networks, at a total batch of 64.
+# HSSAKD's students, joint teachers, peers and plain networks, at a total batch of 64.
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
 )

@@ -1,11 +1,8 @@
 # WRN-16-2.
+_base_ = 'classifier.py'
 model = dict(
-    type='ImageClassifier',
     backbone=dict(type='kdmm.CIFARWideResNet', depth=16, widen_factor=2),
-    neck=dict(type='GlobalAveragePooling'),
     head=dict(
-        type='LinearClsHead',
-        num_classes=100,
         in_channels=128,
         init_cfg=dict(  # torch's own weights, bias 0
             type='Kaiming',
@@ -15,6 +12,5 @@ model = dict(
             nonlinearity='leaky_relu',
             distribution='uniform',
         ),
-        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
     ),
 )

@@ -1,6 +1,6 @@
 # What the runs on BCCD at 320x240 share, sized for a CPU core. All stages are trained and BatchNorm
 # estimates its statistics, whatever the backbone starts from, so that arms differ in nothing else.
-_base_ = ['mmdet::_base_/default_runtime.py', '../_base_/datasets/bccd.py']
+_base_ = ['mmdet::_base_/default_runtime.py', '../../_base_/datasets/bccd.py']
 scale = (320, 240)
 train_pipeline = _base_.train_pipeline
 train_pipeline[2].update(scale=scale)

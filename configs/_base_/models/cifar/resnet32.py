@@ -1,3 +1,3 @@
 # ResNet-32.
-_base_ = '../../hssakd/_base_/resnet20.py'
+_base_ = 'resnet20.py'
 model = dict(backbone=dict(depth=32))

@@ -1,6 +1,6 @@
 # What all runs of docs/results/hssakd_small.md share: 500 images a class, sized for CPU cores. The
 # decays are at the papers' shares of the schedule: 150, 180 and 210 of 240 epochs.
-_base_ = ['mmpretrain::_base_/default_runtime.py', '../_base_/datasets/cifar10_folder.py']
+_base_ = ['mmpretrain::_base_/default_runtime.py', '../../_base_/datasets/cifar10_folder.py']
 custom_imports = dict(imports=['kdmm'], allow_failed_imports=False)
 loader = dict(num_workers=1)
 train_dataloader = dict(

@@ -4,7 +4,7 @@
 _base_ = [
     'mmseg::_base_/models/deeplabv3_r50-d8.py',
     'mmseg::_base_/default_runtime.py',
-    '../_base_/datasets/camvid.py',
+    '../../_base_/datasets/camvid.py',
 ]
 data_root = '{{$CAMVID_HALF_ROOT:data/camvid_half}}'
 crop_size = (160, 160)

@@ -1,3 +1,3 @@
 # The same for MobileNetV2 and both ShuffleNets.
-_base_ = 'schedule_240.py'
+_base_ = 'cifar_240e.py'
 optim_wrapper = dict(optimizer=dict(lr=0.01))
