@@ -43,9 +43,13 @@ class ConfigError(ValueError):
     def __str__(self) -> str:
         parts = [self.problem] if self.problem else []
         parts += [f'expected {self.expected}'] if self.expected else []
-        parts += [f'got {self.got!r}'] if self.has_got else []
+        parts += [f'got {_short(repr(self.got))}'] if self.has_got else []
         text = ': '.join(filter(None, (self.key, ', '.join(parts))))
         return f'{text.rstrip(".")}. {self.fix}' if self.fix else text
+
+    def under(self, key: str) -> 'ConfigError':
+        """Return the same error as one of ``key``, whose value holds this error's own key."""
+        return self._of({**vars(self), 'key': '.'.join(filter(None, (key, self.key)))})
 
     def __reduce__(self) -> Any:
         return type(self)._of, ({**vars(self)},)
@@ -70,8 +74,25 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
 
 
 def refuse_unknown(where: str, keys: Iterable[str], known: Iterable[str]) -> None:
-    """Raise `ConfigError` for the first of ``keys`` that is not ``known``."""
+    """Refuse keys of the section ``where`` that are not ``known``.
+
+    Raises:
+        ConfigError: Names the first of them and what is nearest to it.
+    """
     allowed = set(known)
     for key in keys:
         if key not in allowed:
             raise ConfigError(f'unknown key {key!r}; {nearest(key, allowed)}', key=where)
+
+
+def listed(items: Iterable[Any], most: int = 8) -> str:
+    """Up to ``most`` items, and how many more there are."""
+    texts = [str(item) for item in items]
+    rest = f' and {len(texts) - most} more' if len(texts) > most else ''
+    return ', '.join(texts[:most]) + rest
+
+
+def _short(text: str, most: int = 200) -> str:
+    """``text`` in one line of about ``most`` characters."""
+    line = ' '.join(text.split())
+    return line if len(line) <= most else f'{line[: most - 40]} ... {line[-35:]}'

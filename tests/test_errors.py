@@ -2,8 +2,9 @@ import pickle
 
 import pytest
 
-from kdmm.errors import ConfigError, nearest, refuse_unknown
+from kdmm.errors import ConfigError, listed, nearest, refuse_unknown
 from kdmm.taps import DidNotRunError
+from tests.errors import refused
 
 
 def test_the_nearest_come_first_and_duplicates_once():
@@ -19,7 +20,7 @@ def test_with_nothing_near_the_known_are_listed():
 
 def test_the_first_unknown_key_is_named():
     refuse_unknown('kd', ['a'], ['a', 'b'])
-    with pytest.raises(ConfigError, match=r"^kd: unknown key 'losess'; nearest: losses$"):
+    with refused(key='kd', problem=("unknown key 'losess'", 'nearest: losses')):
         refuse_unknown('kd', ['taps', 'losess', 'x'], iter(['taps', 'losses']))
 
 
@@ -54,3 +55,47 @@ def test_an_error_is_the_same_in_another_process():
         'head',
         'head did not run',
     )
+
+
+def test_an_error_of_a_part_becomes_one_of_the_whole():
+    error = ConfigError('no', key='end', got=1, expected='more', fix='Give more.')
+    above = error.under('kd.losses.kd.weight')
+    assert vars(above) == {**vars(error), 'key': 'kd.losses.kd.weight.end'}
+    assert str(ConfigError('text').under('kd')) == 'kd: text'
+    assert type(DidNotRunError('x', 'head').under('kd.taps')) is DidNotRunError
+
+
+def test_a_long_value_is_shown_in_one_short_line():
+    text = str(ConfigError(key='a', got=[{'x' * 50: '\n'}] * 99))
+    assert len(text) < 250 and text.startswith("a: got [{'xx") and text.endswith("'\\n'}]")
+
+    class Lines:
+        def __repr__(self) -> str:
+            return 'first\n  second'
+
+    assert str(ConfigError(key='a', got=Lines())) == 'a: got first second'
+
+
+def test_a_list_says_how_many_it_leaves_out():
+    assert listed(range(3), 3) == '0, 1, 2'
+    assert listed(iter('abcd'), 2) == 'a, b and 2 more'
+
+
+@pytest.mark.parametrize(
+    ('error', 'fields'),
+    [
+        (ValueError('no'), {}),
+        (ConfigError('no', key='a'), dict(key='b')),
+        (ConfigError('no', key='a', got=1), dict(got=2)),
+        (ConfigError('no', key='a'), dict(got=None)),
+        (ConfigError('no', key='a', fix='Do.'), dict(fix='Give')),
+        (ConfigError('no', key='a', expected='one of b'), dict(expected=('one of', 'c'))),
+        (ConfigError('two\nlines', key='a'), {}),
+        (ConfigError('x' * 2000, key='a'), {}),
+    ],
+)
+def test_the_helper_of_the_tests_sees_what_an_error_lacks(error, fields):
+    kind = ValueError if type(error) is ValueError else AssertionError
+    with pytest.raises(kind) as failed, refused(**fields):
+        raise error
+    assert type(failed.value) is kind

@@ -68,11 +68,12 @@ def require(package: str, why: str) -> ModuleType:
             found = import_module(module)
         except ModuleNotFoundError as error:
             missing = (error.name or module).partition('.')[0]
-            text = f'{why}: {missing} is not installed: {pip_install(missing)}'
-            raise ConfigError(text) from error
+            raise ConfigError(
+                f'{missing} is not installed: {pip_install(missing)}', key=why
+            ) from error
         except Exception as error:  # a check of versions raises whatever it likes
-            text = f'{why}: {module} cannot be imported ({type(error).__name__}: {error})'
-            raise ConfigError(text) from error
+            reason = f'{type(error).__name__}: {error}'
+            raise ConfigError(f'{module} cannot be imported ({reason})', key=why) from error
     return found
 
 

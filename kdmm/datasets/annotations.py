@@ -22,9 +22,11 @@ def read_labels(dataset: Any, where: str) -> np.ndarray:
     for index, labels in enumerate(found):
         if len(labels) != 1 or not _is_index(labels[0]):
             raise ConfigError(
-                f'{where}: image {index} of {type(dataset).__name__} has the classes {labels}, '
-                'expected one class an image. Give a data set that has get_cat_ids, or gt_label in '
-                'get_data_info'
+                f'the classes of image {index} of {type(dataset).__name__}',
+                key=where,
+                got=labels,
+                expected='one class an image',
+                fix='Give a data set that has get_cat_ids, or gt_label in get_data_info.',
             )
     return np.array([labels[0] for labels in found], np.int64)
 
@@ -45,9 +47,11 @@ def read_sample_ids(dataset: Any, where: str) -> np.ndarray:
     for index, number in enumerate(found):
         if not _is_index(number):
             raise ConfigError(
-                f'{where}: image {index} of {type(dataset).__name__} has the sample_idx '
-                f'{number!r}, expected a number from 0 on. Give a data set that derives from '
-                "MMEngine's BaseDataset"
+                f'the sample_idx of image {index} of {type(dataset).__name__}',
+                key=where,
+                got=number,
+                expected='a number from 0 on',
+                fix="Give a data set that derives from MMEngine's BaseDataset.",
             )
     return np.array(found, np.int64)
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdmm.errors import ConfigError
+from kdmm.errors import ConfigError, listed
 from kdmm.registry import DATASETS
 
 
@@ -33,7 +33,9 @@ class BlankImages:
         self.size, self.num_classes, self.length = tuple(size), num_classes, length
         samples = dict(segmentation=self._tiles, classification=self._label)
         if task not in samples:
-            raise ConfigError(f'BlankImages.task: {task!r}, expected one of {list(samples)}')
+            raise ConfigError(
+                key='BlankImages.task', got=task, expected=f'one of {listed(samples)}'
+            )
         self._sample = samples[task]
         names = tuple(map(str, range(num_classes)))
         self.metainfo = dict(classes=names, palette=[[i % 256] * 3 for i in range(num_classes)])

@@ -54,7 +54,9 @@ class PKSampler(Sampler[int]):
         sizes = dict(classes_per_batch=classes_per_batch, samples_per_class=samples_per_class)
         for key, value in sizes.items():
             if type(value) is not int or value < 1:
-                raise ConfigError(f'{WHERE}.{key}: {value!r}, expected a whole number from 1 on')
+                raise ConfigError(
+                    key=f'{WHERE}.{key}', got=value, expected='a whole number from 1 on'
+                )
         self.rank, self.world_size = get_dist_info()
         self.dataset = dataset
         self.classes_per_batch, self.samples_per_class = classes_per_batch, samples_per_class
@@ -97,16 +99,20 @@ class PKSampler(Sampler[int]):
         needed = self.classes_per_batch * self.world_size
         if needed > len(self._members):
             raise ConfigError(
-                f'{WHERE}.classes_per_batch: {self.classes_per_batch} on each of {self.world_size} '
-                f'rank(s) make {needed} different classes a step, the data set has images of '
-                f'{len(self._members)}. Lower classes_per_batch, and batch_size with it'
+                f'each of {self.world_size} rank(s) needs classes of its own, {needed} a step',
+                key=f'{WHERE}.classes_per_batch',
+                got=self.classes_per_batch,
+                expected=f'no more classes than the data set has images of, {len(self._members)}',
+                fix='Lower classes_per_batch, and batch_size with it.',
             )
         for label, members in self._members.items():
             if len(members) < self.samples_per_class:
                 raise ConfigError(
-                    f'{WHERE}.samples_per_class: {self.samples_per_class} images of class '
-                    f'{self._name(label)!r} are asked for, the data set has {len(members)}. Lower '
-                    'samples_per_class or leave the class out'
+                    f'the data set has {len(members)} image(s) of class {self._name(label)!r}',
+                    key=f'{WHERE}.samples_per_class',
+                    got=self.samples_per_class,
+                    expected='no more than every class has',
+                    fix='Lower samples_per_class or leave the class out.',
                 )
 
     def _name(self, label: int) -> Any:
@@ -124,7 +130,10 @@ def check_batch_size(loader: DataLoader) -> None:
     sampler = getattr(sampler, 'sampler', sampler)  # that of a `SeededSampler`
     if isinstance(sampler, PKSampler) and loader.batch_size != sampler.batch_size:
         raise ConfigError(
-            f'train_dataloader.batch_size: {loader.batch_size}, expected {sampler.batch_size}: '
             f'{WHERE} gives {sampler.classes_per_batch} classes x {sampler.samples_per_class} '
-            'images. Set batch_size to that, without a batch_sampler'
+            'images',
+            key='train_dataloader.batch_size',
+            got=loader.batch_size,
+            expected=str(sampler.batch_size),
+            fix='Set batch_size to that, without a batch_sampler.',
         )

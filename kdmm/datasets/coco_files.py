@@ -36,7 +36,7 @@ def check_coco(content: Any, where: str) -> None:
     if not isinstance(content, Mapping):
         return
     if 'images' not in content and {'annotations', 'categories'} <= content.keys():
-        raise ConfigError(f'{where}: it lists no images, so that its annotations belong to none')
+        raise ConfigError('it lists no images, so that its annotations belong to none', key=where)
     if not isinstance(content.get('images'), list):
         return
     _check_entries(content, where)
@@ -53,13 +53,14 @@ def check_coco(content: Any, where: str) -> None:
     if not strays:
         return
     said = (
-        f'{where}: {len(strays)} of {len(content["annotations"])} annotations belong to images '
-        f'that are not listed, first image_id {strays[0]!r}: they are left out'
+        f'{len(strays)} of {len(content["annotations"])} annotations belong to images that are not '
+        f'listed, first image_id {strays[0]!r}: they are left out'
     )
     texts = set(map(str, known))
     if len(strays) == len(content['annotations']) or any(str(entry) in texts for entry in strays):
-        raise ConfigError(f'{said}. List their images (1 and "1" are different ids)')
-    print_log(said, 'current', WARNING)  # a subset that lists fewer images
+        fix = 'List their images (1 and "1" are different ids).'
+        raise ConfigError(said, key=where, fix=fix)
+    print_log(f'{where}: {said}', 'current', WARNING)  # a subset that lists fewer images
 
 
 def check_coco_file(path: Any) -> None:
@@ -82,10 +83,10 @@ def _categories(path: str, written: float) -> tuple[str, ...]:
             content = json.load(file)
     except ValueError as error:
         raise ConfigError(
-            f'{path!r} is no whole JSON file in UTF-8 without a byte order mark ({error})'
+            f'is no whole JSON file in UTF-8 without a byte order mark ({error})', key=repr(path)
         ) from error
     except OSError as error:
-        raise ConfigError(f'{path!r} cannot be read ({error.strerror})') from error
+        raise ConfigError(f'cannot be read ({error.strerror})', key=repr(path)) from error
     check_coco(content, repr(path))
     entries = content.get('categories') if isinstance(content, Mapping) else None
     return tuple(str(entry['name']) for entry in entries or () if 'name' in entry)
@@ -110,14 +111,15 @@ def check_class_names(dataset: Any) -> None:
     for where, names in {'metainfo.classes': classes, repr(path): in_file}.items():
         twice = [name for name, count in Counter(names).items() if count > 1 and name in classes]
         if twice:
-            raise ConfigError(f'{where}: several classes are called {twice[0]!r}')
+            raise ConfigError(f'several classes are called {twice[0]!r}', key=where)
     wrong = [name for name in classes if name not in in_file]
     own = tuple(getattr(dataset, 'METAINFO', {}).get('classes') or ())
     if wrong and (tuple(classes) != own or not matched):
         near = '; '.join(f'{name!r}: {nearest(name, in_file)}' for name in wrong[:5])
         raise ConfigError(
-            f'metainfo.classes: {len(wrong)} of {len(classes)} names are no category of {path!r}: '
-            f'{near}. Their objects would be left out, and later classes change places'
+            f'{len(wrong)} of {len(classes)} names are no category of {path!r}: {near}',
+            key='metainfo.classes',
+            fix='Correct them: their objects would be left out, and later classes change places.',
         )
 
 
@@ -141,12 +143,12 @@ def _check_entries(content: Mapping[str, Any], where: str) -> None:
 
 def _check_each(entries: Any, check: Callable[[Mapping[str, Any]], str], where: str) -> None:
     if not isinstance(entries, list):
-        raise ConfigError(f'{where}: expected a list, got a {type(entries).__name__}')
+        raise ConfigError(f'expected a list, got a {type(entries).__name__}', key=where)
     for place, entry in enumerate(entries):
         fault = check(entry) if isinstance(entry, Mapping) else f'expected a dict, got {entry!r}'
         if fault:
             number = f', id {entry["id"]!r}' if isinstance(entry, Mapping) and 'id' in entry else ''
-            raise ConfigError(f'{where}[{place}]{number}: {fault}. Correct the file')
+            raise ConfigError(fault, key=f'{where}[{place}]{number}', fix='Correct the file.')
 
 
 def _of_image(entry: Mapping[str, Any]) -> str:
@@ -192,6 +194,8 @@ def _refuse_repeated(ids: Iterable[Any], where: str, therefore: str) -> None:
     if repeated:
         value, count = next(iter(repeated.items()))
         raise ConfigError(
-            f'{where}: {len(repeated)} id(s) repeat, first id {value!r}, which stands {count} '
-            f'times: {therefore}. Give each its own id'
+            f'{len(repeated)} id(s) repeat, first id {value!r}, which stands {count} times: '
+            f'{therefore}',
+            key=where,
+            fix='Give each its own id.',
         )

@@ -15,10 +15,10 @@ def _register(name: str, module: str) -> None:
     try:
         require(module, f'kdmm.{name}')
     except ConfigError as error:
-        reason = str(error)
+        missing = error
 
         def refuse(**_: Any) -> NoReturn:
-            raise ConfigError(reason)
+            raise missing
 
         DATASETS.register_module(name=name, module=refuse)
 

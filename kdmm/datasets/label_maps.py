@@ -35,15 +35,19 @@ class LabelMapCheck:
             return results
         if labels.ndim == 3 and labels.shape[2] in (2, 3, 4):
             raise ConfigError(
-                f'{path}: the label map has {labels.shape[2]} channels, expected one, of class '
-                'numbers. Write the numbers of the classes in place of their colours'
+                f'the label map has {labels.shape[2]} channels',
+                key=str(path),
+                expected='one, of class numbers',
+                fix='Write the numbers of the classes in place of their colours.',
             )
         image = results.get('ori_shape')
         if image is not None and labels.ndim == 2 and tuple(image[:2]) != labels.shape:
             raise ConfigError(
-                f'{path}: the label map has {labels.shape[1]}x{labels.shape[0]} pixels (w x h), '
-                f'its image {results.get("img_path")} has {image[1]}x{image[0]}: they would be cut '
-                'at different places. Is it the map of another image, or was one of them resized?'
+                f'the label map has {labels.shape[1]}x{labels.shape[0]} pixels (w x h), its image '
+                f'{results.get("img_path")} has {image[1]}x{image[0]}: they would be cut at '
+                'different places',
+                key=str(path),
+                fix='Is it the map of another image, or was one of them resized?',
             )
         if self.eight_bits and isinstance(path, str):
             check_depth(path)
@@ -68,8 +72,10 @@ def check_depth(path: str) -> None:
     wide = values[((values < 0) | (values > 255)) & ~np.isin(values, VOID)]
     if len(wide):
         raise ConfigError(
-            f'{path}: label {wide[0]:g} in a label map of more than 8 bits; MMSegmentation reads 8 '
-            f'and would make {int(wide[0]) % 256} of it. Write labels of 0 to 255'
+            f'label {wide[0]:g} in a label map of more than 8 bits; MMSegmentation reads 8 and '
+            f'would make {int(wide[0]) % 256} of it',
+            key=path,
+            fix='Write labels of 0 to 255.',
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from mmpose.datasets import CocoDataset
 
 from kdmm.datasets.coco_files import check_coco
-from kdmm.errors import ConfigError
+from kdmm.errors import ConfigError, listed
 from kdmm.registry import DATASETS
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
@@ -54,8 +54,9 @@ class PersonCropDataset(CocoDataset):
         if not persons:
             what = 'box of category' if self.ann_file else 'picture of'
             raise ConfigError(
-                f'{source}: there is no {what} {self.category!r} of at least '
-                f'{self.min_size:g}x{self.min_size:g} pixels'
+                f'there is no {what} {self.category!r} of at least '
+                f'{self.min_size:g}x{self.min_size:g} pixels',
+                key=str(source),
             )
         if self.ann_file:
             self._check_pictures({person['img_path'] for person in persons})
@@ -78,12 +79,12 @@ class PersonCropDataset(CocoDataset):
     @cached_property  # asked for once an annotation
     def _category_ids(self) -> set[int]:
         check_coco(self.coco.dataset, repr(self.ann_file))
-        listed = self.coco.dataset.get('categories') or []
-        found = {entry['id'] for entry in listed if entry['name'] == self.category}
+        categories = self.coco.dataset.get('categories') or []
+        found = {entry['id'] for entry in categories if entry['name'] == self.category}
         if not found:
-            names = sorted(entry['name'] for entry in listed)
+            names = sorted(entry['name'] for entry in categories)
             raise ConfigError(
-                f'{self.ann_file}: no category {self.category!r}; it has {", ".join(names[:20])}'
+                f'no category {self.category!r}; it has {listed(names, 20)}', key=self.ann_file
             )
         return found
 
@@ -93,7 +94,7 @@ class PersonCropDataset(CocoDataset):
 
         folder = Path(self.data_prefix['img'])
         if not folder.is_dir():
-            raise ConfigError(f'data_prefix.img: there is no folder {str(folder)!r}')
+            raise ConfigError('there is no such folder', key='data_prefix.img', got=str(folder))
         paths = sorted(path for path in folder.rglob('*') if path.suffix.lower() in SUFFIXES)
         for number, path in enumerate(paths):
             try:
@@ -102,25 +103,27 @@ class PersonCropDataset(CocoDataset):
                     if picture.getexif().get(ORIENTATION, 1) >= 5:  # OpenCV will turn it
                         width, height = height, width
             except OSError as error:
-                raise ConfigError(f'{path} is no picture ({error})') from error
+                raise ConfigError(f'is no picture ({error})', key=str(path)) from error
             if min(width, height) >= self.min_size:
                 yield _whole_picture(number, path, width, height)
 
     def _check_pictures(self, paths: set[str]) -> None:
         """Local files only; each folder is listed once."""
-        listed = {
+        there = {
             folder: set(os.listdir(folder)) if os.path.isdir(folder) else set()
             for folder in {os.path.dirname(path) for path in paths if '://' not in path}
         }
         missing = sorted(
             path
             for path in paths
-            if '://' not in path and os.path.basename(path) not in listed[os.path.dirname(path)]
+            if '://' not in path and os.path.basename(path) not in there[os.path.dirname(path)]
         )
         if missing:
             raise ConfigError(
-                f'{self.ann_file}: {len(missing)} of {len(paths)} pictures are not there, first '
-                f'{", ".join(missing[:3])}. Is data_prefix.img right?'
+                f'{len(missing)} of {len(paths)} pictures are not there, first '
+                f'{", ".join(missing[:3])}',
+                key=self.ann_file,
+                fix='Is data_prefix.img right?',
             )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdmm.errors import ConfigError
+from kdmm.errors import ConfigError, listed
 
 META_KEYS = ('jigsaw_perm', 'jigsaw_grid', 'jigsaw_mode')
 """What a data sample says of its puzzle; ``PackPoseInputs`` packs them if its ``meta_keys`` do."""
@@ -29,11 +29,11 @@ class PatchGrid:
     height: int
 
     def __post_init__(self) -> None:
-        grid, size = f'{self.rows}x{self.cols} (rows x columns)', f'{self.width}x{self.height}'
-        if min(self.rows, self.cols) < 1:
-            raise ConfigError(f'grid {grid}: at least one row and one column are needed')
+        grid, size = (self.rows, self.cols), f'{self.width}x{self.height} (w x h)'
+        if min(grid) < 1:
+            raise ConfigError(key='grid', got=grid, expected='at least one row and one column')
         if self.rows > self.height or self.cols > self.width:
-            raise ConfigError(f'grid {grid}: an input of {size} (w x h) has fewer pixels')
+            raise ConfigError(f'an input of {size} has fewer pixels', key='grid', got=grid)
         for what, length, parts in (
             ('width', self.width, self.cols),
             ('height', self.height, self.rows),
@@ -41,8 +41,10 @@ class PatchGrid:
             if length % parts:
                 fit = [n for n in range(1, 17) if length % n == 0]
                 raise ConfigError(
-                    f'grid {grid}: the input {size} (w x h) has a {what} of {length}, not a '
-                    f'multiple of {parts}. What divides it: {", ".join(map(str, fit))}'
+                    f'the input {size} has a {what} of {length}, not a multiple of {parts}',
+                    key='grid',
+                    got=grid,
+                    fix=f'Choose one of {listed(fit, 16)}, which divide it.',
                 )
 
     @property
@@ -111,13 +113,18 @@ def permutation_set(count: int, permutations: int | Sequence[Sequence[int]]) -> 
     if not isinstance(permutations, int):
         rows = [list(row) for row in permutations]
         if not rows or any(sorted(row) != list(range(count)) for row in rows):
-            raise ConfigError(f'permutations: expected rows that each hold 0 to {count - 1} once')
+            raise ConfigError(
+                key='permutations',
+                got=permutations,
+                expected=f'rows that each hold 0 to {count - 1} once',
+            )
         return np.array(rows, dtype=np.int64)
     most = math.factorial(count)
     if not 1 <= permutations <= most:
         raise ConfigError(
-            f'permutations={permutations}: expected 1 or more, and {count} patches have '
-            f'{"only " + str(most) if permutations > most else "enough"}'
+            key='permutations',
+            got=permutations,
+            expected=f'1 to {most}, which are all of {count} patches',
         )
     random, found = np.random.RandomState(0), dict[bytes, np.ndarray]()
     while len(found) < permutations:

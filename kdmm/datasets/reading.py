@@ -40,8 +40,9 @@ def _read(kind: type, step: Any, results: dict[str, Any]) -> Any:
             fault = fault_of(results.get(key))
             if fault:
                 raise ConfigError(
-                    f'{results[key]}: {fault}. Restore the file, or leave the sample out of the '
-                    'data set'
+                    fault,
+                    key=results[key],
+                    fix='Restore the file, or leave the sample out of the data set.',
                 ) from error
         raise
 

@@ -148,7 +148,9 @@ class SeededDataset:
     def __init__(self, dataset: Any) -> None:
         if isinstance(dataset, str):
             raise ConfigError(
-                f'train_dataloader.dataset: expected dict(type=...) or a data set, got {dataset!r}'
+                key='train_dataloader.dataset',
+                got=dataset,
+                expected='dict(type=...) or a data set',
             )
         built = DATASETS.build(dataset) if isinstance(dataset, Mapping) else dataset
         object.__setattr__(self, '_wrapped', built)
@@ -210,9 +212,10 @@ def seed_loader(loader: Any, seed: int | None) -> Any:
         drawn = getattr(loader.batch_sampler or loader, 'sampler', None)
         if drawn is None:
             raise ConfigError(
-                f'train_dataloader.batch_sampler: {type(loader.batch_sampler).__name__} has no '
-                '`sampler`, so that its stream cannot be seeded. Give it one, or set '
-                'reproducible=False in the config'
+                f'{type(loader.batch_sampler).__name__} has no `sampler`, so that its stream '
+                'cannot be seeded',
+                key='train_dataloader.batch_sampler',
+                fix='Give it one, or set reproducible=False in the config.',
             )
         sampler = SeededSampler(drawn, loader.dataset, seed)
         if loader.batch_sampler is not None:

@@ -7,7 +7,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from kdmm.datasets.puzzle import PatchGrid, generator_of, permutation_set
-from kdmm.errors import ConfigError
+from kdmm.errors import ConfigError, listed
 from kdmm.registry import TRANSFORMS
 
 FILL = (104, 116, 124)
@@ -67,17 +67,19 @@ class ShufflePatches(BaseTransform):
     ) -> None:
         self.grid = PatchGrid(*grid, *input_size)
         if mode not in MODES:
-            raise ConfigError(f'mode={mode!r}: expected one of {", ".join(MODES)}')
+            raise ConfigError(key='mode', got=mode, expected=f'one of {listed(MODES)}')
         if not 0 <= gap < min(self.grid.patch) / 2 or gap % 2:
             raise ConfigError(
-                f'gap={gap}: expected an even number of pixels from 0 to below half a patch, which '
-                f'has {self.grid.patch[0]}x{self.grid.patch[1]} pixels'
+                key='gap',
+                got=gap,
+                expected='an even number of pixels from 0 to below half a patch, which has '
+                f'{self.grid.patch[0]}x{self.grid.patch[1]} pixels',
             )
         if jitter and not gap:
-            raise ConfigError('jitter=True: there is no room for it without a gap')
+            raise ConfigError('there is no room for it without a gap', key='jitter', got=jitter)
         for name, value in dict(p_identity=p_identity, color_jitter=color_jitter).items():
             if not 0 <= value <= 1:
-                raise ConfigError(f'{name}={value}: expected 0 to 1')
+                raise ConfigError(key=name, got=value, expected='0 to 1')
         self.mode, self.gap, self.jitter = mode, gap, jitter
         self.fill = np.asarray(fill, np.uint8)
         self.p_identity, self.color_jitter, self.seed = p_identity, color_jitter, seed
@@ -90,9 +92,10 @@ class ShufflePatches(BaseTransform):
         image = results['img']
         if image.shape[:2] != (self.grid.height, self.grid.width):
             raise ConfigError(
-                f'ShufflePatches(input_size={(self.grid.width, self.grid.height)}) got an image of '
-                f'{image.shape[1]}x{image.shape[0]} (w x h): it stands behind TopdownAffine and '
-                'has its input_size'
+                f'an image has {image.shape[1]}x{image.shape[0]} pixels (w x h)',
+                key='ShufflePatches.input_size',
+                got=(self.grid.width, self.grid.height),
+                fix='Put ShufflePatches behind TopdownAffine, and give it the same input_size.',
             )
         random = np.random if self.seed is None else generator_of(self.seed, results['id'])
         order = self._draw(random)

@@ -43,7 +43,7 @@ class StratifiedSubset:
     ) -> None:
         _check_arguments(fraction, per_class)
         if not isinstance(seed, int) or not 0 <= seed < 2**32:
-            raise ConfigError(f'{WHERE}.seed: {seed!r}, expected a whole number from 0 on')
+            raise ConfigError(key=f'{WHERE}.seed', got=seed, expected='a whole number from 0 on')
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.fraction: float | None = fraction
         self.per_class: int | None = per_class
@@ -71,7 +71,7 @@ class StratifiedSubset:
             drawn[order[: self._count(label, len(members))]] = True
         self._indices = np.flatnonzero(drawn != self.rest)
         if not len(self._indices):
-            raise ConfigError(f'{WHERE}: of {len(labels)} images none is left (rest={self.rest})')
+            raise ConfigError(f'of {len(labels)} images none is left (rest={self.rest})', key=WHERE)
         self._fully_initialized = True
 
     @force_full_init
@@ -96,8 +96,10 @@ class StratifiedSubset:
         for index, label in enumerate(labels):
             if not isinstance(label, (int, np.integer)) or label < 0:
                 raise ConfigError(
-                    f'{WHERE}.dataset: image {index} of {type(self.dataset).__name__} has the '
-                    f'gt_label {label!r}; a share of every class needs one class an image'
+                    f'the gt_label of image {index} of {type(self.dataset).__name__}',
+                    key=f'{WHERE}.dataset',
+                    got=label,
+                    expected='one class an image, for a share of every class',
                 )
         return np.array(labels, np.int64)
 
@@ -114,8 +116,10 @@ class StratifiedSubset:
             classes = self.metainfo.get('classes') or ()
             name = classes[label] if label < len(classes) else label
             raise ConfigError(
-                f'{WHERE}.per_class: {self.per_class} images of class {name!r} are asked for, '
-                f'the data set has {available}'
+                f'the data set has {available} image(s) of class {name!r}',
+                key=f'{WHERE}.per_class',
+                got=self.per_class,
+                expected='no more than every class has',
             )
         return self.per_class
 
@@ -123,10 +127,13 @@ class StratifiedSubset:
 def _check_arguments(fraction: Any, per_class: Any) -> None:
     if (fraction is None) == (per_class is None):
         raise ConfigError(
-            f'{WHERE}: give either fraction or per_class, got fraction={fraction!r}, '
-            f'per_class={per_class!r}'
+            key=WHERE,
+            got=dict(fraction=fraction, per_class=per_class),
+            expected='either fraction or per_class',
         )
     if fraction is not None and not (isinstance(fraction, (int, float)) and 0 < fraction <= 1):
-        raise ConfigError(f'{WHERE}.fraction: {fraction!r}, expected a number in (0, 1]')
+        raise ConfigError(key=f'{WHERE}.fraction', got=fraction, expected='a number in (0, 1]')
     if per_class is not None and not (isinstance(per_class, int) and per_class >= 1):
-        raise ConfigError(f'{WHERE}.per_class: {per_class!r}, expected a whole number from 1 on')
+        raise ConfigError(
+            key=f'{WHERE}.per_class', got=per_class, expected='a whole number from 1 on'
+        )

@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from kdmm.datasets import coco_files
 from kdmm.datasets.coco_files import check_class_names, check_coco, check_coco_file
 from kdmm.engine import Runner, check_data
-from kdmm.errors import ConfigError
+from tests.errors import refused
 
 
 def content() -> dict[str, Any]:
@@ -36,20 +36,29 @@ def changed(part: str, index: int, **entry: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ('wrong', 'told'),
+    ('wrong', 'key', 'told'),
     [
-        (changed('annotations', 1, id=1), r'x: annotations: 1 id\(s\) repeat, first id 1, .*2 tim'),
-        (changed('images', 1, id=1), 'x: images: .*first id 1, which stands 2 times'),
-        (changed('categories', 1, id=1), 'x: categories: .*first id 1'),
+        (
+            changed('annotations', 1, id=1),
+            'x: annotations',
+            ('1 id(s) repeat, first id 1,', 'stands 2 times'),
+        ),
+        (changed('images', 1, id=1), 'x: images', 'first id 1, which stands 2 times'),
+        (changed('categories', 1, id=1), 'x: categories', 'first id 1'),
         (
             dict(content(), images=[dict(i, id=i['id'] + 6) for i in content()['images']]),
-            'x: 2 of 2 annotations .*first image_id 1',
+            'x',
+            ('2 of 2 annotations', 'first image_id 1'),
         ),
-        (changed('annotations', 0, image_id='1'), "1 of 2 annotations .*first image_id '1'"),
+        (
+            changed('annotations', 0, image_id='1'),
+            'x',
+            ('1 of 2 annotations', "first image_id '1'"),
+        ),
     ],
 )
-def test_ids_that_cannot_be_meant(wrong, told):
-    with pytest.raises(ConfigError, match=told):
+def test_ids_that_cannot_be_meant(wrong, key, told):
+    with refused(key=key, problem=told):
         check_coco(wrong, 'x')
 
 
@@ -63,7 +72,7 @@ def test_a_subset_that_lists_fewer_images_is_told():
 def test_all_that_repeat_are_counted():
     made = content()
     made['annotations'] = [dict(made['annotations'][0], id=i) for i in (3, 4, 3, 4, 4, 5)]
-    with pytest.raises(ConfigError, match=r'2 id\(s\) repeat, first id 3, which stands 2 times'):
+    with refused(problem='2 id(s) repeat, first id 3, which stands 2 times'):
         check_coco(made, 'x')
 
 
@@ -102,7 +111,7 @@ def test_a_file_is_read_once_as_long_as_it_stays(tmp_path, monkeypatch):
     monkeypatch.undo()
     path = write(tmp_path, changed('annotations', 1, id=1))
     os.utime(path, (1, 1))
-    with pytest.raises(ConfigError, match=r'x\.json.: annotations'):
+    with refused(key=f'{path!r}: annotations'):
         check_coco_file(path)
 
 
@@ -117,7 +126,7 @@ def test_files_that_are_not_judged(tmp_path, monkeypatch):
 def test_a_file_that_is_cut_off(tmp_path):
     path = Path(write(tmp_path, content()))
     path.write_text(path.read_text()[:-9])
-    with pytest.raises(ConfigError, match=r'x\.json. is no whole JSON file'):
+    with refused(key=repr(str(path)), problem='no whole JSON file'):
         check_coco_file(str(path))
 
 
@@ -125,7 +134,7 @@ def test_a_file_that_is_cut_off(tmp_path):
 def test_the_command_line_looks_before_anything_is_built(tmp_path, library):
     write(tmp_path, changed('annotations', 1, id=1))
     data = dict(type=f'{library}.CocoDataset', data_root=str(tmp_path), ann_file='x.json')
-    with pytest.raises(ConfigError, match='annotations: .*first id 1'):
+    with refused(key=f'{str(tmp_path / "x.json")!r}: annotations', problem='first id 1'):
         check_data(Config(dict(val_dataloader=dict(dataset=data))), ('val',))
 
 
@@ -144,15 +153,14 @@ def detection(folder: Path, classes: tuple[str, ...] | None) -> Any:
 
 
 def test_names_that_the_file_has_not(tmp_path):
-    with pytest.raises(ConfigError) as refused:
+    near = "'cta': nearest: cat", "'debra': nearest: zebra"
+    told = '2 of 3 names are no category', 'x.json', *near
+    with refused(key='metainfo.classes', problem=told):
         check_class_names(detection(tmp_path, ('cta', 'zebra', 'debra')))
-    said = str(refused.value)
-    assert "2 of 3 names are no category of '" in said and 'x.json' in said
-    assert "'cta': nearest: cat" in said and "'debra': nearest: zebra" in said
 
 
 def test_a_name_given_twice(tmp_path):
-    with pytest.raises(ConfigError, match="metainfo.classes: several classes are called 'cat'"):
+    with refused(key='metainfo.classes', problem="several classes are called 'cat'"):
         check_class_names(detection(tmp_path, ('cat', 'zebra', 'cat')))
 
 
@@ -166,12 +174,12 @@ def test_of_cocos_own_names_there_must_be_one(tmp_path):
     made = content()
     made['categories'] = [dict(id=1, name='cell'), dict(id=2, name='nucleus')]
     data.ann_file, data.cat_ids = write(tmp_path, made), []
-    with pytest.raises(ConfigError, match='80 of 80 names are no category'):
+    with refused(key='metainfo.classes', problem='80 of 80 names are no category'):
         check_class_names(data)
 
 
 def test_the_runners_loaders_refuse_too(tmp_path):
-    with pytest.raises(ConfigError, match="'cta': nearest: cat"):
+    with refused(key='metainfo.classes', problem="'cta': nearest: cat"):
         Runner.build_dataloader(
             dict(
                 batch_size=1,
@@ -182,31 +190,36 @@ def test_the_runners_loaders_refuse_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('wrong', 'told'),
+    ('wrong', 'key', 'told'),
     [
-        (changed('images', 1, width=None), r'images\[1\], id 2: width is None'),
-        (changed('images', 0, height='60'), r"images\[0\], id 1: height is '60'"),
-        (changed('images', 0, width=0), r'images\[0\].*width is 0, expected a number of pixels'),
-        (changed('images', 0, file_name=7), r'images\[0\].*file_name is 7'),
+        (changed('images', 1, width=None), 'images[1], id 2', 'width is None'),
+        (changed('images', 0, height='60'), 'images[0], id 1', "height is '60'"),
+        (changed('images', 0, width=0), 'images[0], id 1', 'width is 0, expected a number of pi'),
+        (changed('images', 0, file_name=7), 'images[0], id 1', 'file_name is 7'),
+        (changed('annotations', 1, bbox=[]), 'annotations[1], id 2', 'bbox is [], exp'),
+        (changed('annotations', 0, bbox='1,2'), 'annotations[0], id 1', "bbox is '1,2'"),
+        (changed('annotations', 0, bbox=[1, '3']), 'annotations[0], id 1', "bbox is [1, '3']"),
         (
-            changed('annotations', 1, bbox=[]),
-            r'annotations\[1\], id 2: bbox is \[\], exp',
+            changed('annotations', 0, bbox=[1, 2, float('nan'), 4]),
+            'annotations[0], id 1',
+            ('bbox is ', 'nan'),
         ),
-        (changed('annotations', 0, bbox='1,2,3,4'), r"annotations\[0\].*bbox is '1,2,3,4'"),
-        (changed('annotations', 0, bbox=[1, 2, '3', 4]), r"bbox is \[1, 2, '3', 4\]"),
-        (changed('annotations', 0, bbox=[1, 2, float('nan'), 4]), 'bbox is .*nan'),
-        (changed('annotations', 0, area='12'), "area is '12'"),
-        (changed('annotations', 0, category_id='1'), r"category_id '1' is none .*: 1, 2"),
-        (changed('annotations', 0, category_id=9), 'category_id 9 is none of the categories'),
-        (changed('categories', 1, name=None), r'categories\[1\], id 2: name is None'),
-        (changed('categories', 0, id='1'), 'category_id 1 is none of the categories'),
-        ({k: v for k, v in content().items() if k != 'images'}, 'it lists no images'),
-        (dict(content(), categories=['cat']), r"categories\[0\]: expected a dict, got 'cat'"),
-        (dict(content(), annotations={}), 'annotations: expected a list, got a dict'),
+        (changed('annotations', 0, area='12'), 'annotations[0], id 1', "area is '12'"),
+        (
+            changed('annotations', 0, category_id='1'),
+            'annotations[0], id 1',
+            ("category_id '1' is none", ': 1, 2'),
+        ),
+        (changed('annotations', 0, category_id=9), 'annotations[0], id 1', 'category_id 9 is none'),
+        (changed('categories', 1, name=None), 'categories[1], id 2', 'name is None'),
+        (changed('categories', 0, id='1'), 'annotations[0], id 1', 'category_id 1 is none'),
+        ({k: v for k, v in content().items() if k != 'images'}, '', 'it lists no images'),
+        (dict(content(), categories=['cat']), 'categories[0]', "expected a dict, got 'cat'"),
+        (dict(content(), annotations={}), 'annotations', 'expected a list, got a dict'),
     ],
 )
-def test_entries_that_no_library_can_read(wrong, told):
-    with pytest.raises(ConfigError, match=told):
+def test_entries_that_no_library_can_read(wrong, key, told):
+    with refused(key=f'x: {key}' if key else 'x', problem=told):
         check_coco(wrong, 'x')
 
 
@@ -221,5 +234,5 @@ def test_files_without_boxes_pass():
 def test_a_byte_order_mark(tmp_path):
     path = tmp_path / 'a.json'
     path.write_bytes(b'\xef\xbb\xbf' + json.dumps(content()).encode())
-    with pytest.raises(ConfigError, match=r'a.json.*byte order mark.*BOM'):
+    with refused(key=repr(str(path)), problem=('byte order mark', 'BOM')):
         check_coco_file(str(path))

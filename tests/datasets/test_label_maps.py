@@ -19,6 +19,7 @@ from kdmm.datasets.first_samples import look_at, told  # noqa: E402
 from kdmm.datasets.label_maps import LabelMapCheck, watch_label_maps  # noqa: E402
 from kdmm.engine import Runner  # noqa: E402
 from kdmm.errors import ConfigError  # noqa: E402
+from tests.errors import refused  # noqa: E402
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),
@@ -62,16 +63,19 @@ def labels(*values: int, size: tuple[int, int] = (24, 32), dtype: Any = np.uint8
     return made
 
 
+def path_of(dataset, index):
+    return dataset.get_data_info(index)['seg_map_path']
+
+
 @pytest.mark.parametrize('pipeline', [PIPELINE, TEST])
 @pytest.mark.parametrize('size', [(48, 64), (24, 31), (32, 24)])
 def test_another_size_than_the_image(tmp_path, pipeline, size):
     made = data(tmp_path, labels(size=size), pipeline=pipeline)
     watch_label_maps(made)
-    with pytest.raises(ConfigError) as refused:
+    told = dict(key=path_of(made, 0), problem=(f'{size[1]}x{size[0]}', '32x24'))
+    with refused(**told):
         made[0]
-    said = str(refused.value)
-    assert '0.png' in said and f'{size[1]}x{size[0]}' in said and '32x24' in said
-    with pytest.raises(ConfigError, match=r'0\.png'):  # before training, too
+    with refused(**told):  # before training, too
         look_at(made)
 
 
@@ -80,9 +84,10 @@ def test_a_label_of_more_than_eight_bits_is_named(tmp_path, value):
     """258 would be the class 2."""
     made = data(tmp_path, labels(0, 1, value, dtype=np.uint16))
     watch_label_maps(made)
-    with pytest.raises(ConfigError, match=rf'0\.png: label {value} .* make {value % 256} of it'):
+    told = dict(key=path_of(made, 0), problem=(f'label {value} ', f'make {value % 256} of it'))
+    with refused(**told):
         made[0]
-    with pytest.raises(ConfigError, match=rf'label {value} '):
+    with refused(**told):
         look_at(made)
 
 
@@ -96,7 +101,7 @@ def test_sixteen_bits_of_small_labels_and_void_pass(tmp_path):
 def test_colours_in_place_of_numbers(tmp_path):
     made = data(tmp_path, np.zeros((24, 32, 3), np.uint8))
     watch_label_maps(made)
-    with pytest.raises(ConfigError, match=r'0\.png: the label map has 3 channels'):
+    with refused(key=path_of(made, 0), problem='3 channels', expected='one'):
         made[0]
 
 
@@ -134,6 +139,7 @@ def test_the_runners_loaders_refuse_too(tmp_path, workers):
             collate_fn=dict(type='pseudo_collate'),
         )
     )
+    # what DataLoader raises again in the process of the loader is a text, without fields
     with pytest.raises(ConfigError, match=r'1\.png: the label map has 64x48'):
         list(loader)
 

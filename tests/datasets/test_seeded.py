@@ -17,8 +17,8 @@ from torch.utils.data import BatchSampler, DataLoader, Subset
 from kdmm.datasets import SeededDataset, SeededSampler
 from kdmm.datasets import seeded as module
 from kdmm.datasets.seeded import StreamIndex, seed_loader, seeded, stream_of
-from kdmm.errors import ConfigError
 from kdmm.registry import DATA_SAMPLERS, DATASETS
+from tests.errors import refused
 
 SIZE = 12
 
@@ -319,8 +319,14 @@ def test_a_built_loader_is_that_of_the_config():
 
 def test_a_batch_sampler_that_hides_its_sampler_is_refused():
     loader = DataLoader(Noisy(), batch_sampler=[[0, 1], [2, 3]])
-    with pytest.raises(ConfigError, match='list has no `sampler`.*reproducible=False'):
+    key = 'train_dataloader.batch_sampler'
+    with refused(key=key, problem='list has no `sampler`', fix='reproducible=False'):
         seed_loader(loader, 3)
+
+
+def test_a_data_set_by_name_is_refused():
+    with refused(key='train_dataloader.dataset', got='Noisy', expected='dict(type=...)'):
+        SeededDataset('Noisy')
 
 
 def test_a_loader_without_batches():

@@ -1,0 +1,50 @@
+"""Expect a refused config and look at the fields of the error."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from kdmm.errors import ConfigError
+
+#: Characters of the longest message that somebody will read to its end.
+LONGEST = 1000
+#: Fields of prose: a test names words that must be in them.
+PROSE = ('problem', 'expected', 'fix')
+
+
+@contextmanager
+def refused(**fields: Any) -> Iterator[pytest.ExceptionInfo[ConfigError]]:
+    """Expect `ConfigError` with these fields, and one short line that names them.
+
+    Args:
+        fields: ``key`` and ``got`` must be equal to the error's; ``problem``, ``expected`` and
+            ``fix`` are a text, or several, that must be part of it. What is left out is not
+            compared.
+
+    Yields:
+        What `pytest.raises` yields.
+    """
+    with pytest.raises(ConfigError) as caught:
+        yield caught
+    error, message = caught.value, str(caught.value)
+    assert '\n' not in message and len(message) <= LONGEST, message
+    for name, value in fields.items():
+        found = getattr(error, name)
+        if name in PROSE:
+            for words in (value,) if isinstance(value, str) else value:
+                assert words in found, f'{words!r} is not in {name}: {found!r}'
+        else:
+            assert found is value or found == value, f'{name}: {found!r}, not {value!r}; {message}'
+    if 'got' in fields:
+        assert error.has_got and f'got {_shown(fields["got"])}' in message, message
+    if error.key:
+        assert message.startswith(f'{error.key}: '), message
+    for text in (error.problem, error.fix):
+        assert text in message, message
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value as messages show it."""
+    return ' '.join(repr(value).split())[:100]
