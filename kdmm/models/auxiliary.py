@@ -96,11 +96,13 @@ def _checked(stages: Sequence[int] | None, count: int, network: str) -> list[int
     whole = all(type(index) is int for index in given)
     if not given or not whole or sorted(set(given)) != given or given[0] < 0:
         raise ConfigError(
-            f'kd.stages: expected ascending indices of stages, from 0, got {stages!r}'
+            key='kd.stages', got=stages, expected='ascending indices of stages, from 0'
         )
     if given[-1] >= count:
         raise ConfigError(
-            f'kd.stages: {len(given)} branches behind stages {given}, but {network} has {count} '
-            f'stages (0 to {count - 1}). Name fewer, or leave kd.stages out for one a stage'
+            f'{network} has {count} stages (0 to {count - 1})',
+            key='kd.stages',
+            got=stages,
+            fix='Name fewer, or leave kd.stages out for one a stage.',
         )
     return given

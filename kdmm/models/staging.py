@@ -93,7 +93,9 @@ def staging_of(backbone: nn.Module) -> Staging:
     if all(hasattr(backbone, name) for name in ('res_layers', 'make_res_layer', 'expansion')):
         return ResNetStaging(backbone)
     raise ConfigError(
-        f'model.backbone: auxiliary branches continue a network of stages, and '
-        f'{type(backbone).__name__} does not say what its stages are. Expected a CIFAR network of '
-        'kdmm, a ResNet of MMPretrain, or what kdmm.models.Staging asks for'
+        f'auxiliary branches continue a network of stages, and {type(backbone).__name__} does not '
+        'say what its stages are',
+        key='model.backbone',
+        expected='a CIFAR network of kdmm, a ResNet of MMPretrain, or what kdmm.models.Staging '
+        'asks for',
     )

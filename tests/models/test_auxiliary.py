@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdmm.errors import ConfigError
 from kdmm.models import AuxiliaryBranches, staging_of
 from kdmm.registry import MODELS
+from tests.errors import refused
 from tests.models.backbones.networks import FAMILIES, Classifier, backbone, classifier, fill, fix
 
 # parameters of each branch with its Linear; sum of abs and first of the last one's logits
@@ -194,26 +194,23 @@ def test_chosen_stages():
 
 
 @pytest.mark.parametrize(
-    'stages, message',
+    'stages, told',
     [
-        ((0, 1, 2, 3), r'4 branches behind stages \[0, 1, 2, 3\], but CIFARResNet has 3 stages'),
-        ((3,), 'has 3 stages'),
-        ((), 'ascending indices'),
-        ((1, 0), 'ascending indices'),
-        ((1, 1), 'ascending indices'),
-        ((-1,), 'ascending indices'),
-        (2, 'ascending indices'),
-        ((0.0,), 'ascending indices'),
-        ('01', 'ascending indices'),
+        ((0, 1, 2, 3), dict(problem='CIFARResNet has 3 stages (0 to 2)')),
+        ((3,), dict(problem='has 3 stages')),
+        *(
+            (stages, dict(expected='ascending indices'))
+            for stages in ((), (1, 0), (1, 1), (-1,), 2, (0.0,), '01')
+        ),
     ],
 )
-def test_stages_that_are_not_there(stages, message):
-    with pytest.raises(ConfigError, match=f'kd.stages: .*{message}'):
+def test_stages_that_are_not_there(stages, told):
+    with refused(key='kd.stages', got=stages, **told):
         AuxiliaryBranches(backbone('resnet20'), 8, stages)
 
 
 def test_a_backbone_without_stages():
-    with pytest.raises(ConfigError, match='Sequential does not say what its stages are'):
+    with refused(key='model.backbone', problem='Sequential does not say what its stages are'):
         AuxiliaryBranches(nn.Sequential(nn.Conv2d(3, 4, 3)), 8)
 
 

@@ -16,9 +16,9 @@ def choose(network: str, key: str, value: Key | None, known: Mapping[Key, Choice
         ConfigError: Lists the keys of ``known``.
     """
     if value is None or value not in known:
-        got = 'is required' if value is None else f'{value!r} is not known'
-        expected = ', '.join(repr(name) for name in known)
-        raise ConfigError(f'{network}: {key} {got}; expected one of {expected}')
+        problem = 'it is required' if value is None else ''
+        expected = f'one of {", ".join(map(repr, known))}'
+        raise ConfigError(problem, key=f'{network}.{key}', got=value, expected=expected)
     return known[value]
 
 
@@ -32,8 +32,9 @@ def units_of_depth(network: str, depth: int, period: int, rest: int) -> int:
     if count < 1 or depth != period * count + rest:
         near = [period * n + rest for n in (max(count, 1), max(count, 1) + 1)]
         raise ConfigError(
-            f'{network}: depth={depth!r}: expected {period}n+{rest} with n >= 1, '
-            f'for instance {near[0]} or {near[1]}'
+            key=f'{network}.depth',
+            got=depth,
+            expected=f'{period}n+{rest} with n >= 1, for instance {near[0]} or {near[1]}',
         )
     return count
 
@@ -46,7 +47,9 @@ def positive_ints(network: str, key: str, values: Sequence[int], length: int) ->
     """
     listed = tuple(values) if isinstance(values, Iterable) else (values,)
     if len(listed) != length or not all(isinstance(v, int) and v > 0 for v in listed):
-        raise ConfigError(f'{network}: {key}={values!r}: expected {length} positive whole numbers')
+        raise ConfigError(
+            key=f'{network}.{key}', got=values, expected=f'{length} positive whole numbers'
+        )
     return listed
 
 
@@ -61,8 +64,10 @@ def checked_outputs(network: str, wanted: Sequence[int], stages: int) -> tuple[i
     ascending = all(a < b for a, b in zip(found, found[1:], strict=False))
     if not found or not ascending or found[0] < 0 or found[-1] > stages:
         raise ConfigError(
-            f'{network}: out_indices={wanted!r}: expected ascending indices out of '
-            f'0..{stages - 1} (the stages) and {stages} or -1 (the tail, what a classifier pools)'
+            key=f'{network}.out_indices',
+            got=wanted,
+            expected=f'ascending indices out of 0..{stages - 1} (the stages) and {stages} or -1 '
+            '(the tail, which a classifier pools)',
         )
     return found
 
@@ -75,7 +80,9 @@ def checked_frozen(network: str, frozen: int, stages: int) -> int:
     """
     if not -1 <= frozen <= stages + 1:
         raise ConfigError(
-            f'{network}: frozen_stages={frozen!r}: expected -1 (none), 0 (stem), '
-            f'1..{stages} (also so many stages) or {stages + 1} (also the tail)'
+            key=f'{network}.frozen_stages',
+            got=frozen,
+            expected=f'-1 (none), 0 (stem), 1..{stages} (also so many stages) or {stages + 1} '
+            '(also the tail)',
         )
     return frozen

@@ -97,8 +97,9 @@ class CIFARMobileNetV2(StagedBackbone):
         stride = choose('CIFARMobileNetV2', 'stem_stride', stem_stride, {1: 1, 2: 2})
         if int(16 * widen_factor) < 1:
             raise ConfigError(
-                f'CIFARMobileNetV2: widen_factor={widen_factor!r}: expected 1/16 at least, so that '
-                'the narrowest layer keeps a channel'
+                key='CIFARMobileNetV2.widen_factor',
+                got=widen_factor,
+                expected='1/16 at least, so that the narrowest layer keeps a channel',
             )
         stem, last = int(32 * widen_factor), int(1280 * max(widen_factor, 1))
         stages = [_stage(rows, step, widen_factor) for step, rows in STAGES]

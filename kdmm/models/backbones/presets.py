@@ -59,5 +59,7 @@ def cifar_backbone(name: str, **options: Any) -> dict[str, Any]:
         ConfigError: If there is no such preset; gives the nearest.
     """
     if name not in CIFAR_PRESETS:
-        raise ConfigError(f'no CIFAR network {name!r}; {nearest(name, CIFAR_PRESETS)}')
+        raise ConfigError(
+            f'no such CIFAR network; {nearest(name, CIFAR_PRESETS)}', key='name', got=name
+        )
     return {**CIFAR_PRESETS[name], **options}

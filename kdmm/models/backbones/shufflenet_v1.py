@@ -28,8 +28,11 @@ class ShuffleUnit(nn.Module):
         made = out_channels if stride == 1 else out_channels - in_channels
         if made < 4 or (stride == 1 and in_channels != out_channels):
             raise ConfigError(
-                f'ShuffleUnit: in_channels={in_channels} at stride {stride}: expected at stride 1 '
-                f'those of the output ({out_channels}), to which they are added, else fewer'
+                f'at stride {stride}',
+                key='ShuffleUnit.in_channels',
+                got=in_channels,
+                expected=f'at stride 1 those of the output ({out_channels}), to which they are '
+                'added, else fewer',
             )
         inner, groups = made // 4, 1 if in_channels == STEM_CHANNELS else GROUPS
         self.branch = nn.Sequential(

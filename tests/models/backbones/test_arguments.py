@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from kdmm.errors import ConfigError
 from kdmm.models import (
     CIFARVGG,
     CIFARMobileNetV2,
@@ -11,33 +10,38 @@ from kdmm.models import (
     CIFARShuffleNetV2,
     CIFARWideResNet,
 )
+from tests.errors import refused
 from tests.models.backbones.networks import backbone
+
+RESNET = dict(depth=8, block='basic')
 
 
 @pytest.mark.parametrize(
-    ('network', 'options', 'message'),
+    ('network', 'options', 'key', 'expected'),
     [
-        (CIFARResNet, dict(depth=20), r"block is required; expected one of 'basic', 'bottleneck'"),
-        (CIFARResNet, dict(depth=20, block='wide'), r"block 'wide' is not known; .*'basic'"),
-        (CIFARResNet, dict(depth=21, block='basic'), r'depth=21: expected 6n\+2 .* 20 or 26'),
-        (CIFARResNet, dict(depth=2, block='basic'), r'depth=2: expected 6n\+2 .* 8 or 14'),
-        (CIFARResNet, dict(depth=32, block='bottleneck'), r'depth=32: expected 9n\+2'),
-        (CIFARResNet, dict(depth=8, block='basic', widths=(16, 32, 64)), r'widths=.* 4 positive'),
-        (CIFARResNet, dict(depth=8, block='basic', widths=(0, 16, 32, 64)), r'widths=\(0'),
-        (CIFARResNet, dict(depth=8, block='basic', widths=64), r'widths=64'),
-        (CIFARWideResNet, dict(depth=20, widen_factor=2), r'depth=20: expected 6n\+4'),
-        (CIFARWideResNet, dict(depth=16, widen_factor=0.5), r'widen_factor=\[0\.5\]'),
-        (CIFARVGG, dict(depth=16), r'depth 16 is not known; expected one of 8, 13'),
-        (CIFARMobileNetV2, dict(), r'stem_stride is required; expected one of 1, 2'),
-        (CIFARMobileNetV2, dict(stem_stride=4), r'stem_stride 4 is not known'),
-        (CIFARMobileNetV2, dict(stem_stride=1, widen_factor=0.01), r'widen_factor=0\.01'),
-        (CIFARShuffleNetV2, dict(), r'stem_kernel is required; expected one of 1, 3'),
-        (CIFARShuffleNetV2, dict(stem_kernel=5), r'stem_kernel 5 is not known'),
-        (CIFARShuffleNetV2, dict(stem_kernel=1, widen_factor=3), r'widen_factor 3 is not known'),
+        (CIFARResNet, dict(depth=20, block=None), 'block', "one of 'basic', 'bottleneck'"),
+        (CIFARResNet, dict(depth=20, block='wide'), 'block', "'basic'"),
+        (CIFARResNet, RESNET | dict(depth=21), 'depth', ('6n+2', '20 or 26')),
+        (CIFARResNet, RESNET | dict(depth=2), 'depth', ('6n+2', '8 or 14')),
+        (CIFARResNet, dict(depth=32, block='bottleneck'), 'depth', '9n+2'),
+        (CIFARResNet, RESNET | dict(widths=(16, 32, 64)), 'widths', '4 positive'),
+        (CIFARResNet, RESNET | dict(widths=(0, 16, 32, 64)), 'widths', '4 positive'),
+        (CIFARResNet, RESNET | dict(widths=64), 'widths', '4 positive'),
+        (CIFARWideResNet, dict(depth=20, widen_factor=2), 'depth', '6n+4'),
+        (CIFARWideResNet, dict(depth=16, widen_factor=0.5), 'widen_factor', 'positive whole'),
+        (CIFARVGG, dict(depth=16), 'depth', 'one of 8, 13'),
+        (CIFARMobileNetV2, dict(stem_stride=None), 'stem_stride', 'one of 1, 2'),
+        (CIFARMobileNetV2, dict(stem_stride=4), 'stem_stride', 'one of 1, 2'),
+        (CIFARMobileNetV2, dict(stem_stride=1, widen_factor=0.01), 'widen_factor', '1/16'),
+        (CIFARShuffleNetV2, dict(stem_kernel=None), 'stem_kernel', 'one of 1, 3'),
+        (CIFARShuffleNetV2, dict(stem_kernel=5), 'stem_kernel', 'one of 1, 3'),
+        (CIFARShuffleNetV2, dict(stem_kernel=1, widen_factor=3), 'widen_factor', 'one of '),
     ],
 )
-def test_refused(network, options, message):
-    with pytest.raises(ConfigError, match=f'^{network.__name__}: {message}'):
+def test_refused(network, options, key, expected):
+    got = [0.5] if options[key] == 0.5 else options[key]
+    problem = 'it is required' if got is None else ''
+    with refused(key=f'{network.__name__}.{key}', got=got, expected=expected, problem=problem):
         network(**options)
 
 
@@ -59,3 +63,16 @@ def test_mobilenet_widens_its_tail_only_above_one(factor, last):
 @pytest.mark.parametrize('kernel', [1, 3])
 def test_stem_of_shufflenet(kernel):
     assert CIFARShuffleNetV2(kernel).stem[0].kernel_size == (kernel, kernel)
+
+
+@pytest.mark.parametrize(
+    ('network', 'options', 'key'),
+    [
+        (CIFARResNet, dict(depth=20), 'block'),
+        (CIFARMobileNetV2, {}, 'stem_stride'),
+        (CIFARShuffleNetV2, {}, 'stem_kernel'),
+    ],
+)
+def test_arguments_without_a_default(network, options, key):
+    with refused(key=f'{network.__name__}.{key}', got=None, problem='it is required'):
+        network(**options)

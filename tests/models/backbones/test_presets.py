@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdmm.errors import ConfigError
 from kdmm.models.backbones import CIFAR_PRESETS, cifar_backbone
+from tests.errors import refused
 from tests.models.backbones.networks import COUNTS, ORACLES, classifier, fill, fix
 
 
@@ -48,7 +48,7 @@ def test_forward_oracle(name):
 
 
 def test_unknown_name_gives_the_nearest():
-    with pytest.raises(ConfigError, match=r"'resnet-20'; nearest: .*resnet20"):
+    with refused(key='name', got='resnet-20', problem=('nearest: ', 'resnet20')):
         cifar_backbone('resnet-20')
 
 
