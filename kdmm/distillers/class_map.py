@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kdmm.functional.precision import full_precision, promote
+from kdmm.functional.maps import full_precision, promote
 from kdmm.registry import MODELS
 
 Entry = int | Sequence[int] | None

@@ -14,7 +14,7 @@ from torch import Tensor
 from kdmm.distillers.term import Term
 from kdmm.errors import ConfigError
 from kdmm.functional.collective import sum_over_ranks, world_size
-from kdmm.functional.precision import full_precision
+from kdmm.functional.maps import full_precision
 from kdmm.taps import source_of, trained
 
 #: Losses are multiplied by these for the measurement, so that float16 activations get gradients

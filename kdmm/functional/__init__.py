@@ -20,14 +20,20 @@ from .correlation import class_correlation_mse
 from .difference import mean_squared_difference
 from .divergence import binary_kl_divergence, channel_kl, kl_divergence
 from .gram import pairwise_similarity_mse
-from .labels import check_labels, resize_labels, valid_labels
+from .maps import (
+    check_labels,
+    full_precision,
+    map_to_rows,
+    normalize_rows,
+    promote,
+    resize_labels,
+    valid_labels,
+)
 from .mutual import MutualContrast, mutual_contrast, mutual_hard, mutual_soft
 from .negatives import ClassIndex, draw_columns, draw_others, draw_own, index_classes
-from .precision import full_precision, promote
 from .queue_contrast import mutual_queue_contrast, queue_logits
 from .relation import memory_kl, pixel_to_pixel_kl
 from .rotation import ROTATIONS, class_marginals, joint_labels, rotations, unrotated
-from .rows import map_to_rows, normalize_rows
 from .scores import bank_scores
 
 __all__ = [

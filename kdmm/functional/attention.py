@@ -6,8 +6,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from .precision import full_precision, promote
-from .rows import normalize_rows
+from .maps import full_precision, normalize_rows, promote
 
 
 def attention_map(x: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from .maps import full_precision, promote
 from .mutual import MutualContrast, mutual_soft
-from .precision import full_precision, promote
 from .scores import bank_scores
 
 _NOWHERE = -1e30  # a logit whose probability is 0; finite, so that 0 times it is 0

@@ -1,4 +1,7 @@
-"""How much of a similarity map is held at once: what stays in the processor's cache."""
+"""Similarity maps block by block: how much of one is held at once.
+
+A block is as large as stays in the processor's cache.
+"""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -78,3 +81,17 @@ def image_blocks(
 def empty_blocks(like: Tensor, rows: int, columns: int) -> tuple[Tensor, ...]:
     """The buffers of one block."""
     return torch.unbind(like.new_empty(BUFFERS, rows * columns))
+
+
+def refuse_second_order(name: str) -> None:
+    """Raise in a backward pass that is itself being recorded, by ``create_graph=True``.
+
+    Raises:
+        RuntimeError: The gradient was formed block by block in the forward pass, so a second
+            derivative would silently be missing.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f'{name} gives first derivatives only (its gradient is formed in the forward pass); '
+            'create_graph=True is not supported through it'
+        )

@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from .labels import valid_labels
-from .precision import full_precision, promote
-from .rows import map_to_rows, normalize_rows
+from .maps import full_precision, map_to_rows, normalize_rows, promote, valid_labels
 
 
 def _centre_similarity(x: Tensor, key: Tensor, groups: int) -> Tensor:

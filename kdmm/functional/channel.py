@@ -3,9 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from .precision import full_precision, promote
+from .maps import full_precision, normalize_rows, promote
 from .relation import pixel_to_pixel_kl
-from .rows import normalize_rows
 
 
 def pool_ceil(x: Tensor, size: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .precision import full_precision, promote
+from .maps import full_precision, promote
 
 
 class _Gram(torch.autograd.Function):

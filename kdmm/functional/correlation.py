@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..renamed import renamed
-from .precision import full_precision, promote
+from .maps import full_precision, promote
 
 
 def _correlation(logits: Tensor, temperature: float, pool: int) -> Tensor:

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from .precision import full_precision, promote
+from .maps import full_precision, promote
 
 
 def mean_squared_difference(

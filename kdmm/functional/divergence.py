@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ..renamed import renamed
-from .precision import full_precision, promote
+from .maps import full_precision, promote
 
 
 def _mean(values: Tensor, weight: Tensor | None) -> Tensor:

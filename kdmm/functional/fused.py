@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .precision import refuse_second_order
+from .blocks import refuse_second_order
 from .streaming import KeyPlan, PairPlan, key_kl, pair_kl
 from .symmetric import self_kl
 

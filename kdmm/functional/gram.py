@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .blocks import blocks, rows_per_block
-from .precision import full_precision, promote, refuse_second_order
-from .rows import NORM_FLOOR, normalize_rows
+from .blocks import blocks, refuse_second_order, rows_per_block
+from .maps import NORM_FLOOR, full_precision, normalize_rows, promote
 
 STREAM_ABOVE = 4096
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .contrast import contrast_logits, same_class, supervised_contrast
-from .precision import full_precision, promote
+from .maps import full_precision, promote
 
 
 class MutualContrast(NamedTuple):

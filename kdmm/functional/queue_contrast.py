@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from .bank_contrast import own_and_others
+from .maps import full_precision, promote
 from .mutual import MutualContrast, mutual_soft
-from .precision import full_precision, promote
 
 
 def queue_logits(queries: Tensor, keys: Tensor, queues: Tensor, tau: float = 0.07) -> Tensor:

@@ -10,8 +10,7 @@ from ..renamed import renamed
 from .blocks import rows_per_block
 from .collective import all_gather_cat, gather_with_grad, world_size
 from .fused import fused_key_kl, fused_pair_kl, half_products, serves
-from .precision import full_precision, promote
-from .rows import map_to_rows, normalize_rows
+from .maps import full_precision, map_to_rows, normalize_rows, promote
 from .streaming import KeyPlan, PairPlan, exponent_dtype, key_kl, pair_kl
 from .symmetric import self_kl
 

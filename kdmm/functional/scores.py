@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .blocks import block_elements, blocks
-from .precision import full_precision, promote
+from .maps import full_precision, promote
 
 #: Up to so many bank rows for each drawn one, on a CPU, a product with all of them is quicker.
 _ROWS_PER_DRAWN = 4

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .blocks import blocks, empty_blocks
-from .precision import refuse_second_order
+from .blocks import blocks, empty_blocks, refuse_second_order
 
 # exp(40) summed over a map and multiplied back stays far inside float32, exp(300) in float64
 _LARGEST_LOGIT = {torch.float32: 40.0, torch.float64: 300.0}

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .blocks import empty_blocks, image_blocks
-from .precision import refuse_second_order
+from .blocks import empty_blocks, image_blocks, refuse_second_order
 from .streaming import PairPlan, divergence, exponentials, inverse
 
 

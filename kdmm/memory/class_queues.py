@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional.collective import gather_images, global_image_index
-from ..functional.precision import full_precision
-from ..functional.rows import normalize_rows
+from ..functional.maps import full_precision, normalize_rows
 from .ring import ClassRing
 from .selection import class_means, class_pixels, leading_pixels
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from kdmm.errors import ConfigError
 
 from ..functional.collective import gather_images, global_image_index
-from ..functional.precision import promote
-from ..functional.rows import normalize_rows
+from ..functional.maps import normalize_rows, promote
 from .hash import hash_uint32
 
 _CHUNK = 2**16  # rows drawn at once

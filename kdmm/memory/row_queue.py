@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional.collective import all_gather_cat, global_image_index
-from ..functional.precision import full_precision
+from ..functional.maps import full_precision
 from .hash import hash_uint32
 from .ring import ClassRing
 

@@ -8,9 +8,7 @@ from oracles import gen, lab
 from kdmm.functional import (
     binary_kl_divergence,
     channel_kl,
-    check_labels,
     kl_divergence,
-    resize_labels,
 )
 from tests.versions import cpu_autocast
 
@@ -213,21 +211,3 @@ def test_half_types_are_promoted(dtype):
         loss = kl_divergence(student.to(dtype), teacher.to(dtype))
     assert loss.dtype == torch.float32 and loss.isfinite()
     torch.testing.assert_close(loss, kl_divergence(student, teacher), rtol=2e-2, atol=0)
-
-
-@pytest.mark.parametrize('size', [(4, 6), (3, 5), (8, 12), (11, 13)])
-def test_resize_labels_takes_the_floor(size):
-    labels = lab(2, 8, 12, 5)
-    out = resize_labels(labels, size)
-    for i in range(size[0]):
-        for j in range(size[1]):
-            source = labels[:, i * 8 // size[0], j * 12 // size[1]]
-            assert torch.equal(out[:, i, j], source)
-
-
-def test_foreign_labels_are_named():
-    labels = lab(1, 4, 6, 3)
-    check_labels(labels, 3, 255)
-    labels[0, 0, 1], labels[0, 2, 3] = 7, -1
-    with pytest.raises(ValueError, match='-1, 7, but there are 3 classes'):
-        check_labels(labels, 3, 255)

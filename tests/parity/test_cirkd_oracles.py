@@ -5,7 +5,7 @@ import torch
 from oracles import gen, gen_plus, lab, unit
 
 from kdmm.functional import memory_kl, normalize_rows, pixel_to_pixel_kl
-from kdmm.functional.rows import map_to_rows
+from kdmm.functional.maps import map_to_rows
 
 P2P = [
     (1, gen_plus, 1.3918524253, 1.037313558),

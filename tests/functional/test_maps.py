@@ -1,4 +1,4 @@
-"""Rows without a direction: no loss that compares directions may pull at them."""
+"""Maps as losses read them. No loss that compares directions may pull at a row without one."""
 
 import pytest
 import torch
@@ -10,9 +10,12 @@ from kdmm.functional import (
     channel_mse,
     channel_relation_kl,
     channel_rows,
+    check_labels,
     normalize_rows,
     pairwise_similarity_mse,
     pixel_to_pixel_kl,
+    resize_labels,
+    valid_labels,
 )
 
 LABELS = lab(2, 4, 6, 3)
@@ -78,6 +81,19 @@ def test_half_types(dtype):
     assert not x.grad[0, :, 1].any() and not x.grad[1, :, 2].any()
 
 
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
+def test_a_recorded_backward_pass_gives_the_same_numbers(dtype):
+    x, weight = gen((2, 4, 3), 0.3), gen((2, 4, 3), 1.0)
+    x[0, :, 1] = 0
+    x = x.to(dtype).requires_grad_()
+    loss = (normalize_rows(x) * weight).sum()
+    plain, recorded = (
+        torch.autograd.grad(loss, x, retain_graph=True, create_graph=record)[0]
+        for record in (False, True)
+    )
+    assert torch.equal(plain, recorded) and not plain.requires_grad and recorded.requires_grad
+
+
 def test_second_derivatives():
     x, grad = gen((2, 4, 3), 0.3).requires_grad_(), gen((2, 4, 3), 1.0).requires_grad_()
     assert torch.autograd.gradcheck(normalize_rows, x)
@@ -125,3 +141,27 @@ def test_a_class_whose_pixels_cancel_has_no_centre_to_move():
     student[0, :, 2:] = -student[0, :, :2]  # the centre of image 0 is 0
     grad = gradient(lambda s, t: centre_similarity_mse(s, t, labels, 1), student, teacher)
     assert grad.norm() < 10
+
+
+@pytest.mark.parametrize('size', [(4, 6), (3, 5), (8, 12), (11, 13)])
+def test_resize_labels_takes_the_floor(size):
+    labels = lab(2, 8, 12, 5)
+    out = resize_labels(labels, size)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            source = labels[:, i * 8 // size[0], j * 12 // size[1]]
+            assert torch.equal(out[:, i, j], source)
+
+
+def test_foreign_labels_are_named():
+    labels = lab(1, 4, 6, 3)
+    check_labels(labels, 3, 255)
+    labels[0, 0, 1], labels[0, 2, 3] = 7, -1
+    with pytest.raises(ValueError, match='-1, 7, but there are 3 classes'):
+        check_labels(labels, 3, 255)
+
+
+def test_labels_that_count_are_classes_and_not_ignored():
+    labels = torch.tensor([[-1, 0, 1, 2, 3, 255]])
+    assert valid_labels(labels, 3, 255).tolist() == [[False, True, True, True, False, False]]
+    assert valid_labels(labels, 3, 1).tolist() == [[False, True, False, True, False, False]]
