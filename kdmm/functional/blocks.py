@@ -47,44 +47,17 @@ def blocks(rows: int, chunk: int) -> Iterator[slice]:
     return (slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk))
 
 
-def image_blocks(
-    images: int, area: int, like: Tensor, chunk: int | None = None
-) -> list[tuple[slice, slice]]:
-    """Blocks of rows for square tiles, none of which begins or ends two images halfway.
-
-    Args:
-        images: Images whose rows follow each other.
-        area: Rows of each.
-        like: Says device and dtype.
-        chunk: Let a tile hold no more than so many whole rows would; by default what the cache
-            holds.
-
-    Returns:
-        For each block its rows of ``images * area`` and its images: several whole images, or a part
-        of one.
-    """
-    elements = chunk * images * area if chunk else block_elements(like)
-    limit = max(int(elements**0.5), 1)
-    if area <= limit:
-        return [
-            (slice(part.start * area, part.stop * area), part)
-            for part in blocks(images, limit // area)
-        ]
-    piece = -(-area // -(-area // limit))  # equal parts of at most limit rows
-    return [
-        (slice(image * area + part.start, image * area + part.stop), slice(image, image + 1))
-        for image in range(images)
-        for part in blocks(area, piece)
-    ]
-
-
 def empty_blocks(like: Tensor, rows: int, columns: int) -> tuple[Tensor, ...]:
     """The buffers of one block."""
     return torch.unbind(like.new_empty(BUFFERS, rows * columns))
 
 
-def refuse_second_order(name: str) -> None:
+def refuse_second_order(name: str, instead: str) -> None:
     """Raise in a backward pass that is itself being recorded, by ``create_graph=True``.
+
+    Args:
+        name: The function that was differentiated.
+        instead: What gives second derivatives.
 
     Raises:
         RuntimeError: The gradient was formed block by block in the forward pass, so a second
@@ -93,5 +66,5 @@ def refuse_second_order(name: str) -> None:
     if torch.is_grad_enabled():
         raise RuntimeError(
             f'{name} gives first derivatives only (its gradient is formed in the forward pass); '
-            'create_graph=True is not supported through it'
+            f'create_graph=True is not supported through it, but through {instead}'
         )

@@ -34,26 +34,3 @@ def test_buffers_fill_half_of_the_cache(monkeypatch):
     assert blocks.rows_per_block(10, 512, torch.zeros(1)) == 10
     assert blocks.rows_per_block(10, 10**9, torch.zeros(1)) == 1
     assert blocks.rows_per_block(10, 512, torch.zeros(1), chunk=3) == 3
-
-
-@pytest.mark.parametrize(
-    'images, area, chunk', [(3, 8, 1), (5, 4, 7), (1, 9, 2), (2, 50, 3), (4, 6, 99)]
-)
-def test_image_blocks_cover_all_rows_once_and_cut_no_two_images(images, area, chunk):
-    parts = blocks.image_blocks(images, area, torch.zeros(1), chunk)
-    rows = [i for rows, _ in parts for i in range(rows.start, rows.stop)]
-    assert rows == list(range(images * area))
-    for span, owners in parts:
-        assert (span.stop - span.start) ** 2 <= chunk * images * area
-        if owners.stop - owners.start > 1:  # whole images
-            assert (span.start, span.stop) == (owners.start * area, owners.stop * area)
-        else:
-            assert owners.start * area <= span.start < span.stop <= owners.stop * area
-
-
-def test_small_images_share_a_block():
-    """As many whole images as the tile holds; 6 x 10 rows in tiles of 30 x 30 are two blocks."""
-    like = torch.empty(0)
-    shared = blocks.image_blocks(6, 10, like, chunk=15)
-    assert [(rows.start, rows.stop) for rows, _ in shared] == [(0, 30), (30, 60)]
-    assert [(part.start, part.stop) for _, part in shared] == [(0, 3), (3, 6)]

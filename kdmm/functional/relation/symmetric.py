@@ -1,11 +1,14 @@
-"""The relation of rows to themselves: half of the tiles give all of it.
+"""The relation of rows to themselves from half of the map's tiles.
 
-``Z = F F^T / tau`` is symmetric, so a tile above the diagonal serves its rows and, transposed, its
-columns, and the gradient ``(D + D^T) F / tau`` needs the tile of ``D + D^T`` only, which is
-symmetric as well. A first pass sums each row's exponentials; a second one, for which the tiles are
-computed again, forms the gradient. In units of 2 M^2 operations the products cost ``2 C_s + C_t``,
-against ``3 C_s + C_t`` of a single pass over whole rows; the exponentials are as many; and no tile
-leaves the cache between its product and its use.
+The same as :mod:`.textbook` and :mod:`.streamed`. ``Z = F F^T / tau`` is symmetric, so a tile above
+the diagonal serves its rows and, transposed, its columns; and the gradient ``(D + D^T) F / tau``,
+``D`` the derivative with respect to ``Z``, needs the tile of ``D + D^T`` only, which is symmetric
+as well. A first pass sums each row's exponentials; a second one, for which the tiles are computed
+again, forms the gradient.
+
+In units of 2 M^2 operations the products cost ``2 C_s + C_t``, against ``3 C_s + C_t`` of a single
+pass over whole rows; the exponentials are as many; and no tile leaves the cache between its product
+and its use.
 """
 
 from collections.abc import Iterator
@@ -14,13 +17,43 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .blocks import empty_blocks, image_blocks, refuse_second_order
-from .streaming import PairPlan, divergence, exponentials, inverse
+from ..blocks import block_elements, blocks, empty_blocks, refuse_second_order
+from .streamed import PairPlan, divergence, exponentials, inverse
+
+
+def image_blocks(
+    images: int, area: int, like: Tensor, chunk: int | None = None
+) -> list[tuple[slice, slice]]:
+    """Cut rows into blocks for square tiles, each of several whole images or of a part of one.
+
+    Args:
+        images: Images whose rows follow each other.
+        area: Rows of each.
+        like: Says device and dtype.
+        chunk: Let a tile hold no more than so many whole rows would; by default what the cache
+            holds.
+
+    Returns:
+        For each block its rows of ``images * area``, and the images that they belong to.
+    """
+    elements = chunk * images * area if chunk else block_elements(like)
+    limit = max(int(elements**0.5), 1)
+    if area <= limit:
+        return [
+            (slice(part.start * area, part.stop * area), part)
+            for part in blocks(images, limit // area)
+        ]
+    piece = -(-area // -(-area // limit))  # equal parts of at most limit rows
+    return [
+        (slice(image * area + part.start, image * area + part.stop), slice(image, image + 1))
+        for image in range(images)
+        for part in blocks(area, piece)
+    ]
 
 
 class _Block(NamedTuple):
-    rows: slice
-    images: slice
+    rows: slice  # n of the M rows
+    images: slice  # those that the rows belong to
 
     def by_image(self, x: Tensor, dim: int) -> Tensor:
         """Split dimension ``dim`` into (images, rows of each)."""
@@ -30,13 +63,13 @@ class _Block(NamedTuple):
 class _Tile(NamedTuple):
     left: _Block
     right: _Block
-    es: Tensor  # (n, m)
-    et: Tensor
-    cross: Tensor
+    es: Tensor  # (n, m), n rows of left and m of right
+    et: Tensor  # (n, m)
+    cross: Tensor  # (n, m)
 
     @property
     def mirrored(self) -> bool:
-        """Whether the tile stands for its transpose, too."""
+        """True if the tile stands for its transpose, too."""
         return self.left is not self.right
 
 
@@ -58,6 +91,7 @@ class _Map:
             yield self._only
             return
         for i, left in enumerate(self.blocks):
+            # (M, C) -> (n, C)
             rows = self.anchors[left.rows] / self.plan.tau
             teacher = self.plan.teacher_anchors[left.rows] / self.plan.tau
             for right in self.blocks[i:]:
@@ -86,6 +120,7 @@ def _sums(tiles: _Map) -> Tensor:
     for tile in tiles.tiles():
         left, right = tile.left, tile.right
         for total, part in zip(sums, (tile.es, tile.et, tile.cross), strict=True):
+            # (n, m) -> (n, images, m') -> (n, images); transposed: (images, n', m) -> (m, images)
             total[left.rows, right.images] += right.by_image(part, 1).sum(2)
             if tile.mirrored:
                 total[right.rows, left.images] += left.by_image(part, 0).sum(1).T
@@ -103,11 +138,13 @@ def _gradient(tiles: _Map, sums: Tensor) -> Tensor:
         shape = right.by_image(left.by_image(tile.cross, 0), 2)  # (images, n', images, m')
         for part, scale in ((tile.es, scale_s), (tile.et, scale_t)):
             # both directions of each pair of pixels: 1 / sum of the row plus 1 / sum of the column
+            # (images, n', images', 1) + (images, 1, images', m')
             rows = left.by_image(scale[left.rows, right.images], 0)[..., None]
             columns = right.by_image(scale[right.rows, left.images].T, 1)[:, None]
             torch.add(rows, columns, out=shape)
             part.mul_(tile.cross)
         tile.es.sub_(tile.et)  # not fused into the product: equal networks give exactly 0
+        # (n, m) @ (m, C) -> (n, C); transposed: (m, n) @ (n, C) -> (m, C)
         out[left.rows].addmm_(tile.es, anchors[right.rows])
         if tile.mirrored:
             out[right.rows].addmm_(tile.es.T, anchors[left.rows])
@@ -126,12 +163,13 @@ class _SelfKL(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        refuse_second_order('pixel_to_pixel_kl')
+        refuse_second_order('pixel_to_pixel_kl', 'relation.textbook.pixel_to_pixel_kl')
         return grad * ctx.saved_tensors[0], None
 
 
 def self_kl(anchors: Tensor, plan: PairPlan) -> Tensor:
-    """Weighted sum over anchors (M, C) and images of KL(teacher || student), the anchors being the
-    keys of both networks: ``plan.teacher_keys`` is not read.
+    """Weighted sum over anchors (M, C) and images of KL(teacher || student).
+
+    The anchors are the keys of both networks: ``plan.teacher_keys`` is not read.
     """
     return _SelfKL.apply(anchors, plan)

@@ -1,4 +1,9 @@
-"""Relational divergences of CIRKD (arXiv 2204.06986), without maps of pixels by pixels."""
+"""The relation losses of CIRKD (arXiv 2204.06986) as kdmm's losses call them.
+
+:mod:`.textbook` shows what is computed. The functions here prepare unit rows, masks and weights,
+and choose the form: :mod:`.fused` on CUDA where its kernels serve, else :mod:`.symmetric` for
+pixels that are compared with themselves, and :mod:`.streamed` for everything else.
+"""
 
 from collections.abc import Sequence
 
@@ -6,23 +11,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..renamed import renamed
-from .blocks import rows_per_block
-from .collective import all_gather_cat, gather_with_grad, world_size
-from .fused import fused_key_kl, fused_pair_kl, half_products, serves
-from .maps import full_precision, map_to_rows, normalize_rows, promote
-from .streaming import KeyPlan, PairPlan, exponent_dtype, key_kl, pair_kl
+from ...renamed import renamed
+from ..blocks import rows_per_block
+from ..collective import all_gather_cat, gather_with_grad, world_size
+from ..maps import full_precision, map_to_rows, normalize_rows, promote
+from .fused import agrees, fused_key_kl, fused_pair_kl, precision
+from .streamed import KeyPlan, PairPlan, exponent_dtype, key_kl, pair_kl
 from .symmetric import self_kl
+
+_MOST_CHANNELS = 1024  # of the kernels
+
+
+def half_products(x: Tensor) -> bool:
+    """True if kernels may round rows made from ``x`` to float16.
+
+    Float16 is finer than bfloat16 for unit rows. Rounding is allowed where the features come in a
+    half type or autocast is on. To be asked outside :func:`~kdmm.functional.full_precision`.
+    """
+    return x.is_cuda and (x.element_size() == 2 or torch.is_autocast_enabled())
+
+
+def kernels_serve(student: Tensor, teacher: Tensor, half: bool) -> bool:
+    """True if the kernels take rows of this type, these channels and this device."""
+    if not student.is_cuda or student.dtype != torch.float32:
+        return False
+    channels = student.shape[1], teacher.shape[1]
+    if max(channels) > _MOST_CHANNELS or (not half and precision() == 'ieee'):
+        return False
+    return agrees(student.device, half, *channels, precision())
 
 
 def _pool(x: Tensor, size: int) -> Tensor:
+    # (B, C, h, w) -> (B, C, ceil(h / size), ceil(w / size))
     return x if size == 1 else F.avg_pool2d(promote(x), size, size, ceil_mode=True)
 
 
 def _pool_valid(valid: Tensor, size: int) -> Tensor:
     if size == 1:
         return valid
-    # a pooled pixel is valid where all its pixels are
+    # (B, h, w) -> (B, ceil(h / size), ceil(w / size)), valid where all pixels of the window are
     return F.max_pool2d((~valid).float()[:, None], size, size, ceil_mode=True)[:, 0] == 0
 
 
@@ -50,10 +77,11 @@ def pixel_to_pixel_kl(
     and over the pixels of i of KL(teacher || student). There is no factor ``tau^2``. The channel
     counts may differ.
 
-    No map of pixels by pixels is kept: one gradient of the student's size is formed in the forward
-    pass (on CUDA by fused kernels where they serve, see :mod:`kdmm.functional.fused`). First
-    derivatives only. Products are PyTorch's float32 products, so its precision settings (TF32 on
-    CUDA, bfloat16 on processors with matrix units) hold for them.
+    The same as :func:`.textbook.pixel_to_pixel_kl`, but no map of pixels by pixels is kept: one
+    gradient of the student's size is formed in the forward pass (on CUDA by fused kernels where
+    they serve, see :mod:`.fused`). First derivatives only; the textbook form has others. Products
+    are PyTorch's float32 products, so its precision settings (TF32 on CUDA, bfloat16 on processors
+    with matrix units) hold for them.
 
     Args:
         student: Features (B, C_s, h, w).
@@ -79,12 +107,14 @@ def pixel_to_pixel_kl(
     with full_precision(student):
         pooled = (_pool(student, pool), _pool(teacher.detach(), pool))
         area = pooled[0].shape[2] * pooled[0].shape[3]
+        # (B, C, h, w) -> (B * h * w, C)
         anchors, teacher_anchors = (map_to_rows(normalize_rows(x)) for x in pooled)
         anchors = anchors.to(exponent_dtype(anchors, tau))
         teacher_anchors = teacher_anchors.to(anchors.dtype)
         valid = None if valid is None else _pool_valid(valid, pool)
-        mask = None if valid is None else valid.flatten()
+        mask = None if valid is None else valid.flatten()  # (B * h * w,)
         gather = scope == 'global' and world_size() > 1
+        # (B * h * w, C_t) -> (G * h * w, C_t), G images of all ranks
         teacher_keys = all_gather_cat(teacher_anchors) if gather else teacher_anchors
         images = teacher_keys.shape[0] // area
         plan = PairPlan(
@@ -100,7 +130,7 @@ def pixel_to_pixel_kl(
             half,
         )
         keys = gather_with_grad(anchors) if gather else None
-        if serves(anchors, teacher_anchors, half):
+        if kernels_serve(anchors, teacher_anchors, half):
             loss = fused_pair_kl(anchors, keys, plan)
         elif keys is None:
             loss = self_kl(anchors, plan)
@@ -125,8 +155,8 @@ def memory_kl(
     """Distillation of the similarities to remembered keys (CIRKD, arXiv 2204.06986).
 
     Per section of keys X, ``T^2 sum_n w_n KL(p(t_n) || p(s_n))`` with
-    ``p(r) = softmax(r X^T / (tau T))``. The same keys serve both networks. First derivatives
-    only.
+    ``p(r) = softmax(r X^T / (tau T))``. The same keys serve both networks. First derivatives only;
+    :func:`.textbook.memory_kl`, the same with weights 1 / N and no mask, has others.
 
     Args:
         student_rows: Unit rows (N, C).
@@ -167,5 +197,6 @@ def memory_kl(
         weight = row_weight.to(student.dtype) * temperature**2
         divisor = float(tau * temperature)
         plan = KeyPlan(teacher, keys, weight, sections, key_mask, divisor, block, need_grad, half)
-        form = fused_key_kl if serves(student, teacher, half) else key_kl
+        # (N, C) -> (S,)
+        form = fused_key_kl if kernels_serve(student, teacher, half) else key_kl
         return form(student, plan).to(promote(student_rows).dtype)

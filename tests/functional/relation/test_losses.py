@@ -3,6 +3,7 @@ import torch
 from oracles import gen, gen_plus, lab, naive_memory, naive_p2p, unit, value_and_grad
 
 from kdmm.functional import memory_kl, normalize_rows, pixel_to_pixel_kl
+from kdmm.functional.relation.losses import half_products, kernels_serve
 from tests.versions import cpu_autocast
 
 CLOSE = dict(rtol=1e-10, atol=1e-12)
@@ -69,7 +70,7 @@ class TestPixelToPixel:
 
     def test_second_derivative_is_refused(self):
         student, teacher = maps()
-        with pytest.raises(RuntimeError, match='first derivatives only'):
+        with pytest.raises(RuntimeError, match=r'first derivatives only.*textbook\.pixel_to'):
             torch.autograd.grad(pixel_to_pixel_kl(student, teacher), student, create_graph=True)
 
     def test_teacher_gets_no_gradient(self):
@@ -236,3 +237,8 @@ def test_autocast_stays_near_float32(dtype):
     loss.backward()
     assert loss.dtype == torch.float32 and half.grad.isfinite().all()
     torch.testing.assert_close(loss, exact, rtol=1e-3, atol=0)
+
+
+def test_cpu_tensors_take_the_torch_form():
+    assert not kernels_serve(torch.zeros(4, 8), torch.zeros(4, 8), half=False)
+    assert not half_products(torch.zeros(1, dtype=torch.float16))

@@ -1,12 +1,12 @@
-"""Row blocks of similarity maps, with the gradient formed in the forward pass.
+"""The relation losses by blocks of rows, with the gradient formed in the forward pass.
 
-A loss over the softmax of ``F K^T`` needs no map of its own size in the backward pass: the
-derivative with respect to the logits, ``p_student - p_teacher``, is known block by block while the
-loss is summed.
+The same as :mod:`.textbook`. Its backward pass needs every map again; this one needs none: the
+derivative with respect to the logits ``Z`` is ``softmax(Z_s) - softmax(Z_t)``, known block by
+block while the loss is summed, and its product with the keys has the size of the features.
 
 Rows have unit length, so logits lie within ``1 / tau`` and are exponentiated as they are, without
-a maximum: with ``E = exp(Z)``, one product map ``E_t (Z_t - Z_s)`` and three sums give value and
-gradient.
+subtracting a maximum. With ``E = exp(Z)``, three sums of a row give its divergence:
+``KL = sum E_t (Z_t - Z_s) / sum E_t - log sum E_t + log sum E_s``.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .blocks import blocks, empty_blocks, refuse_second_order
+from ..blocks import blocks, empty_blocks, refuse_second_order
 
 # exp(40) summed over a map and multiplied back stays far inside float32, exp(300) in float64
 _LARGEST_LOGIT = {torch.float32: 40.0, torch.float64: 300.0}
 
 
 def exponent_dtype(x: Tensor, tau: float) -> torch.dtype:
-    """The type in which similarities of unit rows over ``tau`` can be exponentiated.
+    """Choose the type in which similarities of unit rows over ``tau`` are exponentiated.
 
     Raises:
         ValueError: If ``tau`` is not in [1 / 300, inf).
@@ -35,7 +35,7 @@ def exponent_dtype(x: Tensor, tau: float) -> torch.dtype:
 def exponentials(
     student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], buffers: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``E_s``, ``E_t`` and ``E_t (Z_t - Z_s)`` of one block, in the buffers' memory.
+    """Compute ``E_s``, ``E_t``, ``E_t (Z_t - Z_s)`` (n, m) of one block, in the buffers' memory.
 
     Args:
         student: Rows (n, C_s) and keys (m, C_s), one of them already divided by tau.
@@ -44,6 +44,7 @@ def exponentials(
     """
     shape = student[0].shape[0], student[1].shape[0]
     zs, zt, cross = (x[: shape[0] * shape[1]].view(shape) for x in buffers)
+    # (n, C) @ (C, m) -> (n, m), for each network
     torch.mm(student[0], student[1].T, out=zs)
     torch.mm(teacher[0], teacher[1].T, out=zt)
     torch.sub(zt, zs, out=cross)
@@ -64,7 +65,7 @@ def divergence(sum_s: Tensor, sum_t: Tensor, sum_cross: Tensor) -> Tensor:
 
 
 def inverse(weight: Tensor, sums: Tensor) -> Tensor:
-    """``weight / sums``, and 0 where nothing was summed."""
+    """Divide ``weight / sums``; 0 where nothing was summed."""
     return torch.where(sums > 0, weight / sums, 0)
 
 
@@ -90,7 +91,7 @@ class _PairKL(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64, device=anchors.device)
         d_anchors, d_keys = torch.zeros_like(anchors), torch.zeros_like(keys)
         for block in blocks(anchors.shape[0], chunk):
-            student, weight = anchors[block], plan.weight[block, None]
+            student, weight = anchors[block], plan.weight[block, None]  # (n, C), (n, 1)
             parts = exponentials(
                 (student / plan.tau, keys),
                 (plan.teacher_anchors[block] / plan.tau, plan.teacher_keys),
@@ -101,12 +102,14 @@ class _PairKL(torch.autograd.Function):
                     part.mul_(plan.key_mask)
             # (n, N) -> (n, images, A)
             es, et, cross = (x.unflatten(1, (plan.segments, -1)) for x in parts)
+            # (n, images, A) -> (n, images)
             sum_s, sum_t, sum_cross = (x.sum(-1) for x in (es, et, cross))
             total += (divergence(sum_s, sum_t, sum_cross) * weight).sum()
             if plan.need_grad:
                 weight = weight / plan.tau
                 es.mul_(inverse(weight, sum_s)[..., None])
                 es.sub_(et.mul_(inverse(weight, sum_t)[..., None]))
+                # (n, N) @ (N, C) -> (n, C), and (N, n) @ (n, C) -> (N, C)
                 d_anchors[block] = parts[0] @ keys
                 d_keys.addmm_(parts[0].T, student)
         if plan.need_grad:
@@ -115,7 +118,7 @@ class _PairKL(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        refuse_second_order('pixel_to_pixel_kl')
+        refuse_second_order('pixel_to_pixel_kl', 'relation.textbook.pixel_to_pixel_kl')
         d_anchors, d_keys = ctx.saved_tensors
         return grad * d_anchors, grad * d_keys, None
 
@@ -154,18 +157,19 @@ class _KeyKL(torch.autograd.Function):
             weight = plan.weight[block]
             pieces = zip(*(x.split(sections) for x in parts), strict=True)
             for i, (es, et, cross) in enumerate(pieces):
-                sum_s, sum_t = es.sum(0), et.sum(0)
+                sum_s, sum_t = es.sum(0), et.sum(0)  # (m, n) -> (n,)
                 totals[i] += (divergence(sum_s, sum_t, cross.sum(0)) * weight).sum()
                 if grads:
                     es.mul_(inverse(weight / plan.tau, sum_s))
                     es.sub_(et.mul_(inverse(weight / plan.tau, sum_t)))
+                    # (n, m) @ (m, C) -> (n, C)
                     torch.mm(es.T, keys[i], out=grads[i][block])
         ctx.save_for_backward(*grads)
         return totals.to(student.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        refuse_second_order('memory_kl')
+        refuse_second_order('memory_kl', 'relation.textbook.memory_kl')
         parts = [g * saved for g, saved in zip(grad, ctx.saved_tensors, strict=True)]
         return sum(parts[1:], parts[0]), None
 

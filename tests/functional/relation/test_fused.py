@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdmm.functional import fused
+from kdmm.functional.relation import fused
 from tests.versions import needs
 
 pytest.importorskip('triton', reason='Triton is not installed')
 
 CHECK = """
 import torch
-from kdmm.functional import fused
+from kdmm.functional.relation import fused
 with torch.no_grad():  # as in a validation
     for half in (False, True):
         print('wrong:', fused.disagreement(torch.device('cpu'), half, 7, 18))
@@ -28,7 +28,7 @@ def interpret(code: str) -> str:
     done = subprocess.run(
         [sys.executable, '-c', code],
         env={**os.environ, 'TRITON_INTERPRET': '1'},
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=False,
@@ -52,26 +52,20 @@ def test_kernels_repeat_the_torch_forms():
     ],
 )
 def test_the_comparison_notices_broken_kernels(line, broken, tmp_path):
-    folder = Path(fused.__file__).parents[1]
-    source = (folder / 'functional' / 'kernels.py').read_text()
+    source = Path(fused.__file__).with_name('kernels.py').read_text()
     assert source.count(line) >= 1
     spoiled = f"""
 import importlib.util, sys, pathlib, tempfile
 path = pathlib.Path({str(tmp_path)!r}) / 'kernels.py'
-spec = importlib.util.spec_from_file_location('kdmm.functional.kernels', path)
+spec = importlib.util.spec_from_file_location('kdmm.functional.relation.kernels', path)
 module = importlib.util.module_from_spec(spec)
-import kdmm.functional
-sys.modules['kdmm.functional.kernels'] = kdmm.functional.kernels = module
+from kdmm.functional import relation
+sys.modules['kdmm.functional.relation.kernels'] = relation.kernels = module
 spec.loader.exec_module(module)
 """
     (tmp_path / 'kernels.py').write_text(source.replace(line, broken))
     out = interpret(spoiled + CHECK.replace('(False, True)', '(False,)'))
     assert ': error ' in out
-
-
-def test_cpu_tensors_take_the_torch_form():
-    assert not fused.serves(torch.zeros(4, 8), torch.zeros(4, 8), half=False)
-    assert not fused.half_products(torch.zeros(1, dtype=torch.float16))
 
 
 @pytest.mark.parametrize(
@@ -84,13 +78,13 @@ def test_disagreement_or_failure_means_the_torch_form_and_one_warning(result, se
         return result
 
     monkeypatch.setattr(fused, 'disagreement', answer)
-    fused._agrees.cache_clear()
+    fused.agrees.cache_clear()
     where = (torch.device('cuda', 0), True, 8, 8, 'ieee')
     try:
         if served:
-            assert fused._agrees(*where)
+            assert fused.agrees(*where)
         else:
             with pytest.warns(UserWarning, match='fused relation kernels are not used'):
-                assert not fused._agrees(*where)
+                assert not fused.agrees(*where)
     finally:
-        fused._agrees.cache_clear()
+        fused.agrees.cache_clear()

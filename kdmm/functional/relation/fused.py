@@ -1,6 +1,9 @@
 """The relation losses on CUDA through Triton: no block of a similarity map in device memory.
 
-The torch forms of :mod:`.streaming` and :mod:`.symmetric` are the oracle and the fallback. Before
+The same as :mod:`.textbook`: one kernel finds the log-sum-exps and the divergence of each row, a
+second one forms the gradient from them and from similarities that it computes again.
+
+The torch forms of :mod:`.streamed` and :mod:`.symmetric` are the oracle and the fallback. Before
 the kernels serve a combination of device, type and channels for the first time, both forms are run
 on a small random problem; where the kernels do not compile or disagree, a warning says so once and
 the torch form is used.
@@ -15,36 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocks import refuse_second_order
-from .streaming import KeyPlan, PairPlan, key_kl, pair_kl
+from ..blocks import refuse_second_order
+from .streamed import KeyPlan, PairPlan, key_kl, pair_kl
 from .symmetric import self_kl
 
-_MOST_CHANNELS = 1024
 _LEAST_WEIGHT = 1e-30  # so that a batch of weight 0 is lifted by a finite number
 _LIFT = 2.0**13  # times the largest gradient of a logit, 2: below float16's largest number
 
 
-def half_products(x: Tensor) -> bool:
-    """Whether rows made from ``x`` may be rounded to float16 (finer than bfloat16 for unit rows).
-
-    They may where the features come in a half type or autocast is on. To be asked outside
-    :func:`~.precision.full_precision`.
-    """
-    return x.is_cuda and (x.element_size() == 2 or torch.is_autocast_enabled())
-
-
-def serves(student: Tensor, teacher: Tensor, half: bool) -> bool:
-    """Whether the kernels take rows of this type, these channels and this device."""
-    if not student.is_cuda or student.dtype != torch.float32:
-        return False
-    channels = student.shape[1], teacher.shape[1]
-    if max(channels) > _MOST_CHANNELS or (not half and precision() == 'ieee'):
-        return False
-    return _agrees(student.device, half, *channels, precision())
-
-
 def precision() -> str:
-    """Of float32 products: ``'tf32'`` if PyTorch may round them, else ``'ieee'``.
+    """Precision of float32 products: ``'tf32'`` if PyTorch may round them, else ``'ieee'``.
 
     In IEEE precision the kernels would run without tensor cores; the torch form's products are
     likely faster then, and it is used.
@@ -69,7 +52,7 @@ class _FusedPairKL(torch.autograd.Function):
         teacher = (targets, targets if own else _wire(plan.teacher_keys, plan.half))
         mask = None if plan.key_mask is None else plan.key_mask.to(torch.uint8)
         *lse, kl = kernels.row_sums(student, teacher, mask, plan.segments, plan.tau, precision())
-        loss = (kl.double().sum(1) * plan.weight).sum()
+        loss = (kl.double().sum(1) * plan.weight).sum()  # (M, images) -> ()
         ctx.own = own
         if plan.need_grad:
             # as large as float16 allows, so that small probabilities do not vanish
@@ -82,7 +65,7 @@ class _FusedPairKL(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_order('pixel_to_pixel_kl')
+        refuse_second_order('pixel_to_pixel_kl', 'relation.textbook.pixel_to_pixel_kl')
         grads = [grad * saved for saved in ctx.saved_tensors]
         return grads[0], None if ctx.own else grads[1], None
 
@@ -109,6 +92,7 @@ def _pair_gradients(
     as_rows = None if mask is None or ones is None else (ones, mask)
     as_keys = None if mask is None or ones is None else (mask, ones)
     swapped = (student[::-1], teacher[::-1])
+    # gradients of the anchors, (M, C), and of the keys, (N, C)
     return [
         kernels.gradient(student, teacher, sums, None, as_rows, images, plan.tau, precision()),
         kernels.gradient(*swapped, None, sums, as_keys, images[::-1], plan.tau, precision()),  # type: ignore[arg-type]
@@ -125,11 +109,11 @@ class _FusedKeyKL(torch.autograd.Function):
         lift = _LIFT / plan.weight.max().clamp_min(_LEAST_WEIGHT)
         for size in plan.sections:
             part = slice(start, start + size)
-            keys = _wire(plan.keys[part], plan.half)
+            keys = _wire(plan.keys[part], plan.half)  # (M, C) -> (m, C)
             mask = None if plan.key_mask is None else plan.key_mask[part].to(torch.uint8)
             mine, theirs = (rows, keys), (targets, keys)
             *lse, kl = kernels.row_sums(mine, theirs, mask, 1, plan.tau, precision())
-            losses.append((kl[:, 0].double() * plan.weight).sum())
+            losses.append((kl[:, 0].double() * plan.weight).sum())  # (N, 1) -> ()
             if plan.need_grad:
                 sums = (lse[0], lse[1], (plan.weight * lift).float())
                 ones = torch.ones_like(sums[2], dtype=torch.uint8)
@@ -144,26 +128,26 @@ class _FusedKeyKL(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        refuse_second_order('memory_kl')
+        refuse_second_order('memory_kl', 'relation.textbook.memory_kl')
         parts = [g * saved for g, saved in zip(grad, ctx.saved_tensors, strict=True)]
         return sum(parts[1:], parts[0]), None
 
 
 def fused_pair_kl(anchors: Tensor, keys: Tensor | None, plan: PairPlan) -> Tensor:
-    """:func:`~.symmetric.self_kl` (no keys) or :func:`~.streaming.pair_kl`, by the kernels."""
+    """:func:`~.symmetric.self_kl` (no keys) or :func:`~.streamed.pair_kl`, by the kernels."""
     with torch.cuda.device_of(anchors):  # Triton launches on the current device
         return _FusedPairKL.apply(anchors, keys, plan)
 
 
 def fused_key_kl(student: Tensor, plan: KeyPlan) -> Tensor:
-    """:func:`~.streaming.key_kl` by the kernels."""
+    """:func:`~.streamed.key_kl` by the kernels."""
     with torch.cuda.device_of(student):
         return _FusedKeyKL.apply(student, plan)
 
 
 @cache
-def _agrees(device: torch.device, half: bool, student: int, teacher: int, products: str) -> bool:
-    """Whether the kernels compile and repeat the torch forms on a small problem."""
+def agrees(device: torch.device, half: bool, student: int, teacher: int, products: str) -> bool:
+    """True if the kernels compile and repeat the torch forms on a small problem."""
     if find_spec('triton') is None:
         return False
     try:
@@ -177,7 +161,7 @@ def _agrees(device: torch.device, half: bool, student: int, teacher: int, produc
 
 @torch.enable_grad()
 def disagreement(device: torch.device, half: bool, student: int, teacher: int) -> str:
-    """What the kernels get wrong on random rows of these channels; empty if nothing.
+    """Say where the kernels differ on random rows of these channels; empty if nowhere.
 
     The oracle is the torch form in float64.
     """
