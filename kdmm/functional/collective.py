@@ -25,7 +25,7 @@ def expect_uneven(uneven: bool) -> None:
 
 
 def distributed() -> bool:
-    """Whether a process group of more than one rank exists."""
+    """True if a process group of more than one rank exists."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from ..functional.collective import gather_images, global_image_index
 from ..functional.maps import full_precision, normalize_rows
+from .hash import hash_uint32
 from .ring import ClassRing
-from .selection import class_means, class_pixels, leading_pixels
+
+_NEVER = 2**63 - 1
 
 
 class Keys(NamedTuple):
@@ -94,11 +96,13 @@ class ClassQueues(nn.Module):
             self._enqueue(features, labels)
 
     def _enqueue(self, features: Tensor, labels: Tensor) -> None:
+        # (B, A) -> (B, A, K)
         member = labels[..., None] == torch.arange(self.num_classes, device=labels.device)
         counts = member.sum(1)  # (B, K)
-        region = normalize_rows(class_means(features, member, counts), dim=2)
-        pixels = self._pixels(features, labels, counts)
+        region = normalize_rows(_class_means(features, member, counts), dim=2)  # (B, K, C)
+        pixels = self._pixels(features, labels, counts)  # (B, K, V, C)
         samples = torch.cat([pixels, region[:, :, None]], 2)  # (B, K, V + 1, C)
+        # (B, K, V + 1, C) -> (G, K, V + 1, C), and (B, K) -> (G, K), the images of all ranks
         samples = gather_images(samples.to(self.pixel.rows.dtype))
         counts = gather_images(counts)
         self.pixel.write(samples[:, :, :-1], counts.clamp_max(self.per_image))
@@ -106,20 +110,21 @@ class ClassQueues(nn.Module):
         self.step += 1
 
     def _pixels(self, features: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
-        """(B, K, V, C); rows beyond a class's count are arbitrary."""
+        """Choose rows (B, K, V, C); those beyond a class's count are arbitrary."""
         batch, area, channels = features.shape
         images = global_image_index(batch, features.device)
         common = (counts, self.per_image, self.step, images, self.seed * 4)
         if self.mode == 'class':
-            position = class_pixels(labels, *common)
+            position = _class_pixels(labels, *common)
         else:
-            position = leading_pixels(area, *common)
+            position = _leading_pixels(area, *common)
+        # (B, K, V) -> (B, K * V, C)
         index = position.flatten(1)[..., None].expand(-1, -1, channels)
         return features.gather(1, index).unflatten(1, (self.num_classes, -1))
 
     @torch.no_grad()
     def draw(self, n_pixel: int, n_region: int) -> Keys:
-        """Keys of this step, the same on all ranks.
+        """Draw the keys of this step, the same on all ranks.
 
         Args:
             n_pixel: Pixel keys per class, at most the queue's size.
@@ -130,3 +135,58 @@ class ClassQueues(nn.Module):
         drawn = [ring.draw(n, self.step) for ring, n in zip(rings, sizes, strict=True)]
         rows, masks = (torch.cat(x) for x in zip(*drawn, strict=True))
         return Keys(rows, masks, [self.num_classes * n for n in sizes])
+
+
+def _class_pixels(
+    labels: Tensor, counts: Tensor, limit: int, step: Tensor, images: Tensor, seed: int
+) -> Tensor:
+    """Random positions of each class, without replacement.
+
+    Args:
+        labels: (B, A) in 0..K, K for pixels that belong to no class.
+        counts: (B, K) pixels of each class.
+        limit: V, positions per image and class.
+        step: Scalar int64.
+        images: Global image indices (B,).
+        seed: Any integer.
+
+    Returns:
+        Positions (B, K, V); the first ``min(count, V)`` of each are meant, the others arbitrary.
+    """
+    batch, area = labels.shape
+    position = torch.arange(area, device=labels.device)
+    noise = hash_uint32(step, seed, images[:, None], position)
+    # (B, A), by class, then noise
+    order = ((labels << 32) | noise).sort(dim=1, stable=True).indices
+    start = counts.cumsum(1) - counts
+    index = start[..., None] + torch.arange(limit, device=labels.device)  # (B, K, V)
+    return order.gather(1, index.clamp_max(area - 1).flatten(1)).view(batch, -1, limit)
+
+
+def _leading_pixels(
+    area: int, counts: Tensor, limit: int, step: Tensor, images: Tensor, seed: int
+) -> Tensor:
+    """As :func:`_class_pixels`, but drawn from the first ``count`` raster positions of the map.
+
+    That is what the authors' code does: it permutes ``0 .. count - 1`` and takes the result for
+    positions, so a class's queue fills with whatever is at the top of the image.
+    """
+    classes = torch.arange(counts.shape[1], device=counts.device)
+    position = torch.arange(area, device=counts.device)
+    noise = hash_uint32(step, seed, images[:, None, None], classes[:, None], position)
+    # (B, K, A), distinct, so that ties cannot depend on the device
+    key = ((noise >> 1) << 32) | position
+    key = key.masked_fill(position >= counts[..., None], _NEVER)
+    # (B, K, A) -> (B, K, V)
+    chosen = key.topk(min(limit, area), largest=False).indices
+    return torch.nn.functional.pad(chosen, (0, limit - chosen.shape[-1]))
+
+
+def _class_means(rows: Tensor, member: Tensor, counts: Tensor) -> Tensor:
+    """Mean row of each class: rows (B, A, C), member (B, A, K) -> (B, K, C).
+
+    A matrix product: sums by atomic addition would differ from run to run on a GPU.
+    """
+    # (B, K, A) @ (B, A, C)
+    sums = member.to(rows.dtype).transpose(1, 2) @ rows
+    return sums / counts.clamp_min(1)[..., None]

@@ -1,4 +1,4 @@
-"""Which row of a bank an image of the training set has, and where those of each class are."""
+"""Rows of a bank that belong to the images of a training set, and those of each class."""
 
 import torch
 from torch import Tensor, nn
