@@ -25,34 +25,45 @@ class MutualContrast(NamedTuple):
     soft_icl: Tensor
 
 
+def _own_pairs(x: Tensor) -> Tensor:
+    """Of all pairs (N, N, B, M) those of a network with itself, (N, B, M)."""
+    return torch.stack(list(x.diagonal().unbind(-1)))
+
+
 class _Soft(torch.autograd.Function):
     """Logits (N, N, B, M) -> SoftVCL and SoftICL, by the differences of distributions alone.
 
     With P = softmax(G / T) and P' its target, the rows of both sum to 1. Over both directions of a
     pair KL adds up to (P - P') (G - G') / T, and its gradient, targets detached, is (P - P') / T.
+    A backward pass that is recorded makes the differences functions of G again, P' constant.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         softened = logits / temperature
         target = softened.softmax(-1)
-        between = target - target.transpose(0, 1)  # 0 for i = j
-        own = torch.stack(list(target.diagonal().unbind(-1)))  # (N, B, M)
+        # (N, N, B, M), pair (i, j) minus pair (j, i): 0 for i = j
+        between = target - target.transpose(0, 1)
+        # (N, B, M), minus each of the others
+        own = _own_pairs(target)
         among = len(own) * own - own.sum(0)
-        inner = torch.stack(list(softened.diagonal().unbind(-1)))
-        ctx.save_for_backward(among, between)
-        ctx.scale = temperature / logits.shape[2]
+        ctx.save_for_backward(logits, among, between)
+        ctx.temperature = temperature
         scale = temperature**2 / logits.shape[2]
-        return (among * inner).sum() * scale, (between * softened).sum() * scale
+        return (among * _own_pairs(softened)).sum() * scale, (between * softened).sum() * scale
 
     @staticmethod
     def backward(ctx: Any, grad_vcl: Tensor, grad_icl: Tensor) -> tuple[Tensor, None]:
+        logits, among, between = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True
-            raise NotImplementedError('mutual_soft has no second derivative')
-        among, between = ctx.saved_tensors
-        grad = between * (grad_icl * ctx.scale)
+            moved = (logits / ctx.temperature).softmax(-1)
+            moved = moved - moved.detach()  # 0, with the derivative of P
+            between = between + moved
+            among = among + (len(among) - 1) * _own_pairs(moved)
+        scale = ctx.temperature / logits.shape[2]
+        grad = between * (grad_icl * scale)  # (N, N, B, M)
         for index, own in enumerate(among):
-            grad[index, index] = own * (grad_vcl * ctx.scale)
+            grad[index, index] = own * (grad_vcl * scale)
         return grad, None
 
 
@@ -87,6 +98,7 @@ def mutual_hard(
         candidates = candidates | ~within[:, :, None, None]  # (N, N, B, B)
     positives = same_class(labels) & candidates
     rows = supervised_contrast(logits, positives, candidates)  # (N, N, B)
+    # (B, B) or (N, N, B, B) -> () or (N, N), anchors that have a positive
     counted = positives.any(-1).sum(-1).clamp_min(1)
     pairs = rows.sum(-1) / counted  # (N, N)
     return pairs.diagonal().sum(), pairs.masked_fill(within, 0).sum()
@@ -108,7 +120,7 @@ def mutual_soft(
             otherwise the anchor's own column is left out, as in the paper.
 
     Returns:
-        Two scalars.
+        Two scalars. They have derivatives of any order, in all of which ``t`` is constant.
     """
     with full_precision(logits):
         logits = promote(logits)

@@ -9,7 +9,7 @@ from torch import Tensor
 from kdmm.functional import mutual_bank_contrast
 from tests.versions import cpu_autocast
 
-from .test_mutual import CLOSE, PAPER, fix, gradients, naive_kd, unit
+from .test_mutual import CLOSE, PAPER, fix, gradients, naive_kd, second_derivatives, unit
 
 
 def problem(networks: int = 2, dim: int = 6) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,6 +106,16 @@ def test_second_derivatives():
         return tuple(mutual_bank_contrast(x, banks, index, 0.5)[::2])
 
     assert torch.autograd.gradcheck(hard, v) and torch.autograd.gradgradcheck(hard, v)
+
+
+def test_second_derivatives_equal_those_of_the_loop():
+    """In which the soft targets are constants, too."""
+    v, banks, index = problem(3)
+    ours, loop = (
+        torch.stack(tuple(form(v, banks, index, 0.2, 2.5)))
+        for form in (mutual_bank_contrast, naive)
+    )
+    torch.testing.assert_close(second_derivatives(ours, v), second_derivatives(loop, v), **CLOSE)
 
 
 @pytest.mark.parametrize('networks', [2, 6])

@@ -76,6 +76,16 @@ def gradients(terms: Tensor, v: Tensor) -> list[Tensor]:
     return [torch.autograd.grad(x, v, retain_graph=True)[0] for x in terms]
 
 
+def second_derivatives(terms: Tensor, v: Tensor) -> list[Tensor]:
+    """Of each term, apart: its first derivative by autograd's recorded pass, and that one's."""
+    found = []
+    for term in terms:
+        (first,) = torch.autograd.grad(term, v, create_graph=True)
+        weight = fix(tuple(v.shape), 9)
+        found += [first, *torch.autograd.grad((first * weight).sum(), v, retain_graph=True)]
+    return found
+
+
 class TestOracles:
     expected = {
         2: (9.6116808454, 10.2077999872, 7.0901667571, 24.8638070144, 36.7417917618),
@@ -245,10 +255,62 @@ class TestErrors:
             mutual_contrast(cohort(2), LABELS, **{key: value})
 
 
-def test_a_second_derivative_of_the_soft_terms_is_refused():
-    logits = contrast_logits(cohort(2)).detach().requires_grad_()
-    with pytest.raises(NotImplementedError, match='no second derivative'):
-        torch.autograd.grad(sum(mutual_soft(logits)), logits, create_graph=True)
+class TestSecondDerivatives:
+    """In all of them the soft targets are constants, as in the first ones."""
+
+    @pytest.mark.parametrize('options', OPTIONS, ids=str)
+    @pytest.mark.parametrize('networks', [2, 3])
+    def test_equal_those_of_the_pair_loop(self, networks, options):
+        v = cohort(networks)
+        options = dict(tau=0.2, temperature=2.5, **options)
+        ours = torch.stack(mutual_contrast(v, UNEVEN, **options))
+        loop = naive(v, UNEVEN, **options)
+        torch.testing.assert_close(
+            second_derivatives(ours, v), second_derivatives(loop, v), **CLOSE
+        )
+
+    @pytest.mark.parametrize('diag', [True, False])
+    @pytest.mark.parametrize('networks', [2, 3])
+    def test_gradgradcheck_of_pairs_that_learn_from_constant_ones(self, networks, diag):
+        """Of (i, j) and (j, i) one moves, so its target stands still in a difference quotient."""
+        logits = contrast_logits(cohort(networks)[:, :4], 0.5).detach()
+
+        def moved(own: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+            g = logits.clone()
+            g[0, 0] = own
+            for index, x in zip(itertools.combinations(range(networks), 2), upper, strict=True):
+                g[index] = x
+            return mutual_soft(g, 2.5, diag)
+
+        pairs = list(itertools.combinations(range(networks), 2))
+        upper = torch.stack([logits[index] for index in pairs]).requires_grad_()
+        own = logits[0, 0].clone().requires_grad_()
+        assert torch.autograd.gradgradcheck(moved, (own, upper))
+
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+    @pytest.mark.parametrize('diag', [True, False])
+    def test_a_recorded_backward_pass_gives_the_same_first_derivatives(self, diag, dtype):
+        logits = contrast_logits(cohort(3)).detach().to(dtype).requires_grad_()
+        soft_vcl, soft_icl = mutual_soft(logits, 3.0, diag)
+        plain, recorded = (
+            torch.autograd.grad(
+                0.3 * soft_vcl + soft_icl, logits, retain_graph=True, create_graph=record
+            )[0]
+            for record in (False, True)
+        )
+        assert torch.equal(plain, recorded)
+        assert recorded.requires_grad and not plain.requires_grad
+
+    def test_weights_of_terms_can_be_learnt_through_a_step(self):
+        """A student's step depends on the weights, whose gradient is that of the step's loss."""
+        v = cohort(2)
+
+        def after_step(weights: Tensor) -> Tensor:
+            loss = (weights * torch.stack(mutual_contrast(v, LABELS, 0.5))).sum()
+            (grad,) = torch.autograd.grad(loss, v, create_graph=True)
+            return mutual_contrast(v - 0.1 * grad, LABELS, 0.5).vcl
+
+        assert torch.autograd.gradcheck(after_step, PAPER.clone().requires_grad_())
 
 
 def test_a_second_derivative_of_the_logits_is_right():

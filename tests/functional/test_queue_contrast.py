@@ -9,7 +9,7 @@ from torch import Tensor
 from kdmm.functional import mutual_queue_contrast, queue_logits
 from tests.versions import cpu_autocast
 
-from .test_mutual import CLOSE, fix, gradients, naive_kd, unit
+from .test_mutual import CLOSE, fix, gradients, naive_kd, second_derivatives, unit
 
 
 def problem(networks: int = 2, apart: int = 2) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,6 +86,16 @@ def test_gradcheck():
         return tuple(mutual_queue_contrast(x, k, queues, 0.5)[::2])
 
     assert torch.autograd.gradcheck(hard, q) and torch.autograd.gradgradcheck(hard, q)
+
+
+def test_second_derivatives_equal_those_of_the_loop():
+    """In which the soft targets are constants, too."""
+    v, keys, queues = problem(3, 7)
+    ours, loop = (
+        torch.stack(tuple(form(v, keys, queues, 0.2, 2.5)))
+        for form in (mutual_queue_contrast, naive)
+    )
+    torch.testing.assert_close(second_derivatives(ours, v), second_derivatives(loop, v), **CLOSE)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
