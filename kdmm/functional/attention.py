@@ -1,4 +1,4 @@
-"""Where a network is active: attention transfer (arXiv 1612.03928) and paths (arXiv 2107.08591)."""
+"""Maps of attention: their transfer (AT, arXiv 1612.03928) and paths (PSD, arXiv 2107.08591)."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -15,6 +15,7 @@ def attention_map(x: Tensor) -> Tensor:
     (B, C, h, w) -> (B, h * w), at least float32 under any autocast.
     """
     with full_precision(x):
+        # (B, C, h, w) -> (B, h, w) -> (B, h * w)
         return normalize_rows(promote(x).square().mean(1).flatten(1))
 
 
@@ -47,7 +48,7 @@ def attention_transfer(student: Tensor, teacher: Tensor, reduction: str = 'mean'
 
 def _paths(maps: Sequence[Tensor]) -> Tensor:
     # (pairs, B, h * w): unit differences of every two layers' attention, later minus earlier
-    attention = [attention_map(x) for x in maps]
+    attention = [attention_map(x) for x in maps]  # each (B, h * w)
     pairs = torch.stack([later - first for first, later in combinations(attention, 2)])
     return normalize_rows(pairs, dim=2)
 

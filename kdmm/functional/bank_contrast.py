@@ -12,7 +12,7 @@ _NOWHERE = -1e30  # a logit whose probability is 0; finite, so that 0 times it i
 
 def own_and_others(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Means over images (N, N, B), summed over networks and over pairs of different ones."""
-    pairs = rows.mean(-1)
+    pairs = rows.mean(-1)  # (N, N, B) -> (N, N)
     own = pairs.diagonal().sum()
     within = torch.eye(len(pairs), dtype=torch.bool, device=rows.device)
     return own, pairs.masked_fill(within, 0).sum()
@@ -21,12 +21,12 @@ def own_and_others(rows: Tensor) -> tuple[Tensor, Tensor]:
 def _hard(logits: Tensor, icl_self_positive: bool) -> tuple[Tensor, Tensor]:
     """VCL and ICL of logits (N, N, B, 2 + K), of which the own pairs lack the first column."""
     networks = len(logits)
-    positive = logits[..., 1]
+    positive = logits[..., 1]  # (N, N, B, 2 + K) -> (N, N, B)
     if icl_self_positive:
         within = torch.eye(networks, dtype=torch.bool, device=logits.device)[:, :, None]
         positive = torch.where(within, positive, logits[..., :2].mean(-1))
     else:
-        logits = logits[..., 1:]
+        logits = logits[..., 1:]  # (N, N, B, 1 + K)
     return own_and_others(logits.logsumexp(-1) - positive)
 
 
@@ -73,6 +73,7 @@ def mutual_bank_contrast(
     if len(anchors) != len(banks):
         raise ValueError(f'{len(banks)} banks for the anchors of {len(anchors)} networks')
     with full_precision(anchors):
+        # (N, B, D), (N, n, D), (B, 2 + K) -> (N, N, B, 2 + K)
         logits = bank_scores(promote(anchors) / tau, banks, index, whole)
         within = torch.eye(len(banks), dtype=torch.bool, device=logits.device)[:, :, None, None]
         itself = torch.arange(logits.shape[-1], device=logits.device) == 0

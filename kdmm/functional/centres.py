@@ -8,9 +8,11 @@ from .maps import full_precision, map_to_rows, normalize_rows, promote, valid_la
 
 def _centre_similarity(x: Tensor, key: Tensor, groups: int) -> Tensor:
     """Cosine (N,) of each row of the map with the centre of its group."""
-    rows = map_to_rows(x)
+    rows = map_to_rows(x)  # (B, C, h, w) -> (N, C)
     # the sum serves as well as the mean: a cosine ignores its length
+    # (N, C) -> (groups, C)
     centres = promote(rows).new_zeros(groups, rows.shape[1]).index_add(0, key, promote(rows))
+    # (N, C) * (N, C) -> (N,)
     return (normalize_rows(rows) * normalize_rows(centres).index_select(0, key)).sum(1)
 
 
@@ -45,8 +47,8 @@ def centre_similarity_mse(
     with full_precision(student):
         valid = valid_labels(labels, num_classes, ignore_index)
         groups = len(labels) * num_classes
-        image = torch.arange(len(labels), device=labels.device)[:, None, None]
-        # pixels without a class share one group more
+        image = torch.arange(len(labels), device=labels.device)[:, None, None]  # (B, 1, 1)
+        # (B, h, w) -> (B * h * w,); pixels without a class share one group more
         key = torch.where(valid, image * num_classes + labels, groups).flatten()
         target = _centre_similarity(teacher.detach(), key, groups + 1)
         difference = _centre_similarity(student, key, groups + 1) - target

@@ -32,6 +32,7 @@ class _Gram(torch.autograd.Function):
         else:  # in the order of the product, without a copy
             both = torch.empty_like(there, memory_format=torch.contiguous_format)
             torch.add(there, back, out=both)
+        # (N * B, N * B) @ (N * B, D) -> (N, B, D)
         with full_precision(grad):  # backward may be called under autocast
             return (both.flatten(2).flatten(0, 1) @ rows.flatten(0, 1)).view_as(rows)
 
@@ -62,8 +63,8 @@ def contrast_logits(embeddings: Tensor, tau: float = 0.1) -> Tensor:
 
 
 def same_class(labels: Tensor) -> Tensor:
-    """Boolean (B, B): whether two images have one label, the diagonal included."""
-    return labels[:, None] == labels
+    """Boolean (B, B), true where two images have one label, the diagonal included."""
+    return labels[:, None] == labels  # (B, 1) == (B,) -> (B, B)
 
 
 def supervised_contrast(logits: Tensor, positives: Tensor, candidates: Tensor) -> Tensor:
@@ -86,4 +87,5 @@ def supervised_contrast(logits: Tensor, positives: Tensor, candidates: Tensor) -
         outside = logits.new_zeros(candidates.shape).masked_fill_(~candidates, lowest)
         count = positives.sum(-1, keepdim=True)
         share = positives.to(logits.dtype) / count.clamp_min(1)  # rows of zeros without positives
+        # (..., B, M) -> (..., B)
         return -(torch.log_softmax(logits + outside, -1) * share).sum(-1)

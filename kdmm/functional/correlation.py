@@ -8,9 +8,10 @@ from .maps import full_precision, promote
 
 
 def _correlation(logits: Tensor, temperature: float, pool: int) -> Tensor:
+    # (B, K, h, w) -> (B, K, h', w')
     pooled = F.avg_pool2d(promote(logits), pool, pool, ceil_mode=True)
     space = (pooled.flatten(2) / temperature).softmax(2)  # (B, K, n)
-    return space @ space.transpose(1, 2)
+    return space @ space.transpose(1, 2)  # (B, K, n) @ (B, n, K) -> (B, K, K)
 
 
 @renamed(tau='temperature')

@@ -24,5 +24,6 @@ def mean_squared_difference(
         student, teacher = promote(student), promote(teacher.detach())
         if valid is None:
             return F.mse_loss(student, teacher)
+        # (B, h, w) -> (B, 1, h, w), for all channels
         difference = (student - teacher).masked_fill(~valid[:, None], 0)
         return difference.square().sum() / (valid.sum() * student.shape[1]).clamp_min(1)

@@ -41,6 +41,7 @@ def kl_divergence(
     with full_precision(student_logits):
         log_s = torch.log_softmax(promote(student_logits) / temperature, dim)
         log_t = torch.log_softmax(promote(teacher_logits.detach()) / temperature, dim)
+        # (B, K, h, w) -> (B, h, w), if dim is 1
         return _mean((log_t.exp() * (log_t - log_s)).sum(dim), weight) * temperature**2
 
 
@@ -74,6 +75,7 @@ def binary_kl_divergence(
         # both logarithms of each side by themselves: 1 - sigmoid would round to 0
         yes = teacher.sigmoid() * (logsigmoid(teacher) - logsigmoid(student))
         no = (-teacher).sigmoid() * (logsigmoid(-teacher) - logsigmoid(-student))
+        # (B, K, h, w) -> (B, h, w), if dim is 1
         return _mean((yes + no).sum(dim), weight) * temperature**2
 
 
@@ -92,4 +94,5 @@ def channel_kl(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Te
     Returns:
         A scalar, at least float32 under any autocast.
     """
+    # (B, C, h, w) -> (B, C, h * w)
     return kl_divergence(student.flatten(2), teacher.flatten(2), temperature, dim=2)

@@ -24,11 +24,11 @@ def _nodes(x: Tensor, patch: int, scale: float | None, detach_norm: bool) -> Ten
     sides = windows(x, patch, scale)
     # the pooling keeps an int64 index for each node, so not where it does nothing
     pooled = x if sides == (1, 1) else F.max_pool2d(x, sides, sides, ceil_mode=True)
-    nodes = pooled.flatten(2)
+    nodes = pooled.flatten(2)  # (B, C, h', w') -> (B, C, n)
     if not detach_norm:
         return normalize_rows(nodes)
     nodes = promote(nodes)
-    norm = nodes.detach().norm(dim=1, keepdim=True)
+    norm = nodes.detach().norm(dim=1, keepdim=True)  # (B, 1, n)
     # a node without a direction gets no gradient rather than one divided by the floor
     return nodes * torch.where(norm > NORM_FLOOR, 1 / (norm + 1e-8), 0)
 
@@ -41,6 +41,7 @@ def _naive(student: Tensor, teacher: Tensor) -> Tensor:
 def _by_channels(student: Tensor, teacher: Tensor) -> Tensor:
     # sum (G_s - G_t)^2 = |S S^T|^2 + |T T^T|^2 - 2 |S T^T|^2 with maps of channels by channels
     pairs = ((student, student, 1), (teacher, teacher, 1), (student, teacher, -2))
+    # (B, C, n) @ (B, n, C') -> (B, C, C')
     terms = ((x @ y.transpose(1, 2)).double().square().sum() * sign for x, y, sign in pairs)
     total = sum(terms, student.new_zeros((), dtype=torch.float64))
     return (total / (student.shape[0] * student.shape[2] ** 2)).to(student.dtype)
@@ -59,6 +60,7 @@ class _Streamed(torch.autograd.Function):
             for block in blocks(n, chunk):
                 rows = block.stop - block.start
                 s, t = student[b, :, block.start :], teacher[b, :, block.start :]
+                # (r, C) @ (C, m) -> (r, m), m nodes from the block on
                 g = buffer[: rows * s.shape[1]].view(rows, -1)
                 torch.mm(s[:, :rows].T, s, out=g)
                 g.addmm_(t[:, :rows].T, t, alpha=-1)
@@ -66,6 +68,7 @@ class _Streamed(torch.autograd.Function):
                 for part, times in ((g[:, :rows], 1), (g[:, rows:], 2)):
                     total += times * part.norm(dim=1).double().square().sum()
                 if grad is not None:
+                    # (C, m) @ (m, r) -> (C, r), and (C, r) @ (r, m - r) -> (C, m - r)
                     grad[b, :, block].addmm_(s, g.T)
                     grad[b, :, block.stop :].addmm_(s[:, :rows], g[:, rows:])
         scale = 1 / (batch * n**2)

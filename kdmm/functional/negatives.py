@@ -54,7 +54,7 @@ def draw_others(classes: ClassIndex, labels: Tensor, noise: Tensor) -> Tensor:
     Returns:
         Images (B, K).
     """
-    size, start = classes.size[labels, None], classes.start[labels, None]
+    size, start = classes.size[labels, None], classes.start[labels, None]  # (B, 1) each
     place = (noise * (len(classes.order) - size)) >> 32
     return classes.order[place + size * (place >= start)]  # jumps over the own class
 
@@ -77,5 +77,6 @@ def draw_columns(classes: ClassIndex, images: Tensor, labels: Tensor, noise: Ten
     Returns:
         Images (B, 2 + K).
     """
+    # (B, 1), (B, 1), (B, K) -> (B, 2 + K)
     positive = draw_own(classes, labels, noise[:, :1])
     return torch.cat([images[:, None], positive, draw_others(classes, labels, noise[:, 1:])], 1)

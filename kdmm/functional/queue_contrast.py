@@ -40,6 +40,7 @@ def queue_logits(queries: Tensor, keys: Tensor, queues: Tensor, tau: float = 0.0
         queries = queries / tau
         positive = (queries[:, None] * keys).sum(-1, keepdim=True)  # (N, N, B, 1)
         others = queries.flatten(0, 1) @ queues.flatten(0, 1).T  # (N * B, N * M)
+        # (N * B, N * M) -> (N, B, N, M) -> (N, N, B, M)
         others = others.view(*queries.shape[:2], *queues.shape[:2]).transpose(1, 2)
         return torch.cat([positive, others], -1)
 
@@ -76,6 +77,7 @@ def mutual_queue_contrast(
         raise ValueError(f'temperature must be positive, got {temperature!r}')
     logits = queue_logits(queries, keys, queues, tau)
     with full_precision(logits):
+        # (N, N, B, 1 + M) -> (N, N, B)
         vcl, icl = own_and_others(logits.logsumexp(-1) - logits[..., 0])
         soft_vcl, soft_icl = mutual_soft(logits, temperature)
     return MutualContrast(vcl, soft_vcl, icl, soft_icl)

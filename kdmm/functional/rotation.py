@@ -40,7 +40,7 @@ def unrotated(rows: Tensor) -> Tensor:
 def joint_labels(labels: Tensor) -> Tensor:
     """Class and rotation as one label: (B,) -> (4B,), ``4 * class + rotation``."""
     turns = torch.arange(ROTATIONS, device=labels.device)
-    return (ROTATIONS * labels[:, None] + turns).flatten()
+    return (ROTATIONS * labels[:, None] + turns).flatten()  # (B, 4) -> (4B,)
 
 
 def class_marginals(joint_logits: Tensor) -> Tensor:
@@ -48,4 +48,4 @@ def class_marginals(joint_logits: Tensor) -> Tensor:
 
     For diagnostics, as the reference reports them; it is no marginal of the probabilities.
     """
-    return joint_logits.unflatten(1, (-1, ROTATIONS)).sum(2)
+    return joint_logits.unflatten(1, (-1, ROTATIONS)).sum(2)  # (R, 4C) -> (R, C, 4) -> (R, C)

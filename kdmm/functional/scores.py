@@ -94,7 +94,8 @@ def _scores(anchors: Tensor, banks: Tensor, index: Tensor) -> Tensor:
     for part in _parts(anchors, index.shape[1] * banks.shape[2], len(index)):
         own = anchors[:, part].transpose(0, 1)  # (b, J, D)
         for bank, target in zip(banks, out, strict=True):
-            rows = _fetch(bank, index[part], anchors)
+            rows = _fetch(bank, index[part], anchors)  # (b, M, D)
+            # (b, J, D) @ (b, D, M) -> (b, J, M)
             target[:, part] = (own @ rows.mT).transpose(0, 1)
     return out
 
@@ -103,6 +104,7 @@ def _weighted(weights: Tensor, banks: Tensor, index: Tensor) -> Tensor:
     out = weights.new_zeros(len(index), weights.shape[1], banks.shape[2])  # (B, J, D)
     for part in _parts(weights, index.shape[1] * banks.shape[2], len(index)):
         for bank, weight in zip(banks, weights, strict=True):
+            # (b, J, M) @ (b, M, D) -> (b, J, D)
             rows = _fetch(bank, index[part], weights)
             out[part] += weight[:, part].transpose(0, 1) @ rows
     return out.transpose(0, 1)
@@ -113,6 +115,7 @@ def _scores_whole(anchors: Tensor, banks: Tensor, index: Tensor) -> Tensor:
     for part in _parts(anchors, len(anchors) * banks.shape[1], len(index)):
         chosen = index[part].expand(len(anchors), -1, -1)
         for bank, target in zip(banks, out, strict=True):
+            # (J, b, D) @ (D, n) -> (J, b, n), of which (J, b, M)
             target[:, part] = (anchors[:, part] @ bank.to(anchors.dtype).T).gather(2, chosen)
     return out
 
@@ -123,6 +126,7 @@ def _weighted_whole(weights: Tensor, banks: Tensor, index: Tensor) -> Tensor:
     for part in _parts(weights, number * banks.shape[1], len(index)):
         chosen = index[part].expand(number, -1, -1)
         for bank, weight in zip(banks, weights, strict=True):
+            # (J, b, M) -> (J, b, n); then @ (n, D) -> (J, b, D)
             spread = weights.new_zeros(number, chosen.shape[1], len(bank))
             spread.scatter_add_(2, chosen, weight[:, part])
             out[:, part] += spread @ bank.to(weights.dtype)

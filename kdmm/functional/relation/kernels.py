@@ -44,6 +44,7 @@ def _similarities(
             mask=key_ok[None, :] & inside[:, None],
             other=0.0,
         )
+        # (BLOCK_M, BLOCK_C) @ (BLOCK_C, BLOCK_N)
         total = tl.dot(a, b, total, input_precision=PRECISION)
     return total * scale
 
@@ -97,6 +98,7 @@ def _sums_kernel(
         difference = zt - zs
         zs = tl.where(counts[None, :], zs, _FAR)
         zt = tl.where(counts[None, :], zt, _FAR)
+        # (BLOCK_M, BLOCK_N) -> (BLOCK_M,), each row's maximum and sums so far
         new_s = tl.maximum(top_s, tl.max(zs, 1))
         new_t = tl.maximum(top_t, tl.max(zt, 1))
         es = tl.where(counts[None, :], tl.exp(zs - new_s[:, None]), 0.0)
@@ -111,7 +113,7 @@ def _sums_kernel(
     lse_s = tl.where(some, top_s + tl.log(tl.where(some, sum_s, 1.0)), 0.0)
     lse_t = tl.where(some, top_t + tl.log(tl.where(some, sum_t, 1.0)), 0.0)
     kl = tl.where(some, cross / tl.where(some, sum_t, 1.0) - lse_t + lse_s, 0.0)
-    out = row * segments + segment
+    out = row * segments + segment  # in (M, segments)
     tl.store(lse_s_ptr + out, lse_s, mask=row_ok)
     tl.store(lse_t_ptr + out, lse_t, mask=row_ok)
     tl.store(kl_ptr + out, kl, mask=row_ok)
@@ -181,6 +183,7 @@ def _gradient_kernel(
                 t_rows, t_keys, row, key, row_ok, key_ok, scale, C_T, BLOCK_M, BLOCK_N, BLOCK_C,
                 PRECISION,
             )  # fmt: skip
+            # derivative of the loss with respect to the similarities
             d = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
             if AS_ANCHORS:
                 both = tl.exp(zs - r_s[:, None]) - tl.exp(zt - r_t[:, None])
@@ -197,6 +200,7 @@ def _gradient_kernel(
                 mask=key_ok[:, None] & inside[None, :],
                 other=0.0,
             )
+            # (BLOCK_M, BLOCK_N) @ (BLOCK_N, BLOCK_D)
             total = tl.dot(d.to(values.dtype), values, total, input_precision=PRECISION)
     at = row[:, None] * C_S + channel[None, :]
     tl.store(out_ptr + at, total * scale, mask=row_ok[:, None] & inside[None, :])
