@@ -13,6 +13,8 @@ from typing import Any
 from quickstart_figures import curves, pictures
 from verify_plain import verify
 
+from kdmm.utils.tables import markdown
+
 TITLES = {
     'teacher': 'teacher',
     'student': 'student alone',
@@ -94,9 +96,9 @@ def parameters(arm: Arm) -> float:
 
 
 def table(arms: list[Arm], sizes: list[float]) -> str:
-    """The table as Markdown, which is readable as it is."""
+    """The table of ``report.md``."""
     head = ('', 'mIoU', 'training', 'per iteration', 'peak memory', 'parameters')
-    rows = [head]
+    rows = []
     for arm, size in zip(arms, sizes, strict=True):
         run = arm.summary
         resumed = ' (resumed)' if run['iterations'] < run['metrics_at'] else ''
@@ -110,13 +112,7 @@ def table(arms: list[Arm], sizes: list[float]) -> str:
                 f'{size:.2f} M',
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = [
-        '| ' + ' | '.join(f'{c:<{w}}' for c, w in zip(row, widths, strict=True)) + ' |'
-        for row in rows
-    ]
-    lines.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
-    return '\n'.join(lines)
+    return markdown(head, rows)
 
 
 def notes(arms: list[Arm]) -> str:

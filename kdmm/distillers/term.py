@@ -21,6 +21,7 @@ from kdmm.errors import ConfigError
 from kdmm.losses.base import WHOLE, DistillLoss
 from kdmm.schedules import Progress
 from kdmm.taps import Calls, trained
+from kdmm.utils.tables import plain
 
 
 class WeightedLoss(nn.Module):
@@ -321,7 +322,8 @@ def start_table(
     terms: Sequence[Term], student: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]]
 ) -> str:
     """Tap, teacher shape, student shape, connector, loss and weight of each term; queue memory."""
-    rows = [('term', 'tap', 'teacher', 'student', 'connector', 'loss', 'weight')]
+    head = ('term', 'tap', 'teacher', 'student', 'connector', 'loss', 'weight')
+    rows = []
     for term in terms:
         rows.append(
             (
@@ -334,19 +336,11 @@ def start_table(
                 term.describe_weight(),
             )
         )
-    lines = ['Distillation', *columns(rows)]
+    lines = ['Distillation', plain(head, rows)]
     stored = sum(term.loss.memory_bytes() for term in terms)
     if stored:
         lines.append(f'queues: {stored / 2**20:.0f} MiB on each device')
     return '\n'.join(lines)
-
-
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table whose first row is its head."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ['  '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-    lines.insert(1, '  '.join('-' * width for width in widths))
-    return [line.rstrip() for line in lines]
 
 
 def shape_of(value: Any) -> str:

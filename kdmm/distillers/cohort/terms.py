@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from kdmm.distillers.builder import check_shapes
 from kdmm.distillers.connectors import channels_of
-from kdmm.distillers.term import Term, WeightedLoss, columns, shape_of
+from kdmm.distillers.term import Term, WeightedLoss, shape_of
 from kdmm.errors import ConfigError
 from kdmm.losses.base import DistillLoss
 from kdmm.registry import MODELS
 from kdmm.taps import Calls
+from kdmm.utils.tables import plain
 from kdmm.utils.tree import map_leaves
 
 Seen = Sequence[Mapping[str, Any]]
@@ -161,12 +162,13 @@ def cohort_table(terms: Sequence[CohortTerm], seen: Seen, stored: int) -> str:
     """Tap, shape in each network, loss and weight of each term; memory of banks."""
     if not terms:
         return f'Cohort of {len(seen)} networks without losses between them'
-    rows = [('term', 'tap', *(f'place {i}' for i in range(len(seen))), 'loss', 'weight')]
+    head = ('term', 'tap', *(f'place {i}' for i in range(len(seen))), 'loss', 'weight')
+    rows = []
     for term in terms:
         one = term.first
         shapes = [shape_of(one.pick(found)) for found in seen]
         rows.append((term.name, one.on, *shapes, type(one.loss).__name__, one.describe_weight()))
-    lines = [f'Cohort of {len(seen)} networks', *columns(rows)]
+    lines = [f'Cohort of {len(seen)} networks', plain(head, rows)]
     if stored:
         lines.append(f'queues and banks: {stored / 2**20:.0f} MiB on each device')
     return '\n'.join(lines)
