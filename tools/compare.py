@@ -4,10 +4,11 @@ r"""Run several configs with several seeds; print one table and draw one plot of
     python tools/compare.py configs/small/camvid/student.py configs/seg_kd/camvid_small_*.py \
         --seeds 0 1 2 --work-dir work_dirs/camvid_small
 
-The first config is the baseline: `gain` is the mean over seeds of the difference to its run of the
-same seed. A run that is finished is not repeated, one that was interrupted is resumed, and one that
-failed is in the table too, with the end of its log. What is found must come from the same config
-and options, or nothing is run. The work dir gets `table.md`, `results.json` and `plot.png`.
+The first config is the baseline: `gain` is the mean over the `n` seeds of the difference to its run
+of the same seed, beside its interval by Student's t; `undecided` where that spans zero. A run that
+is finished is not repeated, one that was interrupted is resumed, and one that failed is in the
+table too, with the end of its log. What is found must come from the same config and options, or
+nothing is run. The work dir gets `table.md`, `results.json` and `plot.png`.
 """
 
 import argparse
@@ -21,6 +22,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from kdmm.utils.statistics import LEVEL, PairedDifference, paired_difference
+from kdmm.utils.tables import for_stream, markdown
 
 TRAIN = Path(__file__).resolve().parent / 'train.py'
 SUMMARY = 'run_summary.json'  # written by kdmm.RunSummaryHook when training ends
@@ -119,17 +123,12 @@ def mean_and_deviation(values: Sequence[float | None], digits: int) -> tuple[str
     return mean, f'{statistics.stdev(good):.{digits}f}' if len(good) > 1 else '-'
 
 
-def difference(runs: Runs, baseline: Runs, metric: str, digits: int) -> str:
-    """Mean and deviation of the differences to the baseline, seed by seed."""
-    pairs = [(score(a, metric), score(b, metric)) for a, b in zip(runs, baseline, strict=True)]
-    both = [a - b for a, b in pairs if a is not None and b is not None]
-    if not both:
-        return '-'
-    deviation = f' ± {statistics.stdev(both):.{digits}f}' if len(both) > 1 else ''
-    return f'{statistics.mean(both):+.{digits}f}{deviation}'
+def difference(runs: Runs, baseline: Runs, metric: str) -> PairedDifference | None:
+    """The gain over the baseline, seed by seed."""
+    return paired_difference(*([score(one, metric) for one in arm] for arm in (runs, baseline)))
 
 
-def row(name: str, runs: Runs, baseline: Runs, metric: str, digits: int) -> str:
+def row(name: str, runs: Runs, baseline: Runs, metric: str, digits: int) -> list[str]:
     """One line of the table."""
     values = [score(one, metric) for one in runs]
     cells = ['failed' if value is None else f'{value:.{digits}f}' for value in values]
@@ -137,65 +136,76 @@ def row(name: str, runs: Runs, baseline: Runs, metric: str, digits: int) -> str:
     times = [one['seconds_per_iteration'] for one in done if one['seconds_per_iteration']]
     step = f'{statistics.median(times):.3f}' if times else '-'
     memory = f'{max(one["peak_memory_mib"] for one in done):.0f}' if done else '-'
-    gap = '' if runs is baseline else difference(runs, baseline, metric, digits)
-    return (
-        '| '
-        + ' | '.join([name, *cells, *mean_and_deviation(values, digits), gap, step, memory])
-        + ' |'
-    )
+    found = difference(runs, baseline, metric)
+    gain = ('-', '-', '0') if found is None else found.cells(digits)
+    gain = ('', '', '') if runs is baseline else gain
+    return [name, *cells, *mean_and_deviation(values, digits), *gain, step, memory]
 
 
-def table(results: Mapping[str, Runs], comparison: Comparison) -> str:
-    """Markdown: one line an arm, then what failed and why."""
+def table(results: Mapping[str, Runs], comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Head and rows, one an arm."""
     baseline = results[comparison.configs[0]]
     seeds = [f'seed {seed}' for seed in comparison.seeds]
-    head = ['arm', *seeds, 'mean', 'std', 'gain', 's/it', 'MiB']
-    lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
+    head = ['arm', *seeds, 'mean', 'std', 'gain', f'{LEVEL:.0%} interval', 'n', 's/it', 'MiB']
     digits = digits_of(score(one, comparison.metric) for runs in results.values() for one in runs)
-    lines += [
+    return head, [
         row(Path(config).stem, runs, baseline, comparison.metric, digits)
         for config, runs in results.items()
     ]
+
+
+def failures(results: Mapping[str, Runs], comparison: Comparison) -> list[str]:
+    """A line for each run that failed; why goes to the error stream."""
+    lines = []
     for config, runs in results.items():
         for seed, one in zip(comparison.seeds, runs, strict=True):
             if one is None:
                 lines += ['', f'{Path(config).stem}, seed {seed}: failed']
                 print(comparison.complaint(config, seed), file=sys.stderr)
-    return '\n'.join(lines)
+    return lines
 
 
 def plot(results: Mapping[str, Runs], metric: str, path: Path) -> None:
-    """Every run a dot, every arm's mean a bar, the baseline's mean and deviation behind them."""
+    """Every run a dot and every arm's mean a bar; beside them the gains with their intervals."""
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
     names = [Path(config).stem for config in results]
-    figure, axes = pyplot.subplots(figsize=(7, 0.42 * len(names) + 1.2), layout='constrained')
-    for place, (config, runs) in enumerate(results.items()):
+    baseline = next(iter(results.values()))
+    size = (10, 0.42 * len(names) + 1.2)
+    figure, (left, right) = pyplot.subplots(1, 2, sharey=True, figsize=size, layout='constrained')
+    right.axvline(0, color='0.7', linewidth=1)
+    for place, runs in enumerate(results.values()):
         values = [value for one in runs if (value := score(one, metric)) is not None]
         if not values:
-            axes.text(0.5, place, 'failed', transform=axes.get_yaxis_transform(), va='center')
+            left.text(0.5, place, 'failed', transform=left.get_yaxis_transform(), va='center')
             continue
         mean = statistics.mean(values)
-        if config == next(iter(results)) and len(values) > 1:
-            spread = statistics.stdev(values)
-            axes.axvspan(mean - spread, mean + spread, color='0.9', zorder=0)
-        axes.plot([mean, mean], [place - 0.3, place + 0.3], color='C3', linewidth=2)
-        axes.scatter(values, [place] * len(values), color='C0', zorder=3)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel(metric)
-    axes.set_title('dot: one seed; bar: mean; grey: baseline ± one deviation', fontsize='medium')
+        left.plot([mean, mean], [place - 0.3, place + 0.3], color='C3', linewidth=2)
+        left.scatter(values, [place] * len(values), color='C0', zorder=3)
+        gain = None if runs is baseline else difference(runs, baseline, metric)
+        if gain is not None:
+            colour = '0.6' if gain.undecided else 'C0'
+            right.errorbar(gain.mean, place, xerr=gain.half, fmt='o', color=colour, capsize=4)
+    left.set_yticks(range(len(names)), names)
+    left.set_ylim(len(names) - 0.5, -0.5)
+    left.set_xlabel(metric)
+    left.set_title('dot: one seed; bar: mean', fontsize='medium')
+    right.set_xlabel(f'{metric}, difference to {names[0]}')
+    right.set_title(f'{LEVEL:.0%} interval over seeds; grey: undecided', fontsize='medium')
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 
 def report(comparison: Comparison, results: Mapping[str, Runs]) -> int:
     """Print and write the table, write the figures and the plot; how many runs failed."""
-    text, folder = table(results, comparison), comparison.work_dir
-    print(text)
+    (head, rows), folder = table(results, comparison), comparison.work_dir
+    failed = failures(results, comparison)
+    text = '\n'.join([markdown(head, rows), *failed])
+    # a pipe gets the text of the file
+    print('\n'.join([for_stream(head, rows), *failed]) if sys.stdout.isatty() else text)
     (folder / 'table.md').write_text(text + '\n')
     named = {Path(config).stem: runs for config, runs in results.items()}
     (folder / 'results.json').write_text(json.dumps(named, indent=2) + '\n')
