@@ -1,7 +1,10 @@
-"""Taps: named places in a network whose activations a loss reads."""
+"""Taps: named places in a network whose activations a loss reads.
+
+An activation is a tree: a tensor, or tensors in tuples, lists and dicts, however nested.
+"""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from kdmm.errors import ConfigError, nearest
-from kdmm.utils.tree import leaves, map_leaves
 
 _PATH = re.compile(
     r'^(?P<module>[^\[\]#]+)\.(?P<side>in|out)(\[(?P<item>-?\d+)\])?(#(?P<call>\d+))?$'
@@ -315,3 +317,32 @@ def require_gradient(taps: Mapping[str, Any], owner: str = 'student') -> None:
 def trained(value: Any) -> Iterator[Tensor]:
     """Yield the tensors of an activation that carry a gradient."""
     return (x for x in leaves(value) if x.requires_grad)
+
+
+def leaves(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of an activation in order; anything else is passed over."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from leaves(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from leaves(item)
+
+
+def map_leaves(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """Build the same tree with ``function`` of each tensor in its place.
+
+    Lists become tuples, and a subclass of tuple that is made from one iterable stays what it is.
+    What is neither a tensor nor a container is kept.
+    """
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: map_leaves(function, item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [map_leaves(function, item) for item in value]
+        named = hasattr(value, '_fields') or isinstance(value, list)  # a namedtuple takes fields
+        return tuple(items) if named else type(value)(items)
+    return value

@@ -1,4 +1,4 @@
-"""Build a loss or a connector from its config."""
+"""Build a loss or a connector from its config, and from facts that the student's model says."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdmm.distillers.context import PROVIDERS
 from kdmm.errors import ConfigError, nearest, refuse_unknown
 from kdmm.losses.base import DistillLoss
 from kdmm.registry import MODELS
@@ -46,6 +45,25 @@ def build_part(
         raise ConfigError(f'{where}: {error}') from error
 
 
+def task_facts(student: nn.Module) -> dict[str, int]:
+    """``num_classes`` and ``ignore_index`` of the student, where its head says them."""
+    head = output_head(student)
+    names = ('num_classes', 'ignore_index')
+    return {name: getattr(head, name) for name in names if hasattr(head, name)}
+
+
+def output_head(student: nn.Module) -> nn.Module | None:
+    """The head whose classes are the task's; of a cascade the last stage."""
+    for owner in (student, getattr(student, 'roi_head', None)):  # two-stage detectors
+        for name in ('decode_head', 'head', 'bbox_head'):
+            head = getattr(owner, name, None)
+            if isinstance(head, nn.ModuleList):
+                head = head[-1]
+            if head is not None:
+                return head
+    return None
+
+
 def build_loss(
     where: str, arguments: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> tuple[DistillLoss, dict[str, Schedule]]:
@@ -69,7 +87,6 @@ def build_loss(
             fix='Derive the class from kdmm.losses.DistillLoss, which says what a loss may declare '
             '(needs, parts, stateful) and do (check, after_step).',
         )
-    refuse_unknown(f'{where}: needs of {type(loss).__name__}', loss.needs, PROVIDERS)
     for key in schedules:
         if not isinstance(getattr(loss, key, None), int | float):
             raise ConfigError(f'{where}.{key}: cannot be a schedule, it is read only once')

@@ -17,7 +17,7 @@ from kdmm.distillers.class_map import ClassMap
 from kdmm.errors import ConfigError
 from kdmm.losses.base import DistillLoss
 from kdmm.registry import MODELS
-from kdmm.utils.tree import leaves
+from kdmm.taps import leaves
 
 Pair = tuple[Any, Any]
 

@@ -9,13 +9,13 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from kdmm.distillers.context import gather_context, task_facts
+from kdmm.distillers.builder import task_facts
 from kdmm.distillers.gradient_ratio import UnmeasurableError, measure_shares
 from kdmm.distillers.loss_weights import switched_on
 from kdmm.distillers.objective import OwnLosses, beside_a_total, register_objective
 from kdmm.distillers.probe import probe
 from kdmm.distillers.section import both_sides, check_section, list_of_teachers, taps_read
-from kdmm.distillers.term import Term, TermedObjective, start_table
+from kdmm.distillers.term import Term, TermedObjective, gather_context, start_table
 from kdmm.errors import ConfigError
 from kdmm.taps import require_gradient, taps_of_student
 from kdmm.teachers import Teacher

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from kdmm.errors import ConfigError
-from kdmm.taps import DidNotRunError, Taps
+from kdmm.taps import DidNotRunError, Taps, map_leaves
 from kdmm.teachers.teacher import Teacher
-from kdmm.utils.tree import map_leaves
 
 Size = tuple[int, int]
 

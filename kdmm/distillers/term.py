@@ -1,6 +1,6 @@
 """Terms: a loss, where it reads, and its weight; and an objective that consists of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,11 +17,62 @@ from kdmm.distillers.connectors import (
 from kdmm.distillers.loss_weights import LossWeights, constant_weight
 from kdmm.distillers.objective import Objective
 from kdmm.distillers.section import tap_names
-from kdmm.errors import ConfigError
+from kdmm.errors import ConfigError, refuse_unknown
 from kdmm.losses.base import WHOLE, DistillLoss
 from kdmm.schedules import Progress
 from kdmm.taps import Calls, trained
 from kdmm.utils.tables import plain
+
+
+def labels(samples: Sequence[Any]) -> Tensor:
+    """Class indices: (B, H, W) of a segmentation batch, (B,) of a classification batch, int64."""
+    if samples and hasattr(samples[0], 'gt_sem_seg'):
+        return torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in samples]).long()
+    if samples and hasattr(samples[0], 'gt_label'):
+        return torch.cat([sample.gt_label for sample in samples]).long()
+    raise ConfigError(
+        "a loss in kd.losses needs 'labels', but the data samples carry neither gt_sem_seg nor "
+        'gt_label: does the training pipeline load annotations?'
+    )
+
+
+def sample_ids(samples: Sequence[Any]) -> Tensor:
+    """Number of each image in its data set, (B,) int64 on the CPU."""
+    if samples and all(getattr(sample, 'sample_idx', None) is not None for sample in samples):
+        return torch.tensor([int(sample.sample_idx) for sample in samples])
+    raise ConfigError(
+        "a loss in kd.losses needs 'sample_ids', but the data samples carry no sample_idx: has the "
+        "pipeline's last transform (PackInputs) meta_keys without 'sample_idx'? Add it to them; "
+        "data sets that derive from MMEngine's BaseDataset give it"
+    )
+
+
+def keypoint_weights(samples: Sequence[Any]) -> Tensor:
+    """Weight of each keypoint of a top-down pose batch, (B, K) float32; 0: not labelled."""
+    found = [_keypoint_weights(sample) for sample in samples]
+    if found and all(weights is not None for weights in found):
+        return torch.cat([torch.as_tensor(weights) for weights in found]).float()
+    raise ConfigError(
+        "a loss in kd.losses needs 'keypoint_weights', but the data samples carry no "
+        "gt_instance_labels.keypoint_weights: does the training pipeline have MMPose's "
+        'GenerateTarget before PackPoseInputs?'
+    )
+
+
+def _keypoint_weights(sample: Any) -> Any:
+    labels = getattr(sample, 'gt_instance_labels', None)
+    return getattr(labels, 'keypoint_weights', None)
+
+
+#: Context that a loss may name in ``needs``, and where the base libraries' data samples have it.
+PROVIDERS: Mapping[str, Callable[[Sequence[Any]], Any]] = dict(
+    labels=labels, sample_ids=sample_ids, keypoint_weights=keypoint_weights
+)
+
+
+def gather_context(needs: Sequence[str], samples: Sequence[Any] | None) -> dict[str, Any]:
+    """Return the named context of one batch, all of `PROVIDERS`."""
+    return {need: PROVIDERS[need](samples or ()) for need in needs}
 
 
 class WeightedLoss(nn.Module):
@@ -58,6 +109,8 @@ class WeightedLoss(nn.Module):
             ConfigError: Unknown loss or argument, with the nearest names.
         """
         self.loss, self.schedules = build_loss(self.where, self.arguments, facts)
+        kind = type(self.loss).__name__
+        refuse_unknown(f'{self.where}: needs of {kind}', self.loss.needs, PROVIDERS)
         self.parts = self.weights.names(self.loss.parts)
 
     def set_progress(self, progress: Progress) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdmm.distillers.context import gather_context
 from kdmm.distillers.objective import set_aside
+from kdmm.distillers.term import gather_context
 from kdmm.engine.crops import at_size, corners, grown
 from kdmm.engine.meter import Meter
 from kdmm.engine.saved import Saved, total_bytes
 from kdmm.functional.blocks import BUFFERS, block_elements
 from kdmm.functional.collective import distributed
-from kdmm.utils.tree import leaves
+from kdmm.taps import leaves
 
 
 @dataclass

@@ -8,10 +8,10 @@ import torch
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from kdmm.distillers.context import gather_context
 from kdmm.distillers.objective import set_aside
+from kdmm.distillers.term import gather_context
 from kdmm.losses import Batch
-from kdmm.utils.tree import map_leaves
+from kdmm.taps import map_leaves
 
 
 class Parts(Protocol):

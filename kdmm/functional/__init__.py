@@ -1,5 +1,6 @@
 """Pure tensor maths: torch and nothing above it."""
 
+from ..renamed import renamed
 from .adversarial import hinge_discriminator, hinge_generator, wasserstein_discriminator
 from .attention import attention_map, attention_transfer, path_differences
 from .bank_contrast import mutual_bank_contrast
@@ -35,6 +36,13 @@ from .queue_contrast import mutual_queue_contrast, queue_logits
 from .relation import memory_kl, pixel_to_pixel_kl
 from .rotation import ROTATIONS, class_marginals, joint_labels, rotations, unrotated
 from .scores import bank_scores
+
+# arguments under their names of kdmm 0.1 are taken here, and not inside the package
+kl_divergence = renamed(tau='temperature')(kl_divergence)
+binary_kl_divergence = renamed(tau='temperature')(binary_kl_divergence)
+channel_kl = renamed(tau='temperature')(channel_kl)
+class_correlation_mse = renamed(tau='temperature')(class_correlation_mse)
+memory_kl = renamed(t_mem='temperature')(memory_kl)
 
 __all__ = [
     'ROTATIONS',

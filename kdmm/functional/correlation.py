@@ -3,7 +3,6 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..renamed import renamed
 from .maps import full_precision, promote
 
 
@@ -14,7 +13,6 @@ def _correlation(logits: Tensor, temperature: float, pool: int) -> Tensor:
     return space @ space.transpose(1, 2)  # (B, K, n) @ (B, n, K) -> (B, K, K)
 
 
-@renamed(tau='temperature')
 def class_correlation_mse(
     student: Tensor, teacher: Tensor, temperature: float = 4.0, pool: int = 2
 ) -> Tensor:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ..renamed import renamed
 from .maps import full_precision, promote
 
 
@@ -17,7 +16,6 @@ def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
     return (values * weight).sum() / torch.where(total > 0, total, 1)
 
 
-@renamed(tau='temperature')
 def kl_divergence(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -45,7 +43,6 @@ def kl_divergence(
         return _mean((log_t.exp() * (log_t - log_s)).sum(dim), weight) * temperature**2
 
 
-@renamed(tau='temperature')
 def binary_kl_divergence(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -79,7 +76,6 @@ def binary_kl_divergence(
         return _mean((yes + no).sum(dim), weight) * temperature**2
 
 
-@renamed(tau='temperature')
 def channel_kl(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
     """Channels as distributions over space (CWD, arXiv 2011.13256).
 

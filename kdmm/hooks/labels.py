@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
 from kdmm.datasets.first_samples import look_at, told
-from kdmm.distillers.context import output_head, task_facts
+from kdmm.distillers.builder import output_head, task_facts
 from kdmm.errors import ConfigError
 from kdmm.hooks.nonfinite import image_names
 from kdmm.registry import HOOKS

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdmm.errors import TrainingError
 from kdmm.registry import HOOKS
-from kdmm.utils.tree import leaves
+from kdmm.taps import leaves
 
 
 class NonFiniteError(TrainingError):

@@ -48,7 +48,7 @@ class DistillLoss(nn.Module):
     run and resumed with it.
     """
 
-    #: Context that ``forward`` takes by keyword, see `kdmm.distillers.context`: ``'labels'``,
+    #: Context that ``forward`` takes by keyword, see `kdmm.distillers.term`: ``'labels'``,
     #: ``'sample_ids'``, ``'keypoint_weights'``.
     needs: tuple[str, ...] = ()
     #: Keys of the dict that ``forward`` returns; `WHOLE` alone: it returns a scalar.

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ..functional import (
     map_to_rows,
-    memory_kl,
     normalize_rows,
     pixel_to_pixel_kl,
     resize_labels,
@@ -15,6 +14,7 @@ from ..functional import (
     valid_labels,
     world_size,
 )
+from ..functional.relation import memory_kl
 from ..memory import ClassQueues
 from ..registry import MODELS
 from ..renamed import renamed

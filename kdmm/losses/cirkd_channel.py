@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..functional import channel_mse, channel_relation_kl, channel_rows, memory_kl, pool_ceil
+from ..functional import channel_mse, channel_relation_kl, channel_rows, pool_ceil
+from ..functional.relation import memory_kl
 from ..memory import RowQueue
 from ..registry import MODELS
 from .base import DistillLoss

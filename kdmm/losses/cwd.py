@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..functional import channel_kl
+from ..functional.divergence import channel_kl
 from ..registry import MODELS
 from ..renamed import renamed
 from .base import DistillLoss

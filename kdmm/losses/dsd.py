@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..functional import class_correlation_mse, path_differences
+from ..functional import path_differences
+from ..functional.correlation import class_correlation_mse
 from ..registry import MODELS
 from ..renamed import renamed
 from .base import DistillLoss

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from ..functional import binary_kl_divergence, kl_divergence, promote, resize_labels
+from ..functional import promote, resize_labels
+from ..functional.divergence import binary_kl_divergence, kl_divergence
 from ..registry import MODELS
 from ..renamed import renamed
 from .base import DistillLoss

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..functional import kl_divergence, mutual_contrast, promote
+from ..functional import mutual_contrast, promote
 from ..functional.collective import all_gather_cat, gather_with_grad
+from ..functional.divergence import kl_divergence
 from ..registry import MODELS
 from ..renamed import renamed
 from .base import DistillLoss

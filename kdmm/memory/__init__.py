@@ -1,9 +1,8 @@
 """State that outlives a step."""
 
-from .class_queues import ClassQueues, Keys
+from .class_queues import ClassQueues, ClassRing, Keys
 from .hash import hash_below, hash_uint32
 from .instance_bank import InstanceBank
-from .ring import ClassRing
 from .row_queue import RowQueue
 from .sample_rows import SampleRows
 

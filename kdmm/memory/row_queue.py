@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from ..functional.collective import all_gather_cat, global_image_index
 from ..functional.maps import full_precision
+from .class_queues import ClassRing
 from .hash import hash_uint32
-from .ring import ClassRing
 
 _LENGTH = 'ring.rows'
 

@@ -10,7 +10,7 @@ from kdmm.errors import ConfigError
 from kdmm.pretrained.architecture import Architecture
 from kdmm.pretrained.families import Family
 from kdmm.pretrained.mapping import KeyMap, map_keys
-from kdmm.utils.tree import leaves
+from kdmm.taps import leaves
 
 TOLERANCE = 1e-5
 

@@ -6,7 +6,8 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
-from kdmm.distillers.context import gather_context, task_facts
+from kdmm.distillers.builder import task_facts
+from kdmm.distillers.term import gather_context
 from kdmm.errors import ConfigError
 from tests.distillers.tiny_models import seg_samples, segmentor
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdmm.utils.tree import leaves
+from kdmm.taps import leaves
 
 
 def saved_bytes(run: Callable[[], Tensor]) -> int:

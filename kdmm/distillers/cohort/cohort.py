@@ -8,15 +8,15 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from kdmm.distillers.builder import task_facts
 from kdmm.distillers.cohort.members import build_others, other_configs, refuse_one_start
 from kdmm.distillers.cohort.terms import CohortTerm, cohort_table, cohort_term
 from kdmm.distillers.cohort.trunk import Trunk
-from kdmm.distillers.context import gather_context, task_facts
 from kdmm.distillers.loss_weights import switched_on
 from kdmm.distillers.objective import OwnLosses, beside_a_total, register_objective
 from kdmm.distillers.probe import Size, blank_taps
 from kdmm.distillers.section import tap_names
-from kdmm.distillers.term import TermedObjective
+from kdmm.distillers.term import TermedObjective, gather_context
 from kdmm.errors import ConfigError
 from kdmm.taps import Taps, require_gradient
 

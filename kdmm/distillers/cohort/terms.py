@@ -13,9 +13,8 @@ from kdmm.distillers.term import Term, WeightedLoss, shape_of
 from kdmm.errors import ConfigError
 from kdmm.losses.base import DistillLoss
 from kdmm.registry import MODELS
-from kdmm.taps import Calls
+from kdmm.taps import Calls, map_leaves
 from kdmm.utils.tables import plain
-from kdmm.utils.tree import map_leaves
 
 Seen = Sequence[Mapping[str, Any]]
 

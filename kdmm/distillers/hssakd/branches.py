@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdmm.distillers.context import labels as labels_of
-from kdmm.distillers.context import task_facts
+from kdmm.distillers.builder import task_facts
+from kdmm.distillers.term import labels as labels_of
 from kdmm.errors import ConfigError
-from kdmm.functional import kl_divergence, promote, rotations, unrotated
+from kdmm.functional import promote, rotations, unrotated
+from kdmm.functional.divergence import kl_divergence
 from kdmm.models import AuxiliaryBranches
 from kdmm.taps import Taps
 

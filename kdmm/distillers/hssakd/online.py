@@ -18,7 +18,7 @@ from kdmm.distillers.hssakd.branches import (
 from kdmm.distillers.hssakd.objective import SelfSupervised, check_temperature
 from kdmm.distillers.objective import register_objective
 from kdmm.errors import ConfigError
-from kdmm.functional import kl_divergence
+from kdmm.functional.divergence import kl_divergence
 from kdmm.renamed import renamed
 
 

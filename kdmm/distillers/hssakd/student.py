@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from kdmm.distillers.context import task_facts
+from kdmm.distillers.builder import task_facts
 from kdmm.distillers.hssakd.branched_teacher import BranchedTeacher
 from kdmm.distillers.hssakd.branches import branch_divergence
 from kdmm.distillers.hssakd.objective import SelfSupervised, check_temperature
 from kdmm.distillers.objective import register_objective
 from kdmm.distillers.section import list_of_teachers
 from kdmm.errors import ConfigError
-from kdmm.functional import kl_divergence
+from kdmm.functional.divergence import kl_divergence
 from kdmm.renamed import renamed
 from kdmm.teachers.teacher import Teacher
 

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...renamed import renamed
 from ..blocks import rows_per_block
 from ..collective import all_gather_cat, gather_with_grad, world_size
 from ..maps import full_precision, map_to_rows, normalize_rows, promote
@@ -140,7 +139,6 @@ def pixel_to_pixel_kl(
         return loss.to(promote(student).dtype)
 
 
-@renamed(t_mem='temperature')
 def memory_kl(
     student_rows: Tensor,
     teacher_rows: Tensor,
