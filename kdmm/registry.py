@@ -13,17 +13,22 @@ from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope='kdmm', locations=['kdmm'])
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='kdmm', locations=['kdmm'])
-# the integrations need a base library and are imported when a data set is looked up
+MODELS = Registry(
+    'model',
+    parent=MMENGINE_MODELS,
+    scope='kdmm',
+    locations=['kdmm.losses', 'kdmm.models', 'kdmm.distillers'],
+)
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='kdmm', locations=['kdmm.hooks'])
+# the integrations need a base library
 DATASETS = Registry(
     'dataset',
     parent=MMENGINE_DATASETS,
     scope='kdmm',
-    locations=['kdmm', 'kdmm.datasets.integrations'],
+    locations=['kdmm.datasets', 'kdmm.datasets.integrations'],
 )
 DATA_SAMPLERS = Registry(
-    'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='kdmm', locations=['kdmm']
+    'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='kdmm', locations=['kdmm.datasets']
 )
 LOOPS = Registry(
     'loop',
@@ -40,7 +45,7 @@ TRANSFORMS = Registry(
     'transform',
     parent=MMENGINE_TRANSFORMS,
     scope='kdmm',
-    locations=['kdmm', 'kdmm.datasets.shuffle_patches'],
+    locations=['kdmm.datasets', 'kdmm.datasets.shuffle_patches'],
 )
-SCHEDULES = Registry('schedule', scope='kdmm', locations=['kdmm'])
+SCHEDULES = Registry('schedule', scope='kdmm', locations=['kdmm.schedules'])
 OBJECTIVES = Registry('objective', scope='kdmm', locations=['kdmm.distillers'])

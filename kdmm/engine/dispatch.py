@@ -1,13 +1,14 @@
 """Whatever Runner of MMEngine reads a section ``kd`` obeys it, or refuses.
 
 `install` is part of ``import kdmm``. A Runner that finds neither a section nor an objective is
-MMEngine's own, untouched.
+MMEngine's own, untouched. What serves the others is imported when there is one.
 """
 
 import copy
 import functools
 import inspect
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +17,7 @@ from mmengine.runner import FlexibleRunner
 from mmengine.runner import Runner as BaseRunner
 
 from kdmm.config import SECTION, kind_of, nearly_section, section_of, split_model
-from kdmm.distillers import Objective
-from kdmm.engine.runner import Runner
 from kdmm.errors import ConfigError
-from kdmm.hooks.ownership import objective_in
 
 _MARK = '_kdmm'
 
@@ -40,7 +38,9 @@ def install() -> None:
 
 @functools.cache
 def serving(kind: type[BaseRunner]) -> type[BaseRunner]:
-    """``kind`` with what `kdmm.Runner` does; a subclass of both where it is a user's own."""
+    """Return ``kind`` with what `kdmm.Runner` does; a subclass of both where it is a user's own."""
+    from kdmm.engine.runner import Runner
+
     if issubclass(kind, Runner):
         return kind
     if kind is BaseRunner:
@@ -48,8 +48,17 @@ def serving(kind: type[BaseRunner]) -> type[BaseRunner]:
     return type(kind.__name__, (Runner, kind), {'__module__': kind.__module__})
 
 
+def objective_in(model: Any) -> Any:
+    """Return the objective that was attached to a model, None without one."""
+    if 'kdmm.distillers' not in sys.modules:  # so none can have been attached
+        return None
+    from kdmm.hooks.ownership import objective_in
+
+    return objective_in(model)
+
+
 def announcement(runner: Any) -> str:
-    """What a run is, in one line: its objective, or plain training."""
+    """Describe a run in one line: its objective, or plain training."""
     objective = objective_in(runner.model)
     if objective is None:
         near = nearly_section(runner.cfg)
@@ -74,7 +83,7 @@ def _obeying(init: Callable[..., None]) -> Callable[..., None]:
             kind: Any = type(self)
             self.__class__ = serving(kind)
         init(*given.args, **given.kwargs)
-        if objective_in(self.model) is not None and not isinstance(self, Runner):
+        if objective_in(self.model) is not None and serving(self.__class__) is not type(self):
             raise ConfigError(
                 f'model: {type(self).__name__} built one with an objective of kdmm and would train '
                 f'it without its hooks. Write the section {SECTION}, or '
@@ -121,7 +130,7 @@ def _normalise(given: dict[str, Any]) -> bool:
     cfg, model = given.get('cfg'), given.get('model')
     student, section = split_model(model)
     if section is None:
-        return section_of(cfg) is not None or isinstance(objective_in(model), Objective)
+        return section_of(cfg) is not None or objective_in(model) is not None
     if section_of(cfg) is not None:
         raise ConfigError(
             f'model.type={given["model"]["type"]!r} and a section {SECTION}: one run has one '

@@ -6,24 +6,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CODE = """
-import sys, types
+import sys
 allowed = sys.stdlib_module_names | {'torch', 'kdmm'}
 
 import torch  # with what it brings
 import torch.distributed, torch.nn.functional
 brought = {name.partition('.')[0] for name in sys.modules}
 
-class Refuse:
+class Only:
+    # as if nothing else were installed
+    def __init__(self, finder):
+        self.finder = finder
+
     def find_spec(self, name, path=None, target=None):
         top = name.partition('.')[0]
-        if top not in allowed | brought:
-            raise ModuleNotFoundError(f'{name} is not PyTorch', name=name)
+        return self.finder.find_spec(name, path, target) if top in allowed | brought else None
 
-sys.meta_path.insert(0, Refuse())
-package = types.ModuleType('kdmm')  # without its own __init__
-package.__path__ = ['kdmm']
-sys.modules['kdmm'] = package
-
+sys.meta_path[:] = [Only(finder) for finder in sys.meta_path if hasattr(finder, 'find_spec')]
 import importlib, pkgutil
 import kdmm.functional
 for found in pkgutil.walk_packages(kdmm.functional.__path__, 'kdmm.functional.'):
