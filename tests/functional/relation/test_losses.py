@@ -205,6 +205,12 @@ class TestMemory:
         assert teacher.grad is None and keys.grad is None
         assert 0 < loss <= 40
 
+    def test_second_derivative_is_refused(self):
+        student, teacher = self.rows()
+        loss = memory_kl(student, teacher, self.keys).sum()
+        with pytest.raises(RuntimeError, match=r'first derivatives only.*textbook\.memory_kl'):
+            torch.autograd.grad(loss, student, create_graph=True)
+
     @pytest.mark.parametrize('sections', [[4, 4], [9, 0], []])
     def test_wrong_sections(self, sections):
         with pytest.raises(ValueError, match='cover 9 keys'):
@@ -239,6 +245,9 @@ def test_autocast_stays_near_float32(dtype):
     torch.testing.assert_close(loss, exact, rtol=1e-3, atol=0)
 
 
-def test_cpu_tensors_take_the_torch_form():
-    assert not kernels_serve(torch.zeros(4, 8), torch.zeros(4, 8), half=False)
+@pytest.mark.parametrize('half', [False, True])
+def test_cpu_tensors_take_the_torch_form(half, monkeypatch):
+    monkeypatch.setattr('kdmm.functional.relation.losses.agrees', lambda *_: True)
+    monkeypatch.setattr('kdmm.functional.relation.losses.precision', lambda: 'tf32')
+    assert not kernels_serve(torch.zeros(4, 8), torch.zeros(4, 8), half)
     assert not half_products(torch.zeros(1, dtype=torch.float16))

@@ -37,6 +37,16 @@ def test_half_the_tiles_equal_whole_rows(images, chunk, masked):
     torch.testing.assert_close(torch.autograd.grad(half, student)[0], sum(expected), **CLOSE)
 
 
+def test_whole_rows_refuse_second_derivatives_as_tiles_do():
+    student, teacher = rows(2, 6, 5, 0.3).requires_grad_(), rows(2, 6, 7, 1.1)
+    for loss in (
+        self_kl(student, plan(teacher, 2)),
+        pair_kl(student, student, plan(teacher, 2, chunk=4)),
+    ):
+        with pytest.raises(RuntimeError, match='first derivatives only'):
+            torch.autograd.grad(loss, student, create_graph=True)
+
+
 def test_without_a_gradient_only_the_sums_are_formed(monkeypatch):
     student, teacher = rows(2, 6, 5, 0.3), rows(2, 6, 7, 1.1)
     monkeypatch.setattr('kdmm.functional.relation.symmetric._gradient', None)
