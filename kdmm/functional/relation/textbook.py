@@ -2,8 +2,8 @@
 
 Autograd keeps every similarity map, 64 MiB for each network and pair of images of 64 x 64 pixels.
 The functions of the same names in :mod:`.losses` give the same numbers without such maps, and take
-masks and weights, too. They have first derivatives only; those here have any. The functions differ
-in one thing: rows shorter than 1e-6 get no gradient from :mod:`.losses`, a huge one here.
+masks and weights, too. They have first derivatives only; the functions here have derivatives of any
+order. One thing differs: rows shorter than 1e-6 get no gradient there, and a huge one here.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def row_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(softmax(teacher) || softmax(student)) of each row, logits (N, M) -> (N,)."""
-    log_s, log_t = student.log_softmax(1), teacher.detach().log_softmax(1)
-    return (log_t.exp() * (log_t - log_s)).sum(1)
+def mean_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(softmax(teacher) || softmax(student)), mean over the rows of logits (N, M)."""
+    log_s, p_t = F.log_softmax(student, dim=1), F.softmax(teacher.detach(), dim=1)
+    return F.kl_div(log_s, p_t, reduction='batchmean')
 
 
 def pixel_to_pixel_kl(student: Tensor, teacher: Tensor, tau: float = 0.1) -> Tensor:
@@ -28,7 +28,7 @@ def pixel_to_pixel_kl(student: Tensor, teacher: Tensor, tau: float = 0.1) -> Ten
     for i in range(batch):
         for j in range(batch):
             # (h * w, C) @ (C, h * w): pixels of image i against pixels of image j
-            total = total + row_kl(s[i] @ s[j].T / tau, t[i] @ t[j].T / tau).mean()
+            total = total + mean_kl(s[i] @ s[j].T / tau, t[i] @ t[j].T / tau)
     return total / batch**2
 
 
@@ -45,5 +45,5 @@ def memory_kl(
     for part in keys.detach().split(list(sections or [len(keys)])):
         # (N, C) @ (C, m): rows against the keys of one section
         s, t = (x @ part.T / (tau * temperature) for x in (student_rows, teacher_rows))
-        losses.append(row_kl(s, t).mean() * temperature**2)
+        losses.append(mean_kl(s, t) * temperature**2)
     return torch.stack(losses)
