@@ -12,7 +12,7 @@ from kdmm.distillers import CHILD
 from kdmm.engine.meter import MIB, Meter
 from kdmm.engine.saved import total_bytes
 from kdmm.engine.small_passes import student_pass, teacher_pass, term_passes
-from kdmm.engine.split_step import unwrapped
+from kdmm.utils.models import unwrapped
 
 #: What a process on CPU holds besides tensors.
 PROCESS = 'process and libraries'

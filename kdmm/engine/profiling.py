@@ -12,8 +12,9 @@ from kdmm.distillers import CHILD
 from kdmm.engine.ledger import Ledger
 from kdmm.engine.memory_estimate import Estimate, estimate_memory
 from kdmm.engine.meter import Meter
-from kdmm.engine.split_step import split_step, teacher_step, unwrapped
+from kdmm.engine.split_step import split_step, teacher_step
 from kdmm.registry import LOOPS
+from kdmm.utils.models import unwrapped
 
 #: Names under which torch's profiler lists collectives of its backends.
 COLLECTIVES = ('gloo:', 'nccl:', 'mpi:')

@@ -42,6 +42,7 @@ from kdmm.hooks.ownership import PREFIX, objective_in, taken
 from kdmm.hooks.reproducible import restart_stream
 from kdmm.hooks.summary import FinalValidationHook, lacks_final_validation
 from kdmm.registry import RUNNERS
+from kdmm.utils.models import unwrapped
 
 
 class CheckpointError(OSError):
@@ -269,7 +270,7 @@ class Runner(CheckedRunner):
         if self._resume:
             self._check_resumable(checkpoint, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model = unwrapped(self.model)
         state = state_dict_of(checkpoint, repr(filename))
         if self._resume:
             taken(state, PREFIX)  # what the hooks put there for each other

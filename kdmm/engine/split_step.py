@@ -5,13 +5,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
-from mmengine.model import is_model_wrapper
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdmm.distillers.objective import set_aside
 from kdmm.distillers.term import gather_context
 from kdmm.losses import Batch
 from kdmm.taps import map_leaves
+from kdmm.utils.models import unwrapped
 
 
 class Parts(Protocol):
@@ -19,11 +19,6 @@ class Parts(Protocol):
 
     def part(self, name: str) -> AbstractContextManager:
         """A context; what happens inside belongs to ``name``."""
-
-
-def unwrapped(model: nn.Module) -> Any:
-    """The model inside DDP."""
-    return model.module if is_model_wrapper(model) else model
 
 
 def loosened(value: Any, pairs: list[tuple[Tensor, Tensor]]) -> Any:

@@ -132,8 +132,9 @@ def peaks_of(heatmaps: Tensor, grid: PatchGrid) -> tuple[np.ndarray, np.ndarray]
     """
     if len(heatmaps) != grid.count:
         raise ConfigError(
-            f'the model gives {len(heatmaps)} heatmaps, a grid of {grid.rows}x{grid.cols} has '
-            f'{grid.count} patches: set model.head.out_channels={grid.count}'
+            f'the model gives {len(heatmaps)} heatmaps',
+            key='model.head.out_channels',
+            expected=f'{grid.count}, the patches of a grid of {grid.rows}x{grid.cols}',
         )
     height, width = heatmaps.shape[1:]
     value, index = heatmaps.detach().float().flatten(1).max(dim=1)
@@ -179,8 +180,13 @@ def check_sample(sample: dict[str, Any]) -> None:
     ]
     if missing:
         raise ConfigError(
-            f'the data samples do not say {", ".join(missing)}. The pipeline needs '
-            'kdmm.ShufflePatches, and PackPoseInputs these names in its meta_keys'
+            f'the data samples do not say {", ".join(missing)}',
+            key='val_dataloader.dataset.pipeline',
+            expected='kdmm.ShufflePatches, and PackPoseInputs with these names in its meta_keys',
         )
     if 'heatmaps' not in sample.get('pred_fields', {}):
-        raise ConfigError('JigsawMetric reads heatmaps: set model.test_cfg.output_heatmaps=True')
+        raise ConfigError(
+            'JigsawMetric reads heatmaps',
+            key='model.test_cfg.output_heatmaps',
+            fix='Set it to True.',
+        )

@@ -29,7 +29,7 @@ class BranchAccuracyHook(Hook):
             ConfigError: If so.
         """
         if runner.val_loop is None:
-            raise ConfigError('kd.evaluate_branches: the config has no validation (val_cfg)')
+            raise ConfigError('the config has no validation (val_cfg)', key='kd.evaluate_branches')
 
     @torch.no_grad()
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, all_reduce, broadcast, get_comm_device, get_world_size
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from kdmm.checkpoints import ENTRY
 from kdmm.registry import HOOKS
+from kdmm.utils.models import unwrapped
 
 #: The entry for each rank's own buffers, where they differ.
 RANKS = f'{ENTRY}_ranks'
@@ -170,8 +170,7 @@ def common_values(own: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
 
 def _every_buffer(runner: Any) -> dict[str, Tensor]:
     """By their name in the model; those of averages by that behind a prefix."""
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    found = _saved_buffers(model)
+    found = _saved_buffers(unwrapped(runner.model))
     for number, average in _averages(runner).items():
         for name, value in _saved_buffers(average.module).items():
             found[f'{_AVERAGE}{number}.{name}'] = value

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.dist import is_main_process
-from mmengine.model import is_model_wrapper
 from mmengine.runner.checkpoint import save_checkpoint, weights_to_cpu
 from torch import nn
 
@@ -13,12 +12,12 @@ from kdmm.distillers import CHILD
 from kdmm.hooks.checkpoint import ATOMIC
 from kdmm.hooks.nonfinite import NonFiniteError, non_finite
 from kdmm.hooks.ownership import objective_of
+from kdmm.utils.models import unwrapped
 
 
 def plain_networks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The network that a run keeps as its model, '', and those beside it, ``'peer1'`` ..."""
-    inner: Any = model.module if is_model_wrapper(model) else model
-    yield '', inner
+    yield '', unwrapped(model)
     yield from objective_of(model).networks().items()
 
 

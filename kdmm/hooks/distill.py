@@ -35,14 +35,18 @@ def check_average(hooks: Iterable[Hook], objective: Objective) -> None:
             continue
         if hook.ema_cfg.get('update_buffers') and objective.shared:
             raise ConfigError(
-                'EMAHook.update_buffers=True: MMEngine then averages each entry of the state, and '
-                'a trunk that networks share (kd.trunk) has an entry in each of them, so its '
-                'average would move several times an iteration. Leave out one of the two'
+                'MMEngine then averages each entry of the state, and a trunk that networks share '
+                '(kd.trunk) has an entry in each of them, so its average would move several times '
+                'an iteration',
+                key='EMAHook.update_buffers',
+                got=hook.ema_cfg['update_buffers'],
+                fix='Leave out one of the two.',
             )
         if objective.results and not objective.averages:
             raise ConfigError(
-                'EMAHook: the file would hold an averaged network with branches or peers that are '
-                'not. Leave it out of this run'
+                'the file would hold an averaged network with branches or peers that are not',
+                key='EMAHook',
+                fix='Leave it out of this run.',
             )
 
 
@@ -198,13 +202,16 @@ class DistillHook(Hook):
             raise ConfigError(
                 'this checkpoint has no distillation state or no optimizer, so it cannot be '
                 'resumed with a kd section: it comes from a plain run or was written for '
-                'deployment. Start a new run from it with load_from instead of resume'
+                'deployment',
+                key='resume',
+                fix='Start a new run from it with load_from instead of resume.',
             )
         entry, trained = checkpoint[ENTRY], checkpoint.get(TRAINED, {})
         if trained and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
             raise ConfigError(
                 'this checkpoint holds averages of the networks (EMAHook), and the config has no '
-                'EMAHook: it cannot be resumed without it'
+                'EMAHook: it cannot be resumed without it',
+                key='resume',
             )
         _check_same_teachers(objective_of(runner.model).teachers, checkpoint.get(TEACHERS))
         objective, raw = objective_of(runner.model), {**entry, **trained}
@@ -229,7 +236,7 @@ def _check_same_teachers(
     """
     way_out = (
         'Give the teacher that the run began with, or start a new run from the student in this '
-        'file: load_from=<this file>, without --resume'
+        'file: load_from=<this file>, without --resume.'
     )
     if written is None:
         if teachers:
@@ -242,12 +249,15 @@ def _check_same_teachers(
         return
     if len(teachers) != len(written):
         raise ConfigError(
-            f'kd.teacher: {len(teachers)} teacher(s), but the resumed run had {len(written)}. '
-            f'{way_out}'
+            f'{len(teachers)} teacher(s), but the resumed run had {len(written)}',
+            key='kd.teacher',
+            fix=way_out,
         )
     for index, (teacher, was) in enumerate(zip(teachers, written, strict=True)):
         if teacher.fingerprint() != was['fingerprint']:
             raise ConfigError(
-                f'kd.teacher: teacher {index} ({teacher.source}) has other weights than the one of '
-                f'the resumed run ({was["source"]}), or is in another dtype. {way_out}'
+                f'teacher {index} ({teacher.source}) has other weights than the one of the resumed '
+                f'run ({was["source"]}), or is in another dtype',
+                key='kd.teacher',
+                fix=way_out,
             )

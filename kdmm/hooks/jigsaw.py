@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from kdmm.datasets import PatchGrid, SeededDataset
 from kdmm.errors import ConfigError
 from kdmm.evaluation import JigsawMetric
 from kdmm.hooks.jigsaw_checks import check_validation, puzzles_of
 from kdmm.registry import HOOKS
+from kdmm.utils.models import unwrapped
 
 
 @HOOKS.register_module()
@@ -47,7 +47,7 @@ class JigsawHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Check the config and compute the levels."""
-        model, loader = _plain(runner.model), runner.train_dataloader
+        model, loader = unwrapped(runner.model), runner.train_dataloader
         _check_test_cfg(model)
         shuffle, codec = puzzles_of(loader.dataset)
         _check_channels(model, shuffle.grid)
@@ -67,11 +67,11 @@ class JigsawHook(Hook):
 
     def before_val(self, runner: Any) -> None:
         """Check what the metric needs."""
-        _check_test_cfg(_plain(runner.model))
+        _check_test_cfg(unwrapped(runner.model))
 
     def before_test(self, runner: Any) -> None:
         """Check what the metric needs."""
-        _check_test_cfg(_plain(runner.model))
+        _check_test_cfg(unwrapped(runner.model))
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -106,8 +106,10 @@ def slot_maps(codec: Any, centres: np.ndarray) -> np.ndarray:
     maps = codec.encode(keypoints=centres[None], keypoints_visible=visible).get('heatmaps')
     if maps is None or len(maps) != len(centres):
         raise ConfigError(
-            f'codec {type(codec).__name__}: the puzzles need one heatmap a patch, as MSRAHeatmap, '
-            'MegviiHeatmap and UDPHeatmap with heatmap_type=gaussian make them'
+            'the puzzles need one heatmap a patch',
+            key='GenerateTarget.encoder',
+            got=type(codec).__name__,
+            expected='MSRAHeatmap, MegviiHeatmap or UDPHeatmap with heatmap_type=gaussian',
         )
     return maps
 
@@ -128,16 +130,14 @@ def loss_levels(slots: np.ndarray, prior: np.ndarray) -> dict[str, float]:
     return dict(loss_zero=zero, loss_blind=zero - float(((prior @ flat) ** 2).mean()))
 
 
-def _plain(model: Any) -> Any:
-    return model.module if is_model_wrapper(model) else model
-
-
 def _check_test_cfg(model: Any) -> None:
     test_cfg: Mapping[str, Any] = model.test_cfg or {}
     if test_cfg.get('flip_test'):
         raise ConfigError(
-            'model.test_cfg.flip_test=True: it would swap joints, and there are patches. Set it '
-            'to False'
+            'it would swap joints, and there are patches',
+            key='model.test_cfg.flip_test',
+            got=test_cfg['flip_test'],
+            fix='Set it to False.',
         )
 
 
@@ -145,8 +145,9 @@ def _check_channels(model: Any, grid: PatchGrid) -> None:
     channels = getattr(getattr(model, 'head', None), 'out_channels', None)
     if channels != grid.count:
         raise ConfigError(
-            f'model.head.out_channels={channels}: a grid of {grid.rows}x{grid.cols} has '
-            f'{grid.count} patches'
+            key='model.head.out_channels',
+            got=channels,
+            expected=f'{grid.count}, the patches of a grid of {grid.rows}x{grid.cols}',
         )
 
 
@@ -154,8 +155,10 @@ def _check_workers(loader: Any) -> None:
     short_lived = loader.num_workers and not loader.persistent_workers
     if short_lived and not isinstance(loader.dataset, SeededDataset):
         raise ConfigError(
-            'train_dataloader.persistent_workers=False: each epoch would see the puzzles of '
-            'the first. Set it to True, or reproducible=True in the config'
+            'each epoch would see the puzzles of the first',
+            key='train_dataloader.persistent_workers',
+            got=False,
+            fix='Set it to True, or reproducible=True in the config.',
         )
 
 

@@ -22,8 +22,10 @@ def puzzles_of(dataset: Any) -> tuple[Any, Any]:
         check_same(shuffle, other, 'train_dataloader.dataset, another part')
         if (shuffle.prior() != other.prior()).any():
             raise ConfigError(
-                'train_dataloader.dataset: its parts have other p_identity or permutations in '
-                'ShufflePatches, so that JigsawHook knows of no level. Make them equal'
+                'its parts have other p_identity or permutations in ShufflePatches, so that '
+                'JigsawHook knows of no level',
+                key='train_dataloader.dataset',
+                fix='Make them equal.',
             )
     return shuffle, codec
 
@@ -48,9 +50,11 @@ def _puzzle_and_codec(transforms: list[Any]) -> tuple[Any, Any]:
     codec = getattr(behind.get('GenerateTarget'), 'encoder', None)
     if codec is None or isinstance(codec, list) or any(name in behind for name in MOVERS):
         raise ConfigError(
-            'JigsawHook: the pipeline of train_dataloader.dataset needs kdmm.ShufflePatches once, '
-            f'not before {" or ".join(MOVERS)}, and behind it GenerateTarget with one encoder; it '
-            f'has {", ".join(names)}'
+            'for JigsawHook',
+            key='train_dataloader.dataset.pipeline',
+            got=names,
+            expected=f'kdmm.ShufflePatches once, not before {" or ".join(MOVERS)}, and behind it '
+            'GenerateTarget with one encoder',
         )
     return behind['ShufflePatches'], codec
 
@@ -65,8 +69,9 @@ def check_same(shuffle: Any, other: Any, place: str) -> None:
         ours, theirs = getattr(shuffle, name), getattr(other, name)
         if ours != theirs:
             raise ConfigError(
-                f'{place}: ShufflePatches has {name}={_said(theirs)}, in training it is '
-                f'{_said(ours)}. Make them equal'
+                f'ShufflePatches has {name}={_said(theirs)}, in training it is {_said(ours)}',
+                key=place,
+                fix='Make them equal.',
             )
 
 
@@ -81,7 +86,11 @@ def check_validation(shuffle: Any, dataset: Any, test_cfg: Mapping[str, Any] | N
         ConfigError: Names the key to change.
     """
     if not (test_cfg or {}).get('output_heatmaps'):
-        raise ConfigError('JigsawMetric reads heatmaps: set model.test_cfg.output_heatmaps=True')
+        raise ConfigError(
+            'JigsawMetric reads heatmaps',
+            key='model.test_cfg.output_heatmaps',
+            fix='Set it to True.',
+        )
     place = 'val_dataloader.dataset'
     check_packed(dataset, place)
     for transforms in pipelines(dataset):
@@ -89,8 +98,9 @@ def check_validation(shuffle: Any, dataset: Any, test_cfg: Mapping[str, Any] | N
             check_same(shuffle, other, place)
             if other.seed is None:
                 raise ConfigError(
-                    f'{place}: ShufflePatches has no seed, so that each validation would have '
-                    'other puzzles. Set seed=0'
+                    'ShufflePatches has no seed, so that each validation would have other puzzles',
+                    key=place,
+                    fix='Set seed=0.',
                 )
 
 
@@ -105,6 +115,8 @@ def check_packed(dataset: Any, place: str) -> None:
         packed = getattr(by_name.get('PackPoseInputs'), 'meta_keys', ())
         if 'ShufflePatches' not in by_name or not set(META_KEYS) <= set(packed):
             raise ConfigError(
-                f'{place}: the pipeline needs kdmm.ShufflePatches, and PackPoseInputs '
-                f'{", ".join(META_KEYS)} in its meta_keys'
+                key=f'{place}.pipeline',
+                got=[*by_name],
+                expected='kdmm.ShufflePatches, and PackPoseInputs with '
+                f'{", ".join(META_KEYS)} in its meta_keys',
             )

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from kdmm.hooks.jigsaw_checks import check_packed
 from kdmm.registry import HOOKS
+from kdmm.utils.models import unwrapped
 from kdmm.visualization import jigsaw_sheet
 
 
@@ -49,7 +49,7 @@ class JigsawSheetHook(Hook):
 
 def solve(model: Any, images: list[torch.Tensor], samples: list[Any]) -> list[Any]:
     """The data samples with predicted heatmaps; ``model`` and all in it keep their modes."""
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrapped(model)
     modes, test_cfg = {part: part.training for part in model.modules()}, model.test_cfg
     model.eval()
     model.test_cfg = {**(test_cfg or {}), 'output_heatmaps': True, 'flip_test': False}

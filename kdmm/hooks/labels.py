@@ -5,13 +5,13 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from kdmm.datasets.first_samples import look_at, told
 from kdmm.distillers.builder import output_head, task_facts
 from kdmm.errors import ConfigError
 from kdmm.hooks.nonfinite import image_names
 from kdmm.registry import HOOKS
+from kdmm.utils.models import unwrapped
 
 
 @HOOKS.register_module()
@@ -59,7 +59,7 @@ class LabelRangeHook(Hook):
         self._check(data_batch, self.ignored)
 
     def _read_model(self, model: Any) -> None:
-        model = model.module if is_model_wrapper(model) else model
+        model = unwrapped(model)
         facts = task_facts(model)
         kinds = (kind.__name__ for kind in type(output_head(model)).__mro__)
         # a region proposal network knows one class, whatever its boxes are of
@@ -85,7 +85,7 @@ class LabelRangeHook(Hook):
             ignored = [*self.ignored, getattr(dataset, 'ignore_index', 255)]
             if self.num_classes is not None and look.kind != 'persons':
                 for label, where in look.wrong(self.num_classes, ignored):
-                    raise ConfigError(self._message(label, where, f'{key}: '))
+                    raise self._wrong(label, where, key)
             warning = told(look, key)
             if warning:
                 runner.logger.warning(warning)
@@ -101,14 +101,15 @@ class LabelRangeHook(Hook):
                 for value in ignored:
                     wrong &= labels != value
                 if wrong.any():
-                    raise ConfigError(self._message(int(labels[wrong][0]), name))
+                    raise self._wrong(int(labels[wrong][0]), name)
 
-    def _message(self, label: int, name: str, key: str = '') -> str:
+    def _wrong(self, label: int, name: str, key: str = '') -> ConfigError:
         assert self.num_classes is not None
-        return (
-            f'{key}label {label} in the annotation of {name}: the model has {self.num_classes} '
-            f'classes (0 to {self.num_classes - 1}) and ignores {self.ignored[0]}. Is '
-            'reduce_zero_label, the label map or num_classes off?'
+        return ConfigError(
+            f'label {label} in the annotation of {name}: the model has {self.num_classes} classes '
+            f'(0 to {self.num_classes - 1}) and ignores {self.ignored[0]}',
+            key=key,
+            fix='Is reduce_zero_label, the label map or num_classes off?',
         )
 
 

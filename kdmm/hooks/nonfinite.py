@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import is_model_wrapper
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdmm.errors import TrainingError
 from kdmm.registry import HOOKS
 from kdmm.taps import leaves
+from kdmm.utils.models import unwrapped
 
 
 class NonFiniteError(TrainingError):
@@ -83,11 +83,6 @@ def non_finite(state: Mapping[str, Any], allow: Collection[str] = ()) -> list[st
         return []
     flags = torch.stack([flag.to(found[0][1].device) for _, flag in found])
     return [name for (name, _), bad in zip(found, flags.tolist(), strict=True) if bad]
-
-
-def unwrapped(model: nn.Module) -> Any:
-    """The model inside of a parallel wrapper."""
-    return model.module if is_model_wrapper(model) else model
 
 
 def _finite(value: Any) -> bool:

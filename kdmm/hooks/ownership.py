@@ -3,12 +3,12 @@
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import nn
 
 from kdmm.checkpoints import ENTRY
 from kdmm.distillers import CHILD, Objective
 from kdmm.registry import HOOKS
+from kdmm.utils.models import unwrapped
 
 #: Prefix of the objective's keys in the state of a model in training.
 PREFIX = f'{CHILD}.'
@@ -18,13 +18,12 @@ TRAINED = f'{ENTRY}_ema'
 
 def objective_of(model: nn.Module) -> Objective:
     """The objective attached to a (possibly wrapped) student."""
-    inner = model.module if is_model_wrapper(model) else model
-    return getattr(inner, CHILD)
+    return getattr(unwrapped(model), CHILD)
 
 
 def objective_in(model: Any) -> Objective | None:
     """As `objective_of`; None for a model that has none, or is not built yet."""
-    inner = model.module if is_model_wrapper(model) else model
+    inner = unwrapped(model)
     found = getattr(inner, CHILD, None) if isinstance(inner, nn.Module) else None
     return found if isinstance(found, Objective) else None
 

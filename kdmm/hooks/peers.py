@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from mmengine.hooks import EMAHook, Hook
+from torch import Tensor
 
 from kdmm.errors import ConfigError
-from kdmm.evaluation.ensemble import combine
 from kdmm.hooks.buffers import common_buffers
 from kdmm.hooks.deploy import plain_networks, write_network
 from kdmm.registry import HOOKS
@@ -46,8 +46,10 @@ class PeersHook(Hook):
             for key in [best] if isinstance(best, str) else best:
                 if str(key).startswith(('peer', f'{ENSEMBLE}/')):
                     raise ConfigError(
-                        f'save_best={key!r}: checkpoints hold the first network. Choose by its own '
-                        'metric; peers are written when training ends'
+                        'checkpoints hold the first network',
+                        key='default_hooks.checkpoint.save_best',
+                        got=key,
+                        fix='Choose by its own metric; peers are written when training ends.',
                     )
 
     def before_val_epoch(self, runner: Any) -> None:
@@ -113,3 +115,42 @@ def averaged(runner: Any) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.after_val_epoch(runner)
+
+
+def combine(samples: Sequence[Any]) -> Any | None:
+    """One image's prediction by the mean of the networks' logits.
+
+    Args:
+        samples: MMPretrain's data sample of one image by each network, with ``pred_score``, or
+            MMSegmentation's, with ``seg_logits``.
+
+    Returns:
+        A data sample like the first; None if there are no scores over at least two classes that
+        exclude each other.
+    """
+    if all('pred_score' in sample for sample in samples):
+        scores = torch.stack([sample.pred_score for sample in samples])  # (N, C)
+        return _classified(samples[0], scores.float())
+    if all('seg_logits' in sample for sample in samples):
+        logits = torch.stack([sample.seg_logits.data for sample in samples])  # (N, C, H, W)
+        return _segmented(samples[0], logits.mean(0))
+    return None
+
+
+def _classified(sample: Any, scores: Tensor) -> Any | None:
+    # also scores that are no numbers are of classes: all ranks must come to one decision
+    if scores.shape[1] < 2 or bool(((scores.sum(1) - 1).abs() > 1e-3).any()):
+        return None  # of several labels an image: each score by itself
+    # softmax(mean of z) is proportional to exp(mean of log softmax(z))
+    mean = scores.clamp_min(torch.finfo(scores.dtype).tiny).log().mean(0).softmax(0)
+    result = copy.copy(sample)
+    return result.set_pred_score(mean).set_pred_label(mean.argmax(0, keepdim=True))
+
+
+def _segmented(sample: Any, logits: Tensor) -> Any | None:
+    if len(logits) < 2:
+        return None  # one channel and a threshold
+    result = copy.deepcopy(sample)
+    result.seg_logits.data = logits
+    result.pred_sem_seg.data = logits.argmax(0, keepdim=True)
+    return result

@@ -33,7 +33,9 @@ class RecalibrateBNHook(Hook):
     def __init__(self, num_samples: int = 8192) -> None:
         if type(num_samples) is not int or num_samples < 1:
             raise ConfigError(
-                f'kd.recalibrate: num_samples={num_samples!r}: expected a positive whole number'
+                key='kd.recalibrate.num_samples',
+                got=num_samples,
+                expected='a positive whole number',
             )
         self.num_samples = num_samples
 
@@ -47,8 +49,10 @@ class RecalibrateBNHook(Hook):
         require('mmpretrain', "kd.recalibrate (False does without): MMPretrain's precise BN")
         if runner.train_dataloader.batch_size is None:
             raise ConfigError(
-                'kd.recalibrate: train_dataloader.batch_sampler leaves the batch size open, which '
-                "MMPretrain's precise BN needs. Give batch_size and sampler, or recalibrate=False"
+                "train_dataloader.batch_sampler leaves the batch size open, which MMPretrain's "
+                'precise BN needs',
+                key='kd.recalibrate',
+                fix='Give batch_size and sampler, or recalibrate=False.',
             )
 
     def after_train(self, runner: Any) -> None:

@@ -1,9 +1,9 @@
-"""Which parts of a model's config read weights from files."""
+"""Models inside wrappers, and the parts of a model's config that read weights from files."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.model import PretrainedInit
+from mmengine.model import PretrainedInit, is_model_wrapper
 from mmengine.registry import WEIGHT_INITIALIZERS
 
 #: Arguments of the base libraries' classes that name a file, a model of a zoo, or say that its
@@ -16,6 +16,11 @@ _ARGUMENTS = (
     'teacher_pretrained',
     'codebook_init_path',
 )
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the model inside a parallel wrapper, or ``model`` itself."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def pretrained_init(init: Any) -> Mapping[str, Any] | None:

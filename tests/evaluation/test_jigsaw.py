@@ -11,8 +11,8 @@ import torch
 pytest.importorskip('mmcv')
 
 from kdmm.datasets import PatchGrid, ShufflePatches  # noqa: E402
-from kdmm.errors import ConfigError  # noqa: E402
 from kdmm.evaluation import JigsawMetric  # noqa: E402
+from tests.errors import refused  # noqa: E402
 
 SIZE, GRID = (48, 64), (4, 3)
 
@@ -177,17 +177,17 @@ def test_confusion_table(mode: str, tmp_path: Path) -> None:
 def test_says_what_the_samples_lack(key: str) -> None:
     sample = puzzle(0)
     del sample[key]
-    with pytest.raises(ConfigError, match=f'{key}.*meta_keys'):
+    with refused(key='val_dataloader.dataset.pipeline', problem=key, expected='meta_keys'):
         score([(sample, torch.zeros(12, 16, 12))])
 
 
 def test_says_that_heatmaps_are_needed() -> None:
-    with pytest.raises(ConfigError, match='output_heatmaps'):
+    with refused(key='model.test_cfg.output_heatmaps', fix='True'):
         JigsawMetric().process(None, [puzzle(0)])
 
 
 def test_says_that_channels_differ() -> None:
-    with pytest.raises(ConfigError, match='17 heatmaps.*12 patches.*out_channels=12'):
+    with refused(key='model.head.out_channels', problem='17 heatmaps', expected='12, the patches'):
         score([(puzzle(0), torch.zeros(17, 16, 12))])
 
 

@@ -7,10 +7,10 @@ import torch
 
 pytest.importorskip('mmpretrain')
 
-from kdmm.errors import ConfigError  # noqa: E402
 from kdmm.hooks.ownership import objective_of  # noqa: E402
 from tests.e2e.job import assert_same  # noqa: E402
 from tests.e2e.tiny_hssakd import CLASSES, IMAGES, Run, config, train, write_images  # noqa: E402
+from tests.errors import refused  # noqa: E402
 
 STAGES = ('stage1', 'stage2', 'stage3')
 
@@ -96,5 +96,5 @@ def test_a_run_without_validation(tmp_path: Path) -> None:
     kd = dict(type='HSSAKDTeacher', joint=True, evaluate_branches=True)
     cfg = config(write_images(tmp_path / 'data'), tmp_path / 'run', kd, epochs=1)
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    with pytest.raises(ConfigError, match='kd.evaluate_branches: the config has no validation'):
+    with refused(key='kd.evaluate_branches', problem='the config has no validation'):
         train(cfg)

@@ -7,7 +7,7 @@ import torch
 from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 
-from kdmm.evaluation.ensemble import combine
+from kdmm.hooks.peers import combine
 from tests.functional.test_mutual import fix
 
 

@@ -1,11 +1,12 @@
-"""Every form in which a model's config names weights is seen, and goes."""
+"""Wrappers; every form in which a model's config names weights is seen, and goes."""
 
 import pytest
+import torch
 from mmengine.config import ConfigDict
 from mmengine.model import PretrainedInit
-from mmengine.registry import WEIGHT_INITIALIZERS
+from mmengine.registry import MODEL_WRAPPERS, WEIGHT_INITIALIZERS
 
-from kdmm.utils.models import pretrained_init, without_pretrained
+from kdmm.utils.models import pretrained_init, unwrapped, without_pretrained
 
 LOADS = dict(type='Pretrained', checkpoint='nowhere.pth')
 KAIMING = dict(type='Kaiming', layer='Conv2d')
@@ -98,3 +99,18 @@ def test_what_is_fetched_by_default_is_not():
     for given in ({}, dict(pretrained=False), dict(pretrained=None)):
         found = without_pretrained(dict(type='mmseg.TIMMBackbone', **given))
         assert found == dict(type='mmseg.TIMMBackbone', pretrained=False)
+
+
+class Wrapper(torch.nn.Module):
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+def test_a_model_inside_a_registered_wrapper(monkeypatch):
+    model = torch.nn.Linear(1, 1)
+    wrapped = Wrapper(model)
+    assert unwrapped(model) is model and unwrapped(None) is None
+    assert unwrapped(wrapped) is wrapped  # a network may have a part called module
+    monkeypatch.setitem(MODEL_WRAPPERS.module_dict, 'Wrapper', Wrapper)
+    assert unwrapped(wrapped) is model
