@@ -1,4 +1,4 @@
-"""Reading weight files: safely, completely, or not at all."""
+"""Read weight files safely and completely, and compare their entries with a network's."""
 
 import errno
 import hashlib
@@ -6,7 +6,7 @@ import os
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kdmm.compat.unpickling import load_anything, load_weights
 from kdmm.downloads import local_file, verify_archive
-from kdmm.errors import ConfigError
+from kdmm.errors import ConfigError, about, listed
 
 #: The entry of a checkpoint file that holds what a run has besides its student.
 ENTRY = 'kdmm'
@@ -26,6 +26,8 @@ ENTRY = 'kdmm'
 _WRAPPERS = ('module.', '_orig_mod.')
 #: What averaging wrappers put beside them.
 _COUNTERS = ('steps', 'n_averaged')
+#: Differences that a file may have where it is not loaded strictly.
+_LENIENT = ('missing', 'unexpected', 'wrong shape')
 _ALLOW = 'unsafe=True for a teacher, unsafe_checkpoint=True in the config for a run'
 
 
@@ -53,15 +55,14 @@ def read_checkpoint(
         ConfigError: If the file is missing, damaged, no checkpoint, or needs ``unsafe``.
     """
     if not isinstance(source, str | os.PathLike):
-        raise ConfigError(f'{what}: expected a path or a URL, got {source!r}')
+        raise ConfigError(key=what, got=source, expected='a path or a URL')
     source = str(source)
     path = local_file(source, what)
-    name = f'{what}: {source!r}'
-    if '://' in source:
-        name += f' (its copy is {str(path)!r}; without it, it is fetched again)'
-    content = _content(path, map_location, unsafe, name, allow)
-    if not isinstance(content, Mapping):
-        raise ConfigError(f'{name} is a {type(content).__name__}, no weights')
+    more = f'Its copy is {str(path)!r}; without it, it is fetched again.' if '://' in source else ''
+    with about(what, source):
+        content = _content(path, map_location, unsafe, allow, more)
+        if not isinstance(content, Mapping):
+            raise ConfigError(f'it is a {type(content).__name__}, no weights', fix=more)
     return dict(content)
 
 
@@ -83,9 +84,9 @@ def weights_only(unsafe: bool = False) -> Iterator[None]:
     before = torch.load
 
     def load(f: Any, map_location: Any = None, *_: Any, **__: Any) -> Any:
-        path = isinstance(f, str | os.PathLike)
-        name = f'pretrained weights: {str(f)!r}' if path else 'pretrained weights'
-        return _content(f, map_location, unsafe, name, 'unsafe_checkpoint=True in the config')
+        named = dict(got=str(f)) if isinstance(f, str | os.PathLike) else {}
+        with about('pretrained weights', **named):
+            return _content(f, map_location, unsafe, 'unsafe_checkpoint=True in the config')
 
     torch.load = load
     try:
@@ -94,25 +95,26 @@ def weights_only(unsafe: bool = False) -> Iterator[None]:
         torch.load = before
 
 
-def _content(file: Any, map_location: Any, unsafe: bool, name: str, allow: str) -> Any:
-    """The content of a path or an open file, see `read_checkpoint`; ``name`` begins errors."""
+def _content(file: Any, map_location: Any, unsafe: bool, allow: str, more: str = '') -> Any:
+    """The content of a path or an open file, see `read_checkpoint`; ``more`` ends errors."""
     whole = False
     try:
         whole = not hasattr(file, 'read') and verify_archive(Path(file))
         return (load_anything if unsafe else load_weights)(file, map_location)
     except pickle.UnpicklingError as error:
         named = re.search(r'GLOBAL [\w.]+', str(error))
+        fix = f'If you trust its origin{"" if whole else " and it is whole"}, allow it: {allow}.'
         raise ConfigError(
-            f'{name} {"" if whole else "is damaged or "}holds more than weights'
-            f'{f" ({named[0]})" if named else ""}. If you trust its origin'
-            f'{"" if whole else " and it is whole"}, allow it: {allow}'
+            f'it {"" if whole else "is damaged or "}holds more than weights'
+            f'{f" ({named[0]})" if named else ""}',
+            fix=f'{fix} {more}'.strip(),
         ) from error
     except Exception as error:  # whatever the unpickler stumbles over in a damaged file
         reason = str(error) or type(error).__name__
         # a cut-off archive may also end in a failed seek
         disk = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
         state = 'cannot be read' if disk else 'is damaged, truncated or no checkpoint'
-        raise ConfigError(f'{name} {state} ({reason})') from error
+        raise ConfigError(f'it {state} ({reason})', fix=more) from error
 
 
 def state_dict_of(
@@ -137,21 +139,20 @@ def state_dict_of(
     Raises:
         ConfigError: If there are no weights; names the entries that hold some.
     """
-    state = unwrapped(_contained(checkpoint, what, container, flag))
+    state = without_wrappers(_contained(checkpoint, what, container, flag))
     if prefix:
         start = f'{prefix.rstrip(".")}.'
         below = _rekeyed(state, partial(_below, start=start))
         if not below:
             first = sorted({key.split('.')[0] for key in state})
             raise ConfigError(
-                f'{what} has no weights under prefix={prefix!r}; its keys start with '
-                f'{_listed(first)}'
+                f'no weights under prefix={prefix!r}; its keys start with {listed(first)}', key=what
             )
-        state = unwrapped(below)
+        state = without_wrappers(below)
     return state
 
 
-def unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
+def without_wrappers(state: Mapping[str, Any]) -> dict[str, Any]:
     """``state`` without the prefixes that wrappers put before all of its keys."""
     inner = _rekeyed(state, lambda key: key)
     while True:
@@ -168,8 +169,8 @@ def load_strictly(model: nn.Module, state: Mapping[str, Any], what: str) -> None
     Floating-point weights of any width are taken (float16, bfloat16 and float64 files are usual);
     integers only for integers that can hold them, booleans for booleans, complex for complex.
     NaN and infinite values are refused, but in buffers that the network itself starts with them.
-    Keys of wrappers find their place, see `unwrapped`. Buffers that the network does not save, such
-    as ``data_preprocessor.mean``, may be in ``state`` if they are equal to the network's own.
+    Keys of wrappers find their place, see `without_wrappers`. Buffers that the network does not
+    save, such as ``data_preprocessor.mean``, may be in ``state`` if they are equal to its own.
 
     Args:
         model: Receives the weights.
@@ -182,20 +183,16 @@ def load_strictly(model: nn.Module, state: Mapping[str, Any], what: str) -> None
     own = model.state_dict()
     unsaved = {key: value for key, value in model.named_buffers() if key not in own}
     state = _renamed(_named(state, what), own)
-    problems: dict[str, list[str]] = {'missing': [key for key in own if key not in state]}
+    others = []
     for key in [key for key in state if key not in own]:
-        value = state.pop(key)
-        if key not in unsaved and not key.startswith('data_preprocessor.'):
-            problems.setdefault('unexpected', []).append(key)
-        elif key not in unsaved or not _equal(value, unsaved[key]):
-            text = f'{key} {_numbers(value)} for {_numbers(unsaved.get(key))}'
-            problems.setdefault('of another value', []).append(text)
-    for kind, keys in misfits(model, state).items():
-        problems.setdefault(kind, []).extend(keys)
-    name = f'{what} does not fit {type(model).__name__} ({len(own)} entries)'
+        if key in unsaved or key.startswith('data_preprocessor.'):
+            value = state.pop(key)
+            if key not in unsaved or not _equal(value, unsaved[key]):
+                others.append(f'{key} {_numbers(value)} for {_numbers(unsaved.get(key))}')
+    problems = {**differences(own, state, _buffers(model)), 'of another value': others}
+    refusal = f'does not fit {type(model).__name__} ({len(own)} entries)'
     if any(problems.values()):
-        lines = [f'  {kind}: {_listed(keys)}' for kind, keys in problems.items() if keys]
-        raise ConfigError(f'{name}:\n' + '\n'.join(lines))
+        raise ConfigError(f'{refusal}: {in_words(problems)}', key=what)
     # a module without a version would take the state for that of an old release, and rewrite it
     versions = {_bare(path): entry for path, entry in _versions(state).items()}
     state._metadata = {  # type: ignore[attr-defined]
@@ -205,7 +202,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Any], what: str) -> None
     try:
         model.load_state_dict(state)
     except RuntimeError as error:  # of a module that loads in its own way
-        raise ConfigError(f'{name}: {error}') from error
+        raise ConfigError(f'{refusal}: {error}', key=what) from error
 
 
 def refuse_misfits(model: nn.Module, state: Mapping[str, Any], what: str) -> None:
@@ -214,23 +211,60 @@ def refuse_misfits(model: nn.Module, state: Mapping[str, Any], what: str) -> Non
     Raises:
         ConfigError: Lists the weights that are not numbers, or of another kind than ``model``'s.
     """
-    problems = misfits(model, state)
-    problems.pop('wrong shape', None)
+    problems = differences(model.state_dict(), state, _buffers(model))
+    problems = {kind: keys for kind, keys in problems.items() if kind not in _LENIENT}
     if problems:
-        lists = '; '.join(f'{kind}: {_listed(keys)}' for kind, keys in problems.items())
-        raise ConfigError(f'{what} cannot be loaded into {type(model).__name__}: {lists}')
+        name = type(model).__name__
+        raise ConfigError(f'cannot be loaded into {name}: {in_words(problems)}', key=what)
 
 
-def misfits(model: nn.Module, state: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What no entry of ``model`` can take of ``state``: kind of misfit to keys with both sides."""
-    parameters = {key for key, _ in model.named_parameters(remove_duplicate=False)}
-    found: dict[str, list[str]] = {}
-    for key, own in model.state_dict().items():
+def differences(
+    own: Mapping[str, Any], state: Mapping[str, Any], own_start: Collection[str] = ()
+) -> dict[str, list[str]]:
+    """Compare the entries of a file with those that a network has.
+
+    Args:
+        own: The network's, by key.
+        state: The file's, under the keys of the network.
+        own_start: Keys that may have the NaN and infinite values that ``own`` has, see `misfit`.
+
+    Returns:
+        Kind of difference to keys: ``'missing'`` and ``'unexpected'``, which may be empty, and the
+        kinds of `misfit`, whose keys are followed by both sides in words.
+    """
+    found = {
+        'missing': [key for key in own if key not in state],
+        'unexpected': [key for key in state if key not in own],
+    }
+    for key in own:
         if key in state:
-            kind, text = misfit(key, state[key], own, own_start=key not in parameters)
+            kind, text = misfit(key, state[key], own[key], own_start=key in own_start)
             if kind:
                 found.setdefault(kind, []).append(f'{key} {text}')
     return found
+
+
+def in_words(problems: Mapping[str, list[str]]) -> str:
+    """`differences` as the end of a message: number, kind and up to eight keys of each."""
+    return '; '.join(
+        f'{len(keys)} {kind}: {listed(keys)}' for kind, keys in problems.items() if keys
+    )
+
+
+def unequal(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """Keys of ``wanted`` that ``found`` lacks, or has with another shape, dtype or bit."""
+    return [
+        key
+        for key, value in wanted.items()
+        if key not in found
+        or (value.dtype, value.shape) != (found[key].dtype, found[key].shape)
+        or not torch.equal(_bytes(value), _bytes(found[key]))
+    ]
+
+
+def _buffers(model: nn.Module) -> set[str]:
+    parameters = {key for key, _ in model.named_parameters(remove_duplicate=False)}
+    return {key for key in model.state_dict() if key not in parameters}
 
 
 def misfit(key: str, value: Any, own: Any, own_start: bool = False) -> tuple[str, str]:
@@ -275,9 +309,12 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
     """SHA-256 over the bytes of ``tensors`` in order."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
+        digest.update(_bytes(tensor).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
 def containers(checkpoint: Mapping[str, Any]) -> list[str]:
@@ -296,8 +333,12 @@ def _contained(
     there = f'; there are some in {", ".join(holders)}' if holders else ''
     if container is not None:
         if container not in holders:
-            raise ConfigError(f'{flag}: {what} has no weights in {container!r}{there or " or any"}')
-        return _named(checkpoint[container], f'{what}: its {container}')
+            raise ConfigError(
+                f'{what or "it"} has no weights there{there or " or anywhere"}',
+                key=flag or what,
+                got=container,
+            )
+        return _named(checkpoint[container], _part(what, container))
     if holders:
         way = f'name one with {flag}' if flag else 'write that one into a file as state_dict'
         there = f'; its weights are in {", ".join(holders)}: {way}'
@@ -306,30 +347,36 @@ def _contained(
         empty = isinstance(state, Mapping) and not state
         if not empty and 'state_dict' not in holders:
             form = 'without tensors' if isinstance(state, Mapping) else f'a {type(state).__name__}'
-            raise ConfigError(f'{what}: its state_dict is {form}{there}')
-        return _named(state, f'{what}: its state_dict')
+            raise ConfigError(f'its state_dict is {form}{there}', key=what)
+        return _named(state, _part(what, 'state_dict'))
     tensors = [str(key) for key, value in checkpoint.items() if isinstance(value, Tensor)]
     # beside entries that hold weights, a tensor without a module's name is a number of the run
     if tensors and (not holders or any('.' in key for key in tensors)):
         return _named(checkpoint, what)
     others = '' if holders else f', only {", ".join(map(str, checkpoint)) or "nothing"}'
-    raise ConfigError(f'{what} has no state_dict{there}{others}')
+    raise ConfigError(f'it has no state_dict{there}{others}', key=what)
+
+
+def _part(what: str, entry: str) -> str:
+    return ': '.join(filter(None, (what, f'its {entry}')))
 
 
 def _named(state: Any, what: str) -> dict[str, Any]:
     """``state`` as a dict, if it is one from names."""
     if not isinstance(state, Mapping):
-        raise ConfigError(f'{what} is a {type(state).__name__}, expected names with tensors')
+        raise ConfigError(
+            f'it is a {type(state).__name__}', key=what, expected='names with tensors'
+        )
     odd = [repr(key) for key in state if not isinstance(key, str)]
     if odd:
-        raise ConfigError(f'{what} has keys that are no names: {_listed(odd)}')
+        raise ConfigError(f'it has keys that are no names: {listed(odd)}', key=what)
     return _rekeyed(state, lambda key: key)
 
 
 def _renamed(state: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """``state`` under the names of ``own``, whatever wrappers added to either."""
     if not any(key in own for key in state):
-        state = unwrapped(state)
+        state = without_wrappers(state)
     bare = {key.replace('_orig_mod.', ''): key for key in own}
     return _rekeyed(state, lambda key: bare.get(key.replace('_orig_mod.', ''), key))
 
@@ -391,8 +438,3 @@ def _numbers(value: Any, most: int = 4) -> str:
         return 'none' if value is None else type(value).__name__
     first = ', '.join(f'{number:g}' for number in value.flatten()[:most].tolist())
     return f'[{first}{", ..." if value.numel() > most else ""}]'
-
-
-def _listed(keys: list[str], most: int = 8) -> str:
-    rest = f' and {len(keys) - most} more' if len(keys) > most else ''
-    return ', '.join(keys[:most]) + rest

@@ -60,18 +60,18 @@ def load_config(
         ConfigError: If there is no such file, or it cannot be read or merged; if ``model`` or the
             section is no dict; if a base library that it names is missing.
     """
-    with merged_errors(f'config: {path!r} cannot be read'):
+    with merged_errors('config', path, 'cannot be read'):
         file = str(config_file(path)) if '::' in path else path
     cfg = read_config(file)
     override(cfg, overrides or {})
     section_of(cfg)
     if 'model' in cfg and not isinstance(cfg.model, Mapping):
-        raise ConfigError(f'model: expected a dict, got {cfg.model!r}')
+        raise ConfigError(key='model', got=cfg.model, expected='a dict')
     for key, kinds in TYPES.items():
         value = cfg.get(key) if '.' not in key else _below(cfg, key)
         if value is not None and value is not False and not isinstance(value, kinds):
             named = ' or '.join(_NAMES[kind] for kind in kinds)
-            raise ConfigError(f'{key}: expected {named}, got {value!r}')
+            raise ConfigError(key=key, got=value, expected=named)
     require_scopes(cfg)
     _to_section(cfg)
     name = os.path.splitext(os.path.basename(path))[0]
@@ -90,8 +90,10 @@ def _to_section(cfg: Config) -> None:
     if section is not None:
         if cfg.get(SECTION):
             raise ConfigError(
-                f'model.type={cfg.model.type!r} and a section kd: one run has one objective. Give '
-                'either'
+                'and there is a section kd, while one run has one objective',
+                key='model.type',
+                got=cfg.model.type,
+                fix='Give either.',
             )
         cfg.model, cfg[SECTION] = student, section
 
@@ -115,8 +117,9 @@ def split_model(model: Any) -> tuple[Any, dict[str, Any] | None]:
     student = section.pop('student', None)
     if not isinstance(student, Mapping | nn.Module):
         raise ConfigError(
-            f'model.student: {student!r}, expected the config of the model that {model["type"]} '
-            'trains'
+            key='model.student',
+            got=student,
+            expected=f'the config of the model that {model["type"]} trains',
         )
     preprocessor = section.pop('data_preprocessor', None)
     if isinstance(student, Mapping) and preprocessor is not None:
@@ -144,8 +147,10 @@ def section_of(cfg: Mapping[str, Any] | Config | None) -> dict[str, Any] | None:
         return None
     if not isinstance(section, Mapping):
         raise ConfigError(
-            f'{SECTION}: expected a section, dict(teacher=..., taps=..., losses=...), got '
-            f'{section!r}. None or nothing at all means plain training'
+            key=SECTION,
+            got=section,
+            expected='a section, dict(teacher=..., taps=..., losses=...)',
+            fix='None or nothing at all means plain training.',
         )
     return dict(section)
 
@@ -175,10 +180,10 @@ def use_amp(cfg: Config, dtype: str | None) -> None:
         ConfigError: If the config has an optimizer wrapper of its own.
     """
     if not cfg.get('optim_wrapper'):
-        raise ConfigError('--amp: the config has no optim_wrapper')
+        raise ConfigError('the config has no optim_wrapper', key='--amp')
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ConfigError(f'--amp works with OptimWrapper, the config has {kind}')
+        raise ConfigError('--amp works with OptimWrapper alone', key='optim_wrapper.type', got=kind)
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if dtype:
@@ -199,7 +204,9 @@ def kind_of(kd: Mapping[str, Any]) -> str:
     """
     kind = str(kd.get('type', DISTILLER)).removeprefix('kdmm.')
     if kind not in kinds():
-        raise ConfigError(f'{kind!r} is not known; {nearest(kind, kinds())}', key=f'{SECTION}.type')
+        raise ConfigError(
+            f'no such kind; {nearest(kind, kinds())}', key=f'{SECTION}.type', got=kind
+        )
     return kind
 
 
@@ -282,7 +289,7 @@ def read_config(path: str) -> Config:
     Raises:
         ConfigError: For whatever its text raises, and a dict over what is none outside of ``kd``.
     """
-    with merged_errors(f'config: {path!r} cannot be read'), _section_replaces():
+    with merged_errors('config', path, 'cannot be read'), _section_replaces():
         return Config.fromfile(path)
 
 
@@ -294,21 +301,21 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
             ``custom_imports`` that are not there.
     """
     named = ' '.join(f'{key}={value}' for key, value in options.items())
-    with merged_errors(f'--cfg-options {named}: cannot be merged'), _section_replaces():
+    with merged_errors('--cfg-options', named, 'cannot be merged'), _section_replaces():
         cfg.merge_from_dict(dict(options))
         if any(key.partition('.')[0] == 'custom_imports' for key in options):
             import_modules_from_strings(**cfg['custom_imports'])  # MMEngine: of a file alone
 
 
 @contextmanager
-def merged_errors(where: str) -> Iterator[None]:
+def merged_errors(key: str, value: str, problem: str) -> Iterator[None]:
     """Turn what reading or merging raises into one message; a config's text may raise anything."""
     try:
         yield
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
-        raise ConfigError(f'{where} ({_told(error)})') from error
+        raise ConfigError(f'{problem} ({_told(error)})', key=key, got=value) from error
 
 
 def _told(error: BaseException) -> str:

@@ -34,17 +34,20 @@ def local_file(source: str | os.PathLike[str], what: str = 'checkpoint') -> Path
     try:
         scheme = urlsplit(name).scheme if '://' in name else ''
     except ValueError as error:
-        raise ConfigError(f'{what}: {name!r} is no address ({error})') from error
+        raise ConfigError(f'this is no address ({error})', key=what, got=name) from error
     if scheme in ('http', 'https'):
         return fetch(name, what)
     if scheme not in ('', 'file'):
         raise ConfigError(
-            f'{what}: {name!r} is of no kind that is fetched here, expected a path, http://, '
-            'https:// or file://; fetch it first and give its path'
+            f'{scheme}:// is not fetched here',
+            key=what,
+            got=name,
+            expected='a path, http://, https:// or file://',
+            fix='Fetch it first and give its path.',
         )
     path = Path(unquote(urlsplit(name).path) if scheme else name).expanduser()
     if not path.is_file():
-        raise ConfigError(f'{what}: no file at {name!r}')
+        raise ConfigError('there is no such file', key=what, got=name)
     return path
 
 
@@ -66,12 +69,12 @@ def fetch(url: str, what: str = 'checkpoint') -> Path:
             _download(url, what)
         except ConfigError as error:
             problem = error
-    problems = [text for text in all_gather_object(str(problem or '')) if text]
+    problems = [error for error in all_gather_object(problem) if error is not None]
     if problems:  # no rank may wait for another that has left
-        raise problem or ConfigError(problems[0])
+        raise problem or problems[0]
     path = _copy_of(url)
     if path is None:
-        raise ConfigError(f'{what}: no file at {url!r} after its download')
+        raise ConfigError('there is no file after its download', key=what, got=url)
     return path
 
 
@@ -143,22 +146,33 @@ def _download(url: str, what: str) -> None:
         verify_archive(part)
         if not sha256(part).startswith(digest):
             raise ConfigError(
-                f'{what}: {url!r} has the SHA-256 {sha256(part)[:16]}..., its name says {digest}: '
-                f'it is damaged or another file; try again, {elsewhere} if you trust it'
+                f'it has the SHA-256 {sha256(part)[:16]}..., its name says {digest}: it is damaged '
+                'or another file',
+                key=what,
+                got=url,
+                fix=f'Try again, {elsewhere} if you trust it.',
             )
         os.replace(part, own)
     except HTTPError as error:
         raise ConfigError(
-            f'{what}: {url!r} cannot be read (the server says {error.code} {error.reason}): '
-            f'correct the address, {elsewhere}'
+            f'cannot be read (the server says {error.code} {error.reason})',
+            key=what,
+            got=url,
+            fix=f'Correct the address, {elsewhere}.',
         ) from error
     except zipfile.BadZipFile as error:
         raise ConfigError(
-            f'{what}: {url!r} arrived truncated or damaged ({error}): try again, {elsewhere}'
+            f'arrived truncated or damaged ({error})',
+            key=what,
+            got=url,
+            fix=f'Try again, {elsewhere}.',
         ) from error
     except (OSError, HTTPException, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f'{what}: {url!r} cannot be read ({error}): check the network, {elsewhere}'
+            f'cannot be read ({error})',
+            key=what,
+            got=url,
+            fix=f'Check the network, {elsewhere}.',
         ) from error
     finally:
         part.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """Errors that say what is wrong with a configuration, and why a run must end."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _NOT_GIVEN: Any = object()
@@ -47,9 +48,19 @@ class ConfigError(ValueError):
         text = ': '.join(filter(None, (self.key, ', '.join(parts))))
         return f'{text.rstrip(".")}. {self.fix}' if self.fix else text
 
-    def under(self, key: str) -> 'ConfigError':
-        """Return the same error as one of ``key``, whose value holds this error's own key."""
-        return self._of({**vars(self), 'key': '.'.join(filter(None, (key, self.key)))})
+    def under(self, key: str, got: Any = _NOT_GIVEN) -> 'ConfigError':
+        """Return the same error as one of ``key``, whose value holds this error's own key.
+
+        Args:
+            key: Put before the own key, unless that is a flag of a command line.
+            got: The value of ``key``, for an error that has none.
+        """
+        joint = ': ' if key.startswith('-') else '.'
+        whole = self.key if self.key.startswith('-') else joint.join(filter(None, (key, self.key)))
+        fields = {**vars(self), 'key': whole}
+        if got is not _NOT_GIVEN and not self.has_got:
+            fields |= dict(got=got, has_got=True)
+        return self._of(fields)
 
     def __reduce__(self) -> Any:
         return type(self)._of, ({**vars(self)},)
@@ -60,6 +71,15 @@ class ConfigError(ValueError):
         made = cls.__new__(cls, fields['problem'])
         vars(made).update(fields)
         return made
+
+
+@contextmanager
+def about(key: str, got: Any = _NOT_GIVEN) -> Iterator[None]:
+    """Let errors that are raised inside name ``key`` and its value, see `ConfigError.under`."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error.under(key, got) from error.__cause__
 
 
 class TrainingError(RuntimeError):

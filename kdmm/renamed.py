@@ -80,8 +80,10 @@ def _translated(where: str, names: Mapping[str, str], given: Mapping[str, Any]) 
             continue
         if new in given:
             raise ConfigError(
-                f'{where}: {old}={given[old]!r} and {new}={given[new]!r}: {old} is the old name of '
-                f'{new}, which a base config may have set. Give {new} alone'
+                f'{old} is the old name of {new}, which a base config may have set',
+                key=where,
+                got={old: given[old], new: given[new]},
+                fix=f'Give {new} alone.',
             )
         _warn(where, old, new, 4)
         result[new] = result.pop(old)

@@ -29,7 +29,7 @@ class Schedule:
 
     def __init__(self, unit: str = 'iter') -> None:
         if unit not in ('iter', 'epoch'):
-            raise ConfigError(f"schedule: unit must be 'iter' or 'epoch', got {unit!r}")
+            raise ConfigError(key='unit', got=unit, expected="'iter' or 'epoch'")
         self.unit = unit
 
     def __call__(self, progress: Progress) -> float:
@@ -66,7 +66,7 @@ class _Ramp(Schedule):
     ) -> None:
         super().__init__(unit)
         if end <= begin:
-            raise ConfigError(f'schedule: end ({end}) must lie after begin ({begin})')
+            raise ConfigError(key='end', got=end, expected=f'a number above begin ({begin})')
         self.start, self.stop, self.begin, self.end = float(start), float(stop), begin, end
 
     def at(self, position: float) -> float:
@@ -125,16 +125,20 @@ def build_schedule(value: Any, where: str) -> Schedule:
         ConfigError: For anything else; ``where`` names the key.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | dict):
-        raise ConfigError(f'{where}: expected a number or a schedule, got {value!r}')
+        raise ConfigError(key=where, got=value, expected='a number or a schedule')
     if not isinstance(value, dict):
         return Constant(value)
-    if not is_schedule(value):
+    arguments = dict(value)
+    kind = SCHEDULES.get(str(arguments.pop('type', None)))
+    if kind is None:
         known = nearest(str(value.get('type')), SCHEDULES.module_dict)
-        raise ConfigError(f'{where}: no schedule {value.get("type")!r}; {known}')
+        raise ConfigError(f'no such schedule; {known}', key=f'{where}.type', got=value.get('type'))
     try:
-        return SCHEDULES.build({**value, '_scope_': 'kdmm'})
-    except (ConfigError, TypeError, ValueError) as error:
-        raise ConfigError(f'{where}: {error}') from error
+        return kind(**arguments)
+    except ConfigError as error:
+        raise error.under(where) from error.__cause__
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error), key=where) from error
 
 
 def is_schedule(value: Any) -> bool:

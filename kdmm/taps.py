@@ -42,13 +42,15 @@ class TapPath:
         match = _PATH.match(text) if isinstance(text, str) else None
         if match is None:
             raise ConfigError(
-                f'{key} {text!r}: expected a module path that ends in .in, .out, .in[i] or '
-                ".out[i], for instance 'decode_head.conv_seg.in'; #k chooses the k-th call of a "
-                'module that runs several times'
+                key=key,
+                got=text,
+                expected='a module path that ends in .in, .out, .in[i] or .out[i], for instance '
+                "'decode_head.conv_seg.in'",
+                fix='#k chooses the k-th call of a module that runs several times.',
             )
         item, call = (None if match[key] is None else int(match[key]) for key in ('item', 'call'))
         if call == 0:
-            raise ConfigError(f'{key} {text!r}: calls are counted from 1 on, #1 is the first')
+            raise ConfigError('calls are counted from 1 on, #1 is the first', key=key, got=text)
         return cls(match['module'], match['side'], item, call)
 
     def pick(self, value: Any) -> Any:
@@ -72,8 +74,8 @@ class DidNotRunError(ConfigError):
         module: Its path.
     """
 
-    def __init__(self, message: str, module: str = '') -> None:
-        super().__init__(message)
+    def __init__(self, problem: str = '', module: str = '', **fields: Any) -> None:
+        super().__init__(problem, **fields)
         self.module = module
 
 
@@ -139,7 +141,7 @@ class _Reading:
         try:
             original = map_leaves(lambda x: x, self.path.pick(value))  # lists may be changed later
         except ConfigError as error:
-            raise ConfigError(f'kd.taps.{self.name}: {error}') from None
+            raise error.under(f'kd.taps.{self.name}') from None
         self.originals.append(original)
         self.values.append(map_leaves(_copy, original) if self.copying else original)
         if self.watching:
@@ -181,13 +183,14 @@ class Taps:
 
     def __init__(self, model: nn.Module, paths: Mapping[str, str], owner: str) -> None:
         self.owner = owner
-        self.paths = {name: TapPath.parse(path, f'kd.taps.{name}:') for name, path in paths.items()}
+        self.paths = {name: TapPath.parse(path, f'kd.taps.{name}') for name, path in paths.items()}
         modules = dict(model.named_modules(remove_duplicate=False))  # all names of shared ones
         for name, path in self.paths.items():
             if path.module not in modules:
                 raise ConfigError(
-                    f'kd.taps.{name}: the {owner} ({type(model).__name__}) has no module '
-                    f'{path.module!r}; {nearest(path.module, modules)}'
+                    f'the {owner} ({type(model).__name__}) has no module {path.module!r}; '
+                    f'{nearest(path.module, modules)}',
+                    key=f'kd.taps.{name}',
                 )
         self._model = model
         self.calls: dict[str, int] = {}
@@ -263,9 +266,9 @@ class Taps:
             often = f'ran {reading.count} time(s)' if reading.count else 'did not run'
             chosen = f', so there is no call #{path.call}' if reading.count else ''
             raise DidNotRunError(
-                f'{where}: module {path.module!r} of the {self.owner} {often} in this forward pass'
-                f'{chosen}',
+                f'module {path.module!r} of the {self.owner} {often} in this forward pass{chosen}',
                 path.module,
+                key=where,
             )
         values = reading.values
         if not compiled:
@@ -274,9 +277,10 @@ class Taps:
                 self._overwritten[mode] = reading.overwritten or reading.differs
             if reading.overwritten and not reading.copying:
                 raise ConfigError(
-                    f'{where}: {path.module}.{path.side} of the {self.owner} was overwritten in '
-                    'place in this forward pass, and not in the first one. Tap a module that '
-                    'nothing changes, for instance what comes behind it'
+                    f'{path.module}.{path.side} of the {self.owner} was overwritten in place in '
+                    'this forward pass, and not in the first one',
+                    key=where,
+                    fix='Tap a module that nothing changes, for instance what comes behind it.',
                 )
             values = reading.values if self._overwritten[mode] else reading.originals
         return values[0] if len(values) == 1 else Calls(values)
@@ -309,8 +313,10 @@ def require_gradient(taps: Mapping[str, Any], owner: str = 'student') -> None:
     for name, value in taps.items():
         if not any(True for _ in trained(value)):
             raise ConfigError(
-                f'kd.taps.{name}: the {owner} activation carries no gradient. Its module is frozen '
-                'or lies inside an activation-checkpointed block; tap the block itself instead'
+                f'the {owner} activation carries no gradient: its module is frozen or lies inside '
+                'an activation-checkpointed block',
+                key=f'kd.taps.{name}',
+                fix='Tap the block itself instead.',
             )
 
 

@@ -16,6 +16,7 @@ from kdmm.checkpoints import (
     state_dict_of,
 )
 from kdmm.errors import ConfigError
+from tests.errors import refused
 
 X = torch.ones(2)
 
@@ -45,9 +46,9 @@ def test_what_mmengine_stores_is_weights_only(tmp_path):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(ConfigError, match=r"kd\.x: no file at '.*gone\.pth'"):
+    with refused(key='kd.x', got=str(tmp_path / 'gone.pth'), problem='no such file'):
         read_checkpoint(str(tmp_path / 'gone.pth'), what='kd.x')
-    with pytest.raises(ConfigError, match='no file at'):
+    with refused(key='checkpoint', got=str(tmp_path), problem='no such file'):
         read_checkpoint(str(tmp_path))
 
 
@@ -58,27 +59,27 @@ def test_a_truncated_file(tmp_path, net, keep, zipped):
     torch.save(net.state_dict(), path, _use_new_zipfile_serialization=zipped)
     content = path.read_bytes()
     path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
-    with pytest.raises(ConfigError, match=r"checkpoint: '.*a\.pth' is (truncated|damaged)"):
+    with refused(key='checkpoint', got=str(path), problem='damaged'):
         read_checkpoint(str(path))
 
 
 @pytest.mark.parametrize('content', [b'<html>404</html>', b'junk', bytes(200), b'\x80\x02}q\x00.'])
 def test_a_file_that_is_no_checkpoint(tmp_path, content):
     (tmp_path / 'a.pth').write_bytes(content)
-    with pytest.raises(ConfigError, match='a.pth'):
+    with refused(key='checkpoint'):
         state_dict_of(read_checkpoint(str(tmp_path / 'a.pth')))
 
 
 @pytest.mark.parametrize('content', [[1, 2], torch.ones(2), 3])
 def test_a_file_without_a_dict_is_refused(tmp_path, content):
     torch.save(content, tmp_path / 'a.pth')
-    with pytest.raises(ConfigError, match='a.pth'):
+    with refused(got=str(tmp_path / 'a.pth'), problem='no weights'):
         state_dict_of(read_checkpoint(str(tmp_path / 'a.pth')))
 
 
 def test_arbitrary_pickles_need_unsafe(tmp_path):
     torch.save(dict(state_dict={}, extra=Arbitrary()), tmp_path / 'a.pth')
-    with pytest.raises(ConfigError, match='(?s)holds more than weights .*unsafe=True'):
+    with refused(problem='holds more than weights', fix='unsafe=True'):
         read_checkpoint(str(tmp_path / 'a.pth'))
     assert isinstance(read_checkpoint(str(tmp_path / 'a.pth'), unsafe=True)['extra'], Arbitrary)
 
@@ -89,7 +90,7 @@ def test_code_does_not_run(tmp_path):
             return exec, (f'open({str(tmp_path / "ran")!r}, "w")',)
 
     (tmp_path / 'a.pth').write_bytes(pickle.dumps(dict(a=Bomb())))
-    with pytest.raises(ConfigError):
+    with refused(got=str(tmp_path / 'a.pth'), problem='more than weights'):
         read_checkpoint(str(tmp_path / 'a.pth'))
     assert not (tmp_path / 'ran').exists()
 
@@ -109,7 +110,7 @@ def test_a_flipped_bit_is_never_loaded(tmp_path, where, unsafe):
         try:
             read = read_checkpoint(str(tmp_path / 'a.pth'), unsafe=unsafe)
         except ConfigError as error:
-            assert 'a.pth' in str(error)
+            assert error.got == str(tmp_path / 'a.pth')
         else:  # a date in the index, say
             assert where != 'weight' and torch.equal(read['state_dict']['w'], weight)
 
@@ -119,22 +120,22 @@ def test_a_damaged_record_is_named(tmp_path, net):
     content = bytearray((tmp_path / 'a.pth').read_bytes())
     content[content.find(net[0].weight.detach().numpy().tobytes())] ^= 1
     (tmp_path / 'a.pth').write_bytes(content)
-    with pytest.raises(ConfigError, match=r'a\.pth. is damaged, .*record a/data/0'):
+    with refused(got=str(tmp_path / 'a.pth'), problem=('is damaged', 'record a/data/0')):
         read_checkpoint(str(tmp_path / 'a.pth'))
 
 
 @pytest.mark.parametrize('state', [None, [1, 2], 'x', 3.0, torch.ones(2), dict(a=1)])
 def test_what_is_no_state_dict(state):
-    with pytest.raises(ConfigError, match='kd.x: its state_dict is'):
+    with refused(key='kd.x', problem='its state_dict is'):
         state_dict_of(dict(state_dict=state, meta={}), 'kd.x')
 
 
 def test_keys_must_be_names(net):
     for wrong in (dict(state_dict={0: X, 1: X}), {0: X}, dict(state_dict={None: X, 'a': X})):
-        with pytest.raises(ConfigError, match='keys that are no names: (0|None)'):
+        with refused(problem='keys that are no names: '):
             state_dict_of(wrong)
     for state in (None, [1], {0: X}):
-        with pytest.raises(ConfigError, match='^it '):
+        with refused(key='it'):
             load_strictly(net, state, 'it')
 
 
@@ -144,12 +145,12 @@ def test_the_entry_with_the_weights_can_be_named(net):
     flag = 'kd.teacher.container'
     found = state_dict_of(content, 'it', 'model', 'student', flag)
     assert set(found) == set(net.state_dict())
-    with pytest.raises(ConfigError, match=f'it has no state_dict; its weights are in model, ema: '
-                       f'name one with {flag}'):  # fmt: skip
+    told = f'no state_dict; its weights are in model, ema: name one with {flag}'
+    with refused(key='it', problem=told):
         state_dict_of(content, 'it', flag=flag)
-    with pytest.raises(ConfigError, match="it has no weights in 'epoch'; there are some in model"):
+    with refused(key=flag, got='epoch', problem='it has no weights there; there are some in model'):
         state_dict_of(content, 'it', 'epoch', flag=flag)
-    with pytest.raises(ConfigError, match="under prefix='techer'; its keys start with student"):
+    with refused(key='it', problem="under prefix='techer'; its keys start with student"):
         state_dict_of(content, 'it', 'model', 'techer')
 
 
@@ -183,18 +184,20 @@ def test_every_kind_of_misfit_is_listed_and_nothing_is_loaded(net):
     state['0.weight'] = torch.ones(3, 5)
     state['0.bias'] = torch.ones(3)
     del state['1.running_mean']
-    with pytest.raises(ConfigError) as info:
+    told = (
+        'does not fit Sequential (7 entries)',
+        '1 missing: 1.running_mean',
+        '1 unexpected: extra',
+        '1 wrong shape: 0.weight (3, 5) for (3, 2)',
+    )
+    with refused(key='kd.teacher.checkpoint', problem=told):
         load_strictly(net, state, 'kd.teacher.checkpoint')
-    message = str(info.value)
-    assert message.startswith('kd.teacher.checkpoint does not fit Sequential (7 entries)')
-    assert 'missing: 1.running_mean' in message and 'unexpected: extra' in message
-    assert 'wrong shape: 0.weight (3, 5) for (3, 2)' in message
     assert fingerprint(net.state_dict().values()) == before
 
 
 def test_long_lists_are_cut(net):
     state = {f'k{index}': torch.ones(1) for index in range(20)}
-    with pytest.raises(ConfigError, match='k7 and 12 more'):
+    with refused(key='x', problem='20 unexpected: k0, k1, k2, k3, k4, k5, k6, k7 and 12 more'):
         load_strictly(net, state, 'x')
 
 
@@ -266,7 +269,8 @@ def test_what_is_no_weight(net, key, change, message):
     with pytest.raises(ConfigError, match=message):
         load_strictly(net, {**state, key: change(state[key])}, 'it')
     if 'no tensor' not in message:
-        with pytest.raises(ConfigError, match='it cannot be loaded into Sequential: ' + message):
+        told = '^it: cannot be loaded into Sequential: 1 ' + message
+        with pytest.raises(ConfigError, match=told):
             refuse_misfits(net, {key: change(state[key])}, 'it')
     assert fingerprint(net.state_dict().values()) == before
 
@@ -285,7 +289,7 @@ def test_integers_must_fit():
     net.register_buffer('count', torch.zeros(2, dtype=torch.uint8))
     load_strictly(net, dict(count=torch.tensor([3, 255])), 'x')
     assert net.count.tolist() == [3, 255]
-    with pytest.raises(ConfigError, match='too large: count torch.int64 for torch.uint8'):
+    with refused(key='x', problem='1 too large: count torch.int64 for torch.uint8'):
         load_strictly(net, dict(count=torch.tensor([3, 256])), 'x')
 
 
@@ -297,11 +301,11 @@ def test_a_buffer_may_be_infinite_where_the_network_starts_so():
     load_strictly(net, dict(mask=torch.zeros(3)), 'x')
     for other in (-mask, mask.flip(0)):
         net.mask.copy_(mask)
-        with pytest.raises(ConfigError, match='not finite: mask'):
+        with refused(key='x', problem='1 not finite: mask'):
             load_strictly(net, dict(mask=other), 'x')
     net = nn.Module()
     net.weight = nn.Parameter(mask.clone())
-    with pytest.raises(ConfigError, match='not finite'):
+    with refused(key='x', problem='1 not finite: weight'):
         load_strictly(net, dict(weight=mask), 'x')
 
 
@@ -321,18 +325,18 @@ def test_buffers_that_a_network_does_not_save_must_be_equal(dtype):
            for name, values in dict(mean=MEAN, std=[58.395, 57.12, 57.375]).items()}  # fmt: skip
     load_strictly(net, {**net.state_dict(), **own}, 'zoo file')
     key = 'data_preprocessor.mean'
-    with pytest.raises(ConfigError, match=r'of another value: data_preprocessor\.mean '
-                       r'\[0, 0, 0\] for \[123\.675, 116\.28, 103\.53\]$'):  # fmt: skip
+    told = f'1 of another value: {key} [0, 0, 0] for [123.675, 116.28, 103.53]'
+    with refused(key='zoo file', problem=told):
         load_strictly(net, {**net.state_dict(), **own, key: own[key] * 0}, 'zoo file')
     for odd in ('text', own[key].to('meta'), own[key].view(3), own[key].long()):
-        with pytest.raises(ConfigError, match='of another value: data_preprocessor.mean'):
+        with refused(problem='of another value: data_preprocessor.mean'):
             load_strictly(net, {**net.state_dict(), **own, key: odd}, 'zoo file')
 
 
 def test_a_network_that_does_not_normalise():
     net = preprocessed()
     state = {**net.state_dict(), 'data_preprocessor.mean': torch.tensor(MEAN)}
-    with pytest.raises(ConfigError, match=r'data_preprocessor\.mean \[123.*\] for none'):
+    with refused(key='x', problem=('data_preprocessor.mean [123', '] for none')):
         load_strictly(net, state, 'x')
 
 

@@ -5,8 +5,8 @@ from mmengine.config import Config
 
 from kdmm.config import image_size
 from kdmm.engine import load_config, model_config, use_amp
-from kdmm.errors import ConfigError
 from tests.distillers.tiny_models import KD, tiny
+from tests.errors import refused
 
 
 @pytest.fixture
@@ -47,23 +47,23 @@ def test_the_wrapper_written_by_hand_is_the_section(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'path, message',
+    'path, told',
     [
-        ('no/such.py', r"config: 'no/such\.py' cannot be read"),
-        ('kdmm::cirkd/deeplab_r101_r18_citiscapes.py', 'nearest: .*r18_cityscapes'),
-        ('nopackage::a.py', "'nopackage', which is not installed"),
-        ('setup.cfg.unknown', 'cannot be read'),
+        ('no/such.py', ()),
+        ('kdmm::cirkd/deeplab_r101_r18_citiscapes.py', ('nearest: ', 'r18_cityscapes')),
+        ('nopackage::a.py', ("'nopackage', which is not installed",)),
+        ('setup.cfg.unknown', ()),
     ],
 )
-def test_a_config_that_is_not_there(path, message):
-    with pytest.raises(ConfigError, match=message):
+def test_a_config_that_is_not_there(path, told):
+    with refused(key='config', got=path, problem=('cannot be read', *told)):
         load_config(path)
 
 
 @pytest.mark.parametrize('text', ['model = dict(\n', "_base_ = 'gone.py'\n"])
 def test_a_config_that_cannot_be_parsed_is_one_message(tmp_path, text):
     (tmp_path / 'c.py').write_text(text)
-    with pytest.raises(ConfigError, match=r'config: .*c\.py'):
+    with refused(key='config', got=str(tmp_path / 'c.py')):
         load_config(str(tmp_path / 'c.py'))
 
 
@@ -86,12 +86,12 @@ def test_amp_keeps_what_the_config_says():
 
 
 def test_amp_refuses_other_wrappers():
-    with pytest.raises(ConfigError, match='--amp works with OptimWrapper, .*ApexOptimWrapper'):
+    with refused(key='optim_wrapper.type', got='ApexOptimWrapper', problem='--amp'):
         amp(type='ApexOptimWrapper')
 
 
 def test_amp_without_an_optimizer_is_a_config_error():
-    with pytest.raises(ConfigError, match='optim_wrapper'):
+    with refused(key='--amp', problem='optim_wrapper'):
         use_amp(Config(dict(model=dict())), '')
 
 
@@ -146,8 +146,10 @@ def test_objectives_that_look_at_shapes_are_told_the_size():
 def test_types_that_the_library_looks_at_late(tmp_path, key, value, expected):
     file = tmp_path / 'c.py'
     file.write_text(f'model = dict(type="N")\n{key} = {value!r}\n')
-    with pytest.raises(ConfigError, match=rf'^{key}.*: expected {expected}.*, got '):
+    with refused(expected=expected) as caught:
         load_config(str(file))
+    error = caught.value
+    assert error.key.startswith(key) and error.has_got
 
 
 @pytest.mark.parametrize('value', ['None', 'False', '{}'])
@@ -158,11 +160,11 @@ def test_no_section_is_plain_training(tmp_path, value):
 
 def test_a_config_that_exits(tmp_path):
     (tmp_path / 'c.py').write_text('raise SystemExit(0)\n')
-    with pytest.raises(ConfigError, match=r'c\.py.* cannot be read'):
+    with refused(key='config', got=str(tmp_path / 'c.py'), problem='cannot be read'):
         load_config(str(tmp_path / 'c.py'))
 
 
 def test_modules_named_on_the_command_line_are_imported(tmp_path):
     (tmp_path / 'c.py').write_text('model = dict(type="N")\n')
-    with pytest.raises(ConfigError, match='no_such_module'):
+    with refused(key='--cfg-options', problem='no_such_module'):
         load_config(str(tmp_path / 'c.py'), {'custom_imports.imports': ['no_such_module']})

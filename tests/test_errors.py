@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from kdmm.errors import ConfigError, listed, nearest, refuse_unknown
+from kdmm.errors import ConfigError, about, listed, nearest, refuse_unknown
 from kdmm.taps import DidNotRunError
 from tests.errors import refused
 
@@ -62,6 +62,13 @@ def test_an_error_of_a_part_becomes_one_of_the_whole():
     above = error.under('kd.losses.kd.weight')
     assert vars(above) == {**vars(error), 'key': 'kd.losses.kd.weight.end'}
     assert str(ConfigError('text').under('kd')) == 'kd: text'
+    assert error.under('--config').key == '--config: end'
+    assert ConfigError(key='--flag').under('checkpoint').key == '--flag'
+    assert vars(ConfigError('no').under('kd', 3)) == vars(ConfigError('no', key='kd', got=3))
+    assert error.under('kd', 3).got == 1
+    with refused(key='kd', got='x', problem='no') as caught, about('kd', 'x'):
+        raise ConfigError('no') from OSError('disk')
+    assert type(caught.value.__cause__) is OSError
     assert type(DidNotRunError('x', 'head').under('kd.taps')) is DidNotRunError
 
 

@@ -8,22 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from kdmm.checkpoints import read_checkpoint, weights_only
-from kdmm.errors import ConfigError
+from kdmm.checkpoints import read_checkpoint, unequal, weights_only
+from kdmm.errors import ConfigError, about, listed
 from kdmm.pretrained.architecture import from_text
-from kdmm.pretrained.checkpoint import listed, starts, tensors_of, transfer_entry, under_prefix
+from kdmm.pretrained.checkpoint import starts, tensors_of, transfer_entry, under_prefix
 from kdmm.pretrained.families import family_of
-from kdmm.pretrained.inputs import Normalisation
-from kdmm.pretrained.mapping import KeyMap, check_values, map_keys
+from kdmm.pretrained.mapping import KeyMap, map_keys
 from kdmm.registry import HOOKS
-from kdmm.utils.models import pretrained_init
+from kdmm.utils.models import pretrained_init, unwrapped
+from kdmm.utils.normalization import DIGITS, Normalization
 
 
 @HOOKS.register_module()
@@ -62,32 +60,34 @@ class PretrainedBackboneHook(Hook):
             self._check(runner, values=True)
 
     def _check(self, runner: Any, values: bool) -> None:
-        problem, done = '', ''
+        problem, done = None, ''
         try:
             done = self._compare(runner, values)
         except ConfigError as error:
-            problem = str(error)
-        problems = [text for text in all_gather_object(problem) if text]
+            problem = error
+        problems = [error for error in all_gather_object(problem) if error is not None]
         if problems:  # no rank may wait for another that has left
-            raise ConfigError(problems[0])
+            raise problems[0]
         if values:
             runner.logger.info(done)
 
     def _compare(self, runner: Any, values: bool) -> str:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        net = getattr(model, 'backbone', None)
+        net = getattr(unwrapped(runner.model), 'backbone', None)
         given: Any = getattr(net, 'init_cfg', None)
         init = pretrained_init(given)
         if not isinstance(net, nn.Module) or init is None or 'checkpoint' not in init:
             raise ConfigError(
-                f'PretrainedBackboneHook: model.backbone.init_cfg is {given!r}, expected '
-                "dict(type='Pretrained', checkpoint=...); without a file, leave the hook out"
+                'for PretrainedBackboneHook',
+                key='model.backbone.init_cfg',
+                got=given,
+                expected="dict(type='Pretrained', checkpoint=...)",
+                fix='Without a file, leave the hook out.',
             )
         config = runner.cfg.get('model') or {}
         images = config.get('data_preprocessor') or runner.cfg.get('data_preprocessor')
         scope = runner.cfg.get('default_scope') or 'mmengine'
         unsafe = bool(runner.cfg.get('unsafe_checkpoint', False))
-        found = fitting(net, init, Normalisation.of(images), 'model.backbone', scope, unsafe)
+        found = fitting(net, init, Normalization.of_config(images), 'model.backbone', scope, unsafe)
         if values:
             found.check_values(net)
         return str(found)
@@ -98,16 +98,18 @@ class Pretrained:
     """A file that fits a network.
 
     Attributes:
-        where: The network's name in the config, and the file's.
+        name: The network's in the config.
+        file: As in the config.
         tensors: The file's, under the network's names.
         mapping: Keys of the network to those.
         inputs: What the file says of its images.
     """
 
-    where: str
+    name: str
+    file: str
     tensors: Mapping[str, Tensor]
     mapping: KeyMap
-    inputs: Normalisation | None
+    inputs: Normalization | None
 
     def check_values(self, net: nn.Module) -> None:
         """Compare every parameter and buffer, bit by bit.
@@ -115,27 +117,25 @@ class Pretrained:
         Raises:
             ConfigError: Lists those that are not the file's.
         """
-        wanted = self.mapping.complete(self.tensors)
-        other = [
-            key
-            for key, value in net.state_dict().items()
-            if not torch.equal(wanted[key].to(value.dtype), value.cpu())
-        ]
+        state, wanted = net.state_dict(), self.mapping.complete(self.tensors)
+        other = unequal({key: wanted[key].to(value.dtype) for key, value in state.items()}, state)
         if other:
             raise ConfigError(
-                f'{self.where} was not loaded: {len(other)} of {len(wanted)} weights differ: '
-                f'{listed(other)}'
+                f'it was not loaded: {len(other)} of {len(wanted)} weights differ: {listed(other)}',
+                key=f'{self.name}.init_cfg.checkpoint',
+                got=self.file,
             )
 
     def __str__(self) -> str:
         images = self.inputs or 'it does not say how its images were normalised'
-        return f'{self.where}: all {len(self.mapping.complete(self.tensors))} weights; {images}'
+        count = len(self.mapping.complete(self.tensors))
+        return f'{self.name}.init_cfg {self.file!r}: all {count} weights; {images}'
 
 
 def fitting(
     net: nn.Module,
     init: Mapping[str, Any],
-    images: Normalisation | None,
+    images: Normalization | None,
     name: str,
     library: str,
     unsafe: bool = False,
@@ -156,28 +156,29 @@ def fitting(
     """
     file, prefix = str(init['checkpoint']), init.get('prefix') or ''
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''
-    where = f'{name}.init_cfg {file!r}'
-    content = _read(file, where, unsafe)
-    everything = tensors_of(content, where)
-    tensors, family = under_prefix(everything, prefix), family_of(net)
-    wanted = net.state_dict()
-    if not set(tensors) & set(wanted):
+    with about(f'{name}.init_cfg.checkpoint', file):
+        content = _read(file, unsafe)
+        everything = tensors_of(content, '')
+        tensors, family = under_prefix(everything, prefix), family_of(net)
+        wanted = net.state_dict()
+        if not set(tensors) & set(wanted):
+            raise ConfigError(
+                f'none of the {len(wanted)} weights of the network under '
+                f'prefix={prefix or None!r}; the keys of the file start with {starts(everything)}',
+                fix='Set prefix, or convert the file with tools/convert.py.',
+            )
+        mapping = map_keys(tensors, wanted, family, 'it does not fill the network')
+        meta = content.get('meta')
+        says = declared(meta if isinstance(meta, Mapping) else {}, prefix, library)
+        _check_traits(says.traits, family.traits(net))
+    if says.inputs and images and not says.inputs.same_as(images, DIGITS):
         raise ConfigError(
-            f'{where}: none of the {len(wanted)} weights of the network under '
-            f'prefix={prefix or None!r}; the keys of the file start with {starts(everything)}. Set '
-            'prefix, or convert the file with tools/convert.py'
+            f'{file!r} was trained on {says.inputs}; it prepares {images}, and the features would '
+            'not be those that were learned',
+            key='model.data_preprocessor',
+            fix='Set it to the same.',
         )
-    mapping = map_keys(tensors, wanted, family, f'{where} does not fill the network')
-    check_values(mapping.apply(tensors), where)
-    meta = content.get('meta')
-    says = declared(meta if isinstance(meta, Mapping) else {}, prefix, library)
-    _check_traits(says.traits, family.traits(net), where)
-    if says.inputs and images and not says.inputs.same_as(images):
-        raise ConfigError(
-            f'{where} was trained on {says.inputs}; model.data_preprocessor prepares {images}. Set '
-            'it to the same, or the features are not those that were learned'
-        )
-    return Pretrained(where, tensors, mapping, says.inputs)
+    return Pretrained(name, file, tensors, mapping, says.inputs)
 
 
 @dataclass(frozen=True)
@@ -186,11 +187,11 @@ class Declared:
 
     Attributes:
         traits: Name to value, of `Family.traits`.
-        inputs: Normalisation of the images that they were trained on.
+        inputs: Normalization of the images that they were trained on.
     """
 
     traits: Mapping[str, Any]
-    inputs: Normalisation | None
+    inputs: Normalization | None
 
 
 def declared(meta: Mapping[str, Any], prefix: str, library: str) -> Declared:
@@ -205,7 +206,7 @@ def declared(meta: Mapping[str, Any], prefix: str, library: str) -> Declared:
     if entry:
         accepted = entry.get('accepted') or ()
         traits = {key: value for key, value in entry['traits'].items() if key not in accepted}
-        return Declared(traits, Normalisation.of(entry.get('inputs')))
+        return Declared(traits, Normalization.of_config(entry.get('inputs')))
     text = meta.get('cfg') or meta.get('config')
     try:
         source = from_text(text, prefix, library) if text else None
@@ -214,24 +215,24 @@ def declared(meta: Mapping[str, Any], prefix: str, library: str) -> Declared:
         return Declared({}, None)
     if source is None or net is None:
         return Declared({}, None)
-    return Declared(family_of(net).traits(net), Normalisation.of(source.inputs))
+    return Declared(family_of(net).traits(net), Normalization.of_config(source.inputs))
 
 
-def _check_traits(theirs: Mapping[str, Any], ours: Mapping[str, Any], where: str) -> None:
+def _check_traits(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     for key in theirs:
         if key in ours and theirs[key] != ours[key]:
             raise ConfigError(
-                f'{where} was trained with {key}={theirs[key]!r}, the network has {ours[key]!r}: '
+                f'it was trained with {key}={theirs[key]!r}, the network has {ours[key]!r}: '
                 'the same weights give other features'
             )
 
 
-def _read(file: str, where: str, unsafe: bool) -> Mapping[str, Any]:
+def _read(file: str, unsafe: bool) -> Mapping[str, Any]:
     """Read weights only; an address of a model zoo is left to MMEngine, which keeps its files."""
     if '://' in file and not file.startswith(('http://', 'https://')):
         try:
             with weights_only(unsafe):
                 return CheckpointLoader.load_checkpoint(file, map_location='cpu', logger='silent')
         except (OSError, ImportError, KeyError, ValueError, RuntimeError) as error:
-            raise ConfigError(f'{where}: cannot be loaded ({error})') from error
-    return read_checkpoint(file, unsafe=unsafe, what=where)
+            raise ConfigError(f'it cannot be loaded ({error})') from error
+    return read_checkpoint(file, unsafe=unsafe, what='')

@@ -88,10 +88,10 @@ class Architecture:
             except Exception as error:  # whatever a class thinks of its arguments
                 reason = f'{type(error).__name__}: {error}'
                 raise ConfigError(
-                    f'{self.provenance}: {self.kind.__name__} cannot be built ({reason})'
+                    f'{self.kind.__name__} cannot be built ({reason})', key=self.provenance
                 ) from error
             if not isinstance(net, nn.Module):
-                raise ConfigError(f'{self.provenance}: {self.kind.__name__} is no network')
+                raise ConfigError(f'{self.kind.__name__} is no network', key=self.provenance)
             return net
 
     def load(self, path: str, prefix: str = '') -> nn.Module:
@@ -141,8 +141,10 @@ def from_text(text: Any, prefix: str, substitute: str) -> Architecture:
     scope = cfg.get('default_scope') if isinstance(cfg, Mapping) else None
     if scope not in KNOWN:
         raise ConfigError(
-            f'the config in the checkpoint has default_scope={scope!r}, expected one of '
-            f'{", ".join(KNOWN)}: give --source-config'
+            key=f'{BROUGHT}: default_scope',
+            got=scope,
+            expected=f'one of {", ".join(KNOWN)}',
+            fix='Give --source-config.',
         )
     if installed(scope):
         require(scope, BROUGHT)
@@ -177,10 +179,10 @@ def backbone_of(
     places = dict(_backbones(model, ''))
     path = prefix if prefix in places else next(iter(places), '')
     if not places:
-        raise ConfigError(f'{provenance}: its model has no backbone')
+        raise ConfigError('its model has no backbone', key=provenance)
     if len(places) > 1 and prefix not in places:
         raise ConfigError(
-            f'{provenance}: several backbones, {", ".join(places)}: name one with --prefix'
+            f'several backbones, {", ".join(places)}', key=provenance, fix='Name one with --prefix.'
         )
     found = places[path]
     args = {
@@ -192,7 +194,7 @@ def backbone_of(
         check_types(args, scope, f'model.{path.rstrip(".")}')
     kind = found.get('type')
     if not isinstance(kind, str) and not (trusted and isinstance(kind, type)):
-        raise ConfigError(f'{provenance}: model.{path}type is {kind!r}, expected a name')
+        raise ConfigError(key=f'{provenance}: model.{path}type', got=kind, expected='a name')
     cls = find_class(kind, scope, trusted) if isinstance(kind, str) else kind
     assert isinstance(model, Mapping)
     inputs = model.get('data_preprocessor') or cfg.get('data_preprocessor')
@@ -221,7 +223,7 @@ def read_literals(text: str, names: Collection[str]) -> dict[str, Any]:
         return found
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(
-            f'the config in the checkpoint is no Python text ({error}): give --source-config'
+            f'it is no Python text ({error})', key=BROUGHT, fix='Give --source-config.'
         ) from error
 
 
@@ -233,8 +235,9 @@ def check_types(node: Any, library: str, where: str) -> None:
     """
     if isinstance(node, Unread):
         raise ConfigError(
-            f'the config in the checkpoint has {where}={node}, which is no literal and is not run: '
-            'give --source-config'
+            f'{where}={node} is no literal and is not run',
+            key=BROUGHT,
+            fix='Give --source-config.',
         )
     if isinstance(node, Mapping):
         if isinstance(node.get('type'), str):

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from kdmm.checkpoints import is_plain, read_checkpoint, state_dict_of
-from kdmm.errors import ConfigError
+from kdmm.errors import ConfigError, about, listed
 
 #: The entry of ``meta`` in a file that a conversion wrote; plain values only.
 ENTRY = 'transfer'
@@ -100,7 +100,8 @@ def read_weights(
         ConfigError: If the file cannot be read or has nothing of that name.
     """
     content = read_checkpoint(path, unsafe=unsafe, allow='--unsafe')
-    state = tensors_of(content, f'checkpoint: {path!r}', container, '--container')
+    with about('checkpoint', path):
+        state = tensors_of(content, '', container, '--container')
     if prefix is None:
         prefix = BACKBONE if any(key.startswith(BACKBONE) for key in state) else ''
     elif prefix:
@@ -116,13 +117,19 @@ def read_weights(
     meta = meta if isinstance(meta, Mapping) else {}
     found = Weights(tensors, prefix, state, meta, branch, {f'{prefix}{key}' for key in dropped})
     if not below:
-        raise ConfigError(f'--prefix: {path!r} has no key under {prefix!r}: {found.survey()}')
+        raise ConfigError(
+            f'{path!r} has no key under it: {found.survey()}', key='--prefix', got=prefix
+        )
     if idle or not tensors:
         what = f'no key {" or ".join(idle)}' if idle else 'no other keys'
-        raise ConfigError(f'--drop: {path!r} has {what} under {prefix!r}: {starts(below)}')
+        raise ConfigError(
+            f'{path!r} has {what} under {prefix!r}: {starts(below)}', key='--drop', got=[*drop]
+        )
     if branch is not None and branch not in branches(below):
         there = ', '.join(map(str, branches(below))) or 'none'
-        raise ConfigError(f'--branch: {path!r} has no branch {branch}, there are: {there}')
+        raise ConfigError(
+            f'{path!r} has no such branch, there are: {there}', key='--branch', got=branch
+        )
     return found
 
 
@@ -141,7 +148,7 @@ def tensors_of(
         if isinstance(value, np.ndarray) or isinstance(value, Tensor) and not is_plain(value)
     ]
     if odd:
-        raise ConfigError(f'{what}: expected plain tensors, others are {listed(odd)}')
+        raise ConfigError(f'others are {listed(odd)}', key=what, expected='plain tensors')
     return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
 
@@ -183,12 +190,6 @@ def under_prefix(content: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
     """The weights under a prefix, as MMEngine finds them."""
     state = content.get('state_dict', content)
     return {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
-
-
-def listed(keys: list[str], most: int = 8) -> str:
-    """Up to ``most`` keys."""
-    rest = f' and {len(keys) - most} more' if len(keys) > most else ''
-    return ', '.join(keys[:most]) + rest
 
 
 def _tails(key: str) -> Iterator[str]:

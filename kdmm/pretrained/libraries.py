@@ -36,7 +36,7 @@ def require(library: str, why: str) -> None:
         ConfigError: With the name that pip knows.
     """
     if not installed(library):
-        raise ConfigError(f'{why}: {library} is not installed: {packages.pip_install(library)}')
+        raise ConfigError(f'{library} is not installed: {packages.pip_install(library)}', key=why)
     packages.require(library, why)
 
 
@@ -55,8 +55,10 @@ def find_class(kind: str, library: str, trusted: bool) -> Any:
     scope, name = kind.split('.')[0] if '.' in kind else library, kind.split('.')[-1]
     if scope not in KNOWN and not trusted:
         raise ConfigError(
-            f'the config in the checkpoint names {kind!r}, of no library that is imported on the '
-            'word of a checkpoint: give --source-config'
+            'of no library that is imported on the word of a checkpoint',
+            key='the config in the checkpoint: type',
+            got=kind,
+            fix='Give --source-config.',
         )
     with _registry(scope if installed(scope) else library) as registry:
         found = registry.module_dict.get(name)
@@ -66,7 +68,9 @@ def find_class(kind: str, library: str, trusted: bool) -> Any:
         if found is None and trusted:
             found = _imported(registry, kind)
     if found is None:
-        raise ConfigError(f'{library} has no {kind!r}; {nearest(name, names)}')
+        raise ConfigError(
+            f'{library} has no such class; {nearest(name, names)}', key='type', got=kind
+        )
     return found
 
 
@@ -90,7 +94,7 @@ def check_model_name(library: str, name: str, what: str = '--arch') -> None:
     """
     if name not in model_names(library):
         near = nearest(name, model_names(library))
-        raise ConfigError(f'{what}: {library} has no model {name!r}; {near}')
+        raise ConfigError(f'{library} has no such model; {near}', key=what, got=name)
 
 
 def model_names(library: str) -> list[str]:

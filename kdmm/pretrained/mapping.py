@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdmm.checkpoints import misfit, same_kind
+from kdmm.checkpoints import differences, in_words
 from kdmm.errors import ConfigError
-from kdmm.pretrained.checkpoint import listed
 from kdmm.pretrained.families import Family
 
 TRACKED = 'num_batches_tracked'
@@ -56,8 +55,9 @@ def map_keys(
         drop: How errors say that keys are left out, if they can be.
 
     Raises:
-        ConfigError: If a weight is missing, left over, misshapen or of another type, such as
-            integers for numbers; lists up to eight of a kind.
+        ConfigError: If a weight is missing, left over, misshapen, of another type, such as
+            integers for numbers, or one that no training leaves behind (NaN, infinite values, a
+            negative variance); lists up to eight of a kind.
     """
     theirs = {name: key for key, name in family.names(source).items()}
     ours = family.names(target)
@@ -71,43 +71,19 @@ def map_keys(
         heads=[key for key in over if family.is_head(key)],
         surplus=[key for key in over if family.is_surplus(key)],
     )
-    problems = {
-        'missing': [key for key in lacking if key not in found.filled],
-        'left over': [key for key in over if key not in (*found.heads, *found.surplus)],
-        'of another shape': [
-            f'{key} {tuple(source[name].shape)} for {tuple(target[key].shape)}'
-            for key, name in pairs.items()
-            if source[name].shape != target[key].shape
-        ],
-        'of another type': [
-            f'{key} {source[name].dtype} for {target[key].dtype}'
-            for key, name in pairs.items()
-            if not same_kind(source[name], target[key])
-        ],
-    }
+    wanted = {key: value for key, value in target.items() if key not in found.filled}
+    problems = differences(wanted, found.apply(source))
+    # under the names of the source, which may mean something else in the target
+    problems['unexpected'] = [key for key in over if key not in (*found.heads, *found.surplus)]
     if any(problems.values()):
-        lists = [f'{len(keys)} {kind}: {listed(keys)}' for kind, keys in problems.items() if keys]
+        text, fix = in_words(problems), ''
         if problems['missing'] and all(map(family.is_surplus, problems['missing'])):
-            lists.append('they belong to outputs that the source does not have')
-        if drop and not any(keys for kind, keys in problems.items() if kind != 'left over'):
-            parts = sorted({key.split('.')[0] for key in problems['left over']})
-            lists.append(f'{drop} {" ".join(parts)}')
-        raise ConfigError(f'{what}: {"; ".join(lists)}')
+            text += '; they belong to outputs that the source does not have'
+        if drop and not any(keys for kind, keys in problems.items() if kind != 'unexpected'):
+            parts = sorted({key.split('.')[0] for key in problems['unexpected']})
+            fix = f'{drop} {" ".join(parts)}'
+        raise ConfigError(f'{what}: {text}', fix=fix)
     return found
-
-
-def check_values(state: Mapping[str, Tensor], what: str = 'checkpoint') -> None:
-    """Refuse weights that no training leaves behind.
-
-    Raises:
-        ConfigError: Lists those with NaN, infinite values or a negative variance.
-    """
-    broken = [key for key, value in state.items() if misfit(key, value, value)[0]]
-    if broken:
-        raise ConfigError(
-            f'{what}: {len(broken)} weights with NaN, infinite values or a negative variance: '
-            f'{listed(broken)}'
-        )
 
 
 def untrained(state: Mapping[str, Tensor]) -> bool:

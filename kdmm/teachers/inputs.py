@@ -1,56 +1,15 @@
-"""Lets a teacher see its own preprocessing although the batch was prepared for the student."""
+"""Inputs of a teacher: its own preprocessing, although the batch was prepared for the student."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Normalization:
-    """What a data preprocessor does to the values of an image.
-
-    Attributes:
-        mean, std: (C,) in the network's channel order.
-        reverse: Whether BGR files are turned into RGB (or the reverse).
-        pad: Value of padded pixels, after normalisation.
-    """
-
-    mean: Tensor
-    std: Tensor
-    reverse: bool
-    pad: float
-
-    @classmethod
-    def of(cls, preprocessor: nn.Module) -> 'Normalization':
-        """Read it off a preprocessor of mmseg, mmdet, mmpose, mmpretrain or MMEngine."""
-        mean, std = getattr(preprocessor, 'mean', None), getattr(preprocessor, 'std', None)
-        reverse = any(
-            bool(getattr(preprocessor, name, False))
-            for name in ('_channel_conversion', 'channel_conversion', 'to_rgb')
-        )
-        pad = getattr(preprocessor, 'pad_val', getattr(preprocessor, 'pad_value', 0))
-        return cls(
-            torch.zeros(1) if mean is None else mean.detach().flatten().cpu().float(),
-            torch.ones(1) if std is None else std.detach().flatten().cpu().float(),
-            reverse,
-            float(pad) if isinstance(pad, int | float) else 0.0,
-        )
-
-    def same_as(self, other: 'Normalization') -> bool:
-        """Whether both give the same tensor for the same image."""
-        return (
-            self.reverse == other.reverse
-            and self.pad == other.pad
-            and torch.equal(*torch.broadcast_tensors(self.mean, other.mean))
-            and torch.equal(*torch.broadcast_tensors(self.std, other.std))
-        )
+from kdmm.utils.normalization import Normalization
 
 
 class InputAdapter:
-    """Turns the student's input into what the teacher was trained on.
+    """Convert the student's input into what the teacher was trained on.
 
     The conversion is exact up to float32 rounding: ``((x * std_s + mean_s) - mean_t) / std_t`` with
     the channels reversed where the orders differ, and the teacher's pad value in padded pixels.
@@ -66,8 +25,13 @@ class InputAdapter:
         if self.identity or not isinstance(inputs, Tensor):
             return inputs
         mean_s, std_s, mean_t, std_t = (
-            value.to(inputs).view(1, -1, 1, 1)
-            for value in (self.student.mean, self.student.std, self.teacher.mean, self.teacher.std)
+            inputs.new_tensor(value).view(1, -1, 1, 1)
+            for value in (
+                self.student.mean or (0.0,),
+                self.student.std or (1.0,),
+                self.teacher.mean or (0.0,),
+                self.teacher.std or (1.0,),
+            )
         )
         raw = inputs * std_s + mean_s
         if self.student.reverse != self.teacher.reverse:

@@ -1,7 +1,7 @@
 """Conversion of backbones from one library to another, with proof."""
 
+from kdmm.transfer.cli import fresh_state, write_fresh
 from kdmm.transfer.convert import convert
-from kdmm.transfer.fresh import fresh_state, write_fresh
 from kdmm.transfer.plan import Request
 from kdmm.transfer.report import Report
 from kdmm.transfer.verification import ProofError

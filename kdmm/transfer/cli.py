@@ -1,19 +1,27 @@
-"""Command lines of ``tools/convert.py`` and ``tools/init_checkpoint.py``."""
+"""Command lines of ``tools/convert.py`` and ``tools/init_checkpoint.py``; initial weights."""
 
 import argparse
 import os
 import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
+
+from mmengine.config import Config
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from mmengine.runner import set_random_seed
+from torch import Tensor
 
 from kdmm.config import load_config
 from kdmm.engine.cli import Overrides
 from kdmm.errors import ConfigError
-from kdmm.pretrained.libraries import MM, ZOO
+from kdmm.pretrained.libraries import MM, ZOO, quiet, require
 from kdmm.transfer.convert import convert
-from kdmm.transfer.fresh import write_fresh
 from kdmm.transfer.plan import Request
 from kdmm.transfer.verification import ProofError
+from kdmm.transfer.writing import Draft, check_out, tidy
+from kdmm.utils.models import without_pretrained
 
 
 def convert_command(argv: list[str] | None = None) -> None:
@@ -57,7 +65,7 @@ def fresh_command(argv: list[str] | None = None) -> None:
 
     def write() -> None:
         if not 0 <= args.seed < 2**32:
-            raise ConfigError(f'--seed {args.seed}: expected a number from 0 to 2**32 - 1')
+            raise ConfigError(key='--seed', got=args.seed, expected='a number from 0 to 2**32 - 1')
         cfg = load_config(args.config, args.cfg_options)
         entries = write_fresh(cfg, args.seed, args.out, args.force)
         print(f'{args.out}: {entries} entries, seed {args.seed}, nothing pretrained')
@@ -76,3 +84,48 @@ def run(action: Callable[[], None]) -> None:
         text, wrong = ' '.join(str(error).split()), isinstance(error, ConfigError)
         print(f'kdmm: error: {text}{"" if wrong else "; nothing was written"}', file=sys.stderr)
         raise SystemExit(2 if wrong else 1) from None
+
+
+def fresh_state(cfg: Config, seed: int) -> 'OrderedDict[str, Tensor]':
+    """Draw the weights that ``cfg.model`` starts from under ``seed`` with nothing pretrained.
+
+    All arms of a comparison can start from them.
+
+    Raises:
+        ConfigError: If there is no such model.
+    """
+    if 'model' not in cfg:
+        raise ConfigError('it has no model', key='config', got=cfg.filename)
+    scope = cfg.get('default_scope', 'mmengine')
+    require(scope, 'config')
+    model = without_pretrained(cfg.model)
+    if 'data_preprocessor' in cfg:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model['_scope_'] = scope
+    set_random_seed(seed)
+    with quiet():
+        try:
+            net = MODELS.build(model)
+        except Exception as error:  # whatever a class thinks of its arguments
+            reason = f'{type(error).__name__}: {error}'.replace('\n', ' ')
+            raise ConfigError(f'its model cannot be built ({reason})', key='config') from error
+        if isinstance(net, BaseModule):
+            net.init_weights()
+    return tidy(net.state_dict())
+
+
+def write_fresh(cfg: Config, seed: int, out: str, force: bool = False) -> int:
+    """Write `fresh_state` as ``dict(state_dict=...)``.
+
+    Returns:
+        Number of entries.
+
+    Raises:
+        ConfigError: If the model or the file is impossible.
+    """
+    check_out(out, force, [])
+    state = fresh_state(cfg, seed)
+    with Draft(out) as draft:
+        draft.save(dict(state_dict=state))
+        draft.commit()
+    return len(state)

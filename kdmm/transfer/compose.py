@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kdmm.checkpoints import fingerprint, same_kind
+from kdmm.checkpoints import differences, in_words, unequal
 from kdmm.errors import ConfigError
-from kdmm.pretrained.checkpoint import listed, starts, under_prefix
+from kdmm.pretrained.checkpoint import starts, under_prefix
 from kdmm.pretrained.families import recognise
 from kdmm.transfer.verification import ProofError
 from kdmm.transfer.writing import tidy
@@ -37,10 +37,9 @@ class Composition:
             ProofError: If it lacks something, or what was to stay has changed.
         """
         new = {*self.replaced, *self.also}
-        for key, value in self.full.items():
-            wanted = self.state[key] if key in new else value
-            if key not in written or fingerprint([written[key]]) != fingerprint([wanted]):
-                raise ProofError(f'{key} is not what it was to be')
+        wanted = {key: self.state[key] if key in new else value for key, value in self.full.items()}
+        for key in unequal(wanted, written):
+            raise ProofError(f'{key} is not what it was to be')
         if len(written) != len(self.full):
             raise ProofError('the file has more entries than the checkpoint that it was made from')
 
@@ -62,12 +61,13 @@ def compose(
     parts = {prefix: {f'{prefix}{key}': value for key, value in backbone.items()}}
     for start in (f'{name.rstrip(".")}.' for name in also):
         if start.startswith(prefix) or prefix.startswith(start):
-            raise ConfigError(f'--also: {start} overlaps {prefix}, which is converted')
+            raise ConfigError(f'overlaps {prefix}, which is converted', key='--also', got=start)
         parts[start] = {key: source[key] for key in source if key.startswith(start)}
         if not parts[start]:
             raise ConfigError(
-                f'--also: the checkpoint has no key under {start!r}; its keys start with '
-                f'{starts(source)}'
+                f'the checkpoint has no key under it; its keys start with {starts(source)}',
+                key='--also',
+                got=start,
             )
     for start, new in parts.items():
         _check(full, new, start)
@@ -86,29 +86,15 @@ def _check_network(full: Mapping[str, Tensor], backbone: Mapping[str, Tensor], p
     has, gets = recognise(under_prefix(full, prefix)), recognise(backbone)
     if has and gets and has.phrase != gets.phrase:
         raise ConfigError(
-            f'--into: its backbone is {has.phrase}, the checkpoint holds {gets.phrase}'
+            f'its backbone is {has.phrase}, the checkpoint holds {gets.phrase}', key='--into'
         )
 
 
 def _check(full: Mapping[str, Tensor], new: Mapping[str, Tensor], prefix: str) -> None:
     held = {key: value for key, value in full.items() if key.startswith(prefix)}
-    problems = {
-        'not replaced': [key for key in held if key not in new],
-        'not in it': [key for key in new if key not in held],
-        'of another shape': [
-            f'{key} {tuple(new[key].shape)} for {tuple(held[key].shape)}'
-            for key in held
-            if key in new and new[key].shape != held[key].shape
-        ],
-        'of another type': [
-            f'{key} {new[key].dtype} for {held[key].dtype}'
-            for key in held
-            if key in new and not same_kind(new[key], held[key])
-        ],
-    }
+    problems = differences(held, new)
     if any(problems.values()):
-        lists = [f'{len(keys)} {kind}: {listed(keys)}' for kind, keys in problems.items() if keys]
         raise ConfigError(
-            f'--into: its {len(held)} entries {prefix}* are not those to be put in: '
-            f'{"; ".join(lists)}'
+            f'its {len(held)} entries {prefix}* are not those to be put in: {in_words(problems)}',
+            key='--into',
         )

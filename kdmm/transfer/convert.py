@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from kdmm.checkpoints import read_checkpoint
+from kdmm.checkpoints import read_checkpoint, unequal
 from kdmm.downloads import local_file, sha256
+from kdmm.errors import about
 from kdmm.pretrained.checkpoint import (
     ENTRY,
     Weights,
@@ -18,13 +18,13 @@ from kdmm.pretrained.checkpoint import (
     under_prefix,
 )
 from kdmm.pretrained.families import recognise
-from kdmm.pretrained.inputs import Normalisation
 from kdmm.pretrained.libraries import ZOO, require
 from kdmm.transfer.compose import Composition, compose
 from kdmm.transfer.plan import Plan, Request, plan_of
 from kdmm.transfer.report import Report, report
 from kdmm.transfer.verification import Proof, ProofError, Side, prove
 from kdmm.transfer.writing import Draft, tidy
+from kdmm.utils.normalization import Normalization
 
 
 def convert(request: Request) -> Report:
@@ -61,7 +61,7 @@ def provenance_of(request: Request, plan: Plan, weights: Weights) -> dict[str, A
     that was converted before keeps the ``source`` that it had.
     """
     found = recognise(plan.state)
-    images = Normalisation.of(plan.source.inputs)
+    images = Normalization.of_config(plan.source.inputs)
     source = transfer_entry(weights.meta).get('source') or dict(
         file=Path(request.checkpoint).name,
         sha256=sha256(local_file(request.checkpoint)),
@@ -99,7 +99,8 @@ def _composed(
     if request.into is None:
         return None
     content = read_checkpoint(request.into, unsafe=request.unsafe, what='--into', allow='--unsafe')
-    full = tensors_of(content, f'--into: {request.into!r}')
+    with about('--into', request.into):
+        full = tensors_of(content, '')
     return compose(full, backbone, plan.target.path, weights.everything, request.also)
 
 
@@ -111,9 +112,12 @@ def _prove(request: Request, plan: Plan, draft: Draft, composition: Composition 
     prefix = plan.target.path if composition else ''
     net = plan.target.load(draft.path, prefix)
     loaded = net.state_dict()
-    for key, value in under_prefix(written, prefix).items():
-        if key not in loaded or not torch.equal(value.to(loaded[key].dtype), loaded[key]):
-            raise ProofError(f'{plan.target.library} did not load {key} from the file')
+    own = under_prefix(written, prefix)
+    cast = {
+        key: value.to(loaded[key].dtype) if key in loaded else value for key, value in own.items()
+    }
+    for key in unequal(cast, loaded):
+        raise ProofError(f'{plan.target.library} did not load {key} from the file')
     return prove(
         Side(plan.source, plan.net, plan.state),
         Side(plan.target, net, loaded),

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdmm.config import load_config
-from kdmm.errors import ConfigError
+from kdmm.errors import ConfigError, about
 from kdmm.pretrained.architecture import Architecture, backbone_of, from_text
 from kdmm.pretrained.checkpoint import Weights, transfer_entry
 from kdmm.pretrained.families import Family, Recognised, family_of, recognise
@@ -23,7 +23,7 @@ from kdmm.pretrained.libraries import (
     parameters_of,
     require,
 )
-from kdmm.pretrained.mapping import KeyMap, check_values, map_keys
+from kdmm.pretrained.mapping import KeyMap, map_keys
 from kdmm.transfer.writing import check_out
 
 WHICH = '--source-config CONFIG, or --arch NAME for a file of torchvision or timm'
@@ -81,13 +81,15 @@ class Request:
             ConfigError: Names the flag.
         """
         if self.to not in MM + ZOO:
-            raise ConfigError(f'--to: expected one of {", ".join(MM + ZOO)}, got {self.to!r}')
+            raise ConfigError(key='--to', got=self.to, expected=f'one of {", ".join(MM + ZOO)}')
         if self.into and self.to in ZOO:
-            raise ConfigError(f'--into: of the OpenMMLab libraries only, not of {self.to}')
+            raise ConfigError(f'of the OpenMMLab libraries only, not of {self.to}', key='--into')
         if self.also and not self.into:
-            raise ConfigError('--also: further parts go into a complete checkpoint: give --into')
+            raise ConfigError(
+                'further parts go into a complete checkpoint', key='--also', fix='Give --into.'
+            )
         if min(self.size) < 32:
-            raise ConfigError(f'--size: expected two numbers of at least 32, got {self.size}')
+            raise ConfigError(key='--size', got=self.size, expected='two numbers of at least 32')
         inputs = [Path(path).expanduser() for path in (self.checkpoint, self.into) if path]
         check_out(self.out, self.force, inputs)
 
@@ -123,7 +125,6 @@ def plan_of(request: Request, weights: Weights) -> Plan:
     family = family_of(net)
     held = check_held(weights, source, net.state_dict(), family)
     state = held.complete(weights.tensors)
-    check_values(state)
     target = target_of(request, source, recognise(state))
     receiver = target.build()
     differing = check_agreement((source, net), (target, receiver), request.accept)
@@ -145,8 +146,10 @@ def source_of(request: Request, weights: Weights) -> Architecture:
     if text:
         if request.arch and request.to not in ZOO:
             raise ConfigError(
-                f'--arch: {request.checkpoint!r} brings its own config, which says what it holds; '
-                'leave --arch out, or give --source-config'
+                f'{request.checkpoint!r} brings its own config, which says what it holds',
+                key='--arch',
+                got=request.arch,
+                fix='Leave --arch out, or give --source-config.',
             )
         return from_text(text, weights.prefix, request.to)
     if request.arch:
@@ -163,10 +166,12 @@ def target_of(request: Request, source: Architecture, found: Recognised | None) 
     require(request.to, '--to')
     if request.to in ZOO:
         if request.config:
-            raise ConfigError(f'--config: {request.to} has no configs; name the model by --arch')
+            raise ConfigError(
+                f'{request.to} has no configs', key='--config', fix='Name the model by --arch.'
+            )
         name = request.arch or (found.model_name if found else '')
         if not name:
-            raise ConfigError(f'--arch: say which model of {request.to} this is')
+            raise ConfigError('missing', key='--arch', fix=f'Name the model of {request.to}.')
         check_model_name(request.to, name)
         return Architecture(request.to, name, f'--arch {name}', inputs=None)
     if request.config is None:
@@ -174,7 +179,9 @@ def target_of(request: Request, source: Architecture, found: Recognised | None) 
     target = from_config(request.config, '--config', 'backbone.', request.to)
     if target.library != request.to:
         raise ConfigError(
-            f'--config: {request.config!r} is a config of {target.library}, --to says {request.to}'
+            f'it is a config of {target.library}, --to says {request.to}',
+            key='--config',
+            got=request.config,
         )
     return target
 
@@ -191,13 +198,11 @@ def from_config(path: str, flag: str, prefix: str, default: str | None = None) -
     Raises:
         ConfigError: If the file cannot be read, or says no library.
     """
-    try:
+    with about(flag):
         cfg = load_config(path).to_dict()
-    except ConfigError as error:
-        raise ConfigError(f'{flag}: {error}') from error
     scope = cfg.get('default_scope') or default
     if not scope:
-        raise ConfigError(f'{flag}: {path!r} has no default_scope, which names its library')
+        raise ConfigError('it has no default_scope, which names its library', key=flag, got=path)
     require(scope, flag)
     return backbone_of(cfg, scope, prefix, f'{flag} {path}', trusted=True)
 
@@ -232,7 +237,12 @@ def same_in(library: str, source: Architecture, found: Recognised | None) -> Arc
         cls = find_class(config['type'], library, trusted=True)
     except ConfigError as error:
         if config['type'] not in WRITTEN_OUT:
-            raise ConfigError(f'{error}: name the target with --config') from error
+            raise ConfigError(
+                f'it has no {config["type"]!r}',
+                key='--to',
+                got=library,
+                fix='Name the target with --config.',
+            ) from error
         config |= WRITTEN_OUT[config['type']]
         cls = find_class(config['type'], library, trusted=True)
     known = parameters_of(cls)
@@ -250,15 +260,17 @@ def check_held(
     """
     if not set(weights.tensors) & set(wanted):
         raise ConfigError(
-            f'--prefix: no key of the backbone under {weights.prefix!r}: {weights.survey(wanted)}'
+            f'no key of the backbone under it: {weights.survey(wanted)}',
+            key='--prefix',
+            got=weights.prefix,
         )
     holds, said = recognise(weights.tensors), recognise(wanted)
     if holds and said and holds.phrase != said.phrase:
         raise ConfigError(
-            f'the checkpoint holds {holds.phrase}, {source.provenance} is {said.phrase}'
+            f'it holds {holds.phrase}, {source.provenance} is {said.phrase}', key='checkpoint'
         )
     what = f'the checkpoint does not fit {source.provenance}'
-    return map_keys(weights.tensors, wanted, family, what, drop='leave them out with --drop')
+    return map_keys(weights.tensors, wanted, family, what, drop='Leave them out with --drop')
 
 
 def check_agreement(
@@ -275,17 +287,18 @@ def check_agreement(
     holds, wants = (recognise(net.state_dict()) for _, net in (source, target))
     if holds and wants and holds.phrase != wants.phrase:
         raise ConfigError(
-            f'the checkpoint holds {holds.phrase}, the target ({target[0].provenance}) wants '
-            f'{wants.phrase}'
+            f'it holds {holds.phrase}, the target ({target[0].provenance}) wants {wants.phrase}',
+            key='checkpoint',
         )
     ours, theirs = (family_of(net).traits(net) for _, net in (source, target))
     differing = [name for name in ours if name in theirs and ours[name] != theirs[name]]
     for name in differing:
         if name not in accept:
             raise ConfigError(
-                f'{name}: the source ({source[0].provenance}) has {ours[name]}, the target '
-                f'({target[0].provenance}) {theirs[name]}: the same weights give other features. '
-                f'Take a target that agrees, or --accept {name} if you know that it can be'
+                f'the source ({source[0].provenance}) has {ours[name]}, the target '
+                f'({target[0].provenance}) {theirs[name]}: the same weights give other features',
+                key=name,
+                fix=f'Take a target that agrees, or --accept {name} if you know that it can be.',
             )
     return differing
 
@@ -306,7 +319,9 @@ def _library_of(name: str, to: str, keys: Collection[str]) -> str:
 def _inferred(found: Recognised | None, to: str, weights: Weights) -> Architecture:
     if found is None:
         raise ConfigError(
-            f'the checkpoint does not say which network it holds: give {WHICH} ({weights.survey()})'
+            f'it does not say which network it holds ({weights.survey()})',
+            key='checkpoint',
+            fix=f'Give {WHICH}.',
         )
     library = _library_of(found.model_name, to, weights.tensors)
     library = library or next(filter(installed, ZOO), '')
@@ -317,8 +332,10 @@ def _inferred(found: Recognised | None, to: str, weights: Weights) -> Architectu
     )
     if not (found.certain or _told(entry, network)):
         raise ConfigError(
-            f'the checkpoint holds {found.phrase}, but its weights do not show all that it '
-            f'computes (style of bottlenecks, way of scaling up): give {WHICH}'
+            f'it holds {found.phrase}, but its weights do not show all that it computes (style of '
+            'bottlenecks, way of scaling up)',
+            key='checkpoint',
+            fix=f'Give {WHICH}.',
         )
     return network
 
@@ -333,7 +350,9 @@ def _told(entry: Mapping[str, Any], network: Architecture) -> bool:
 
 def _of_weights(found: Recognised | None, library: str) -> dict[str, Any]:
     if found is None:
-        raise ConfigError(f'--config: name the config of {library} that is to get these weights')
+        raise ConfigError(
+            'missing', key='--config', fix=f'Name the config of {library} that gets these weights.'
+        )
     return found.args
 
 

@@ -8,12 +8,12 @@ from typing import Any
 from kdmm.pretrained import libraries
 from kdmm.pretrained.architecture import Architecture
 from kdmm.pretrained.checkpoint import Weights, starts
-from kdmm.pretrained.inputs import Normalisation, compare_inputs
 from kdmm.pretrained.libraries import ZOO
 from kdmm.pretrained.mapping import untrained
 from kdmm.transfer.compose import Composition
 from kdmm.transfer.plan import Plan, Request
 from kdmm.transfer.verification import Proof
+from kdmm.utils.normalization import DIGITS, Normalization
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _composed(request: Request, composition: Composition) -> str:
 
 
 def _inputs(plan: Plan) -> str:
-    source, target = (Normalisation.of(side.inputs) for side in (plan.source, plan.target))
+    source, target = (Normalization.of_config(side.inputs) for side in (plan.source, plan.target))
     return compare_inputs(source, target, bool(plan.target.config))
 
 
@@ -122,3 +122,25 @@ def _delete(target: Architecture) -> str:
     given = node['init_cfg']  # a dict is not merged with None either
     own = isinstance(given, Mapping) and set(given) == {'type', 'checkpoint'}
     return '' if own else '_delete_=True, '
+
+
+def compare_inputs(source: Normalization | None, target: Normalization | None, config: bool) -> str:
+    """One line on the images of both; it starts with 'warning' if they differ.
+
+    Args:
+        source: What the weights were trained on.
+        target: What the target's config prepares.
+        config: Whether there is such a config.
+    """
+    if source is None:
+        return 'input: the source does not say how its images were normalised; use the same'
+    if not config:
+        return f'input: trained on {source}; prepare the images of the target alike'
+    if target is None:
+        return f'warning: trained on {source}; the target config normalises in no known way'
+    if source.same_as(target, DIGITS):
+        return f'input: {source}, in source and target'
+    return (
+        f'warning: trained on {source}, but the target config prepares {target}; set its '
+        'data_preprocessor, or the features are not those that were learned'
+    )

@@ -142,7 +142,7 @@ def features(net: nn.Module, family: Family, size: tuple[int, int]) -> list[Tens
         net(image)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ConfigError(
-            f'--size: {type(net).__name__} does not take {size[0]} x {size[1]} ({error})'
+            f'{type(net).__name__} does not take it ({error})', key='--size', got=tuple(size)
         ) from error
     finally:
         for hook in hooks:

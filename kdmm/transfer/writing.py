@@ -29,13 +29,13 @@ def check_out(out: str, force: bool, inputs: Sequence[Path]) -> None:
     """
     path = Path(out)
     if not path.parent.is_dir():
-        raise ConfigError(f'--out: no folder {str(path.parent)!r}')
+        raise ConfigError('there is no such folder', key='--out', got=str(path.parent))
     if path.is_dir():
-        raise ConfigError(f'--out: {out!r} is a folder, expected a file')
+        raise ConfigError('this is a folder', key='--out', got=out, expected='a file')
     if any(path.resolve() == other.resolve() for other in inputs):
-        raise ConfigError(f'--out: {out!r} is the file to be read')
+        raise ConfigError('this is the file to be read', key='--out', got=out)
     if path.exists() and not force:
-        raise ConfigError(f'--out: {out!r} exists; overwrite it with --force')
+        raise ConfigError('the file exists', key='--out', got=out, fix='Overwrite it with --force.')
 
 
 class Draft(files.Draft):
@@ -52,7 +52,9 @@ class Draft(files.Draft):
         try:
             self.write(buffer.getbuffer())
         except OSError as error:
-            raise ConfigError(f'--out: {self.target!r} cannot be written ({error})') from error
+            raise ConfigError(
+                f'cannot be written ({error})', key='--out', got=self.target
+            ) from error
 
     def read(self) -> Any:
         """Read the file as it is on the disk now."""

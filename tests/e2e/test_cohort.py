@@ -345,7 +345,7 @@ def test_another_networks_metric_chooses_no_checkpoint(
 ) -> None:
     chosen: Any = dict(default_hooks__checkpoint__save_best=best,
                        default_hooks__checkpoint__rule='greater')  # fmt: skip
-    with pytest.raises(ConfigError, match='save_best=.*: checkpoints hold the first network'):
+    with pytest.raises(ConfigError, match='save_best: checkpoints hold the first network'):
         run(root, tmp_path, 'both', **chosen)
 
 
@@ -363,5 +363,5 @@ def test_files_without_an_optimizer_are_not_resumed(runs: Runs, root: Path, tmp_
 
 def test_another_cohorts_file_is_not_resumed(runs: Runs, root: Path, tmp_path: Path) -> None:
     file = str(runs['both'].folder / 'epoch_1.pth')
-    with pytest.raises(ConfigError, match='the distillation state does not fit'):
+    with pytest.raises(ConfigError, match='the distillation state: does not fit'):
         run(root, tmp_path, resume=True, load_from=file, kd=dict(peers=2))

@@ -220,7 +220,7 @@ def test_a_truncated_checkpoint_is_refused_and_the_previous_named(trained, resum
 
 
 def test_a_missing_checkpoint(trained):
-    with pytest.raises(ConfigError, match=r"no file at '.*gone\.pth'"):
+    with pytest.raises(ConfigError, match=r"no such file, got '.*gone\.pth'"):
         loaded(trained, trained / 'gone.pth')
 
 

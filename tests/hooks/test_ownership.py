@@ -10,13 +10,14 @@ from mmengine.hooks import EMAHook
 from torch import nn
 
 from kdmm.checkpoints import ENTRY
-from kdmm.distillers import ConfigError, cohort, distill
+from kdmm.distillers import cohort, distill
 from kdmm.engine import Runner
 from kdmm.hooks.distill import DistillHook
 from kdmm.hooks.ownership import TRAINED, OwnershipHook, objective_of, taken
 from tests.distillers.tiny_models import TEACHER, build, tiny
 from tests.e2e.job import assert_same
 from tests.engine.tiny_run import KD, config
+from tests.errors import refused
 
 COHORT = dict(type='Cohort', peers=3, taps=dict(body='body.out'), losses=dict(
     fit=dict(type='FitNetLoss', on='body', connector=dict(type='Projection'))
@@ -94,7 +95,7 @@ def test_averages_and_weights_are_restored(saved):
 
 def test_an_average_that_lacks_a_peer_is_refused(saved):
     del saved.checkpoint[ENTRY]['peers.peer2.head.weight']
-    with pytest.raises(ConfigError, match='missing: peers.peer2.head.weight'):
+    with refused(key='the distillation state', problem='missing: peers.peer2.head.weight'):
         saved.checkpoint[TRAINED].pop('peers.peer2.head.weight')
         DistillHook().after_load_checkpoint(
             SimpleNamespace(model=made(), _resume=True, hooks=[EMAHook()]), saved.checkpoint
@@ -102,7 +103,7 @@ def test_an_average_that_lacks_a_peer_is_refused(saved):
 
 
 def test_averages_are_not_resumed_without_an_average(saved):
-    with pytest.raises(ConfigError, match='the config has no EMAHook'):
+    with refused(key='resume', problem='the config has no EMAHook'):
         DistillHook().after_load_checkpoint(
             SimpleNamespace(model=made(), _resume=True, hooks=[]), saved.checkpoint
         )

@@ -3,11 +3,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.model import BaseDataPreprocessor, ImgDataPreprocessor
 from mmengine.registry import MODELS
 from mmengine.structures import PixelData
 
-from kdmm.teachers.inputs import InputAdapter, Normalization
+from kdmm.teachers.inputs import InputAdapter
 
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 HALF = dict(mean=[127.5] * 3, std=[127.5] * 3, bgr_to_rgb=False)
@@ -68,25 +67,6 @@ def test_each_difference_counts(change):
     assert not InputAdapter(
         segmentation(**IMAGENET), segmentation(**{**IMAGENET, **change})
     ).identity
-
-
-def test_rgb_files_count_like_bgr_files():
-    swap = dict(IMAGENET, bgr_to_rgb=False, rgb_to_bgr=True)
-    assert Normalization.of(segmentation(**swap)).reverse
-
-
-def test_preprocessors_of_other_libraries():
-    plain = Normalization.of(BaseDataPreprocessor())
-    assert not plain.reverse and plain.mean.item() == 0 and plain.std.item() == 1
-    image = ImgDataPreprocessor(mean=[1, 2, 3], std=[4, 5, 6], bgr_to_rgb=True, pad_value=7)
-    read = Normalization.of(image)
-    assert read.reverse and read.pad == 7 and read.mean.tolist() == [1, 2, 3]
-
-
-def test_mmpretrain_calls_it_to_rgb():
-    pytest.importorskip('mmpretrain')
-    config = dict(type='mmpretrain.ClsDataPreprocessor', mean=[1, 2, 3], std=[1, 1, 1], to_rgb=True)
-    assert Normalization.of(MODELS.build(config)).reverse
 
 
 def test_what_is_no_tensor_passes():

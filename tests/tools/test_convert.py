@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 import kdmm  # noqa: F401  (before the libraries)
 from kdmm.transfer import cli, plan
+from tests.errors import refused
 from tests.transfer.nets import config_of, estimator, source
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +44,9 @@ def test_the_first_file_of_an_experiment(tmp_path):
 def test_wrong_input_is_one_line_and_exit_code_2(tmp_path):
     done = tool('convert.py', tmp_path / 'a.pth', '--to', 'mmdet', '--out', tmp_path / 'b.pth')
     assert done.returncode == 2 and done.stdout == ''
-    assert done.stderr == f"kdmm: error: checkpoint: no file at '{tmp_path}/a.pth'\n"
+    assert done.stderr == (
+        f"kdmm: error: checkpoint: there is no such file, got '{tmp_path}/a.pth'\n"
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -99,7 +102,7 @@ def test_all_flags_arrive(tmp_path, capsys):
     assert '--arch: ' in fails(capsys, 2, a, *to, '--arch', 'resnet18')
     assert '--source-config: ' in fails(capsys, 2, a, *to, '--source-config', 'x.py')
     assert '--config: ' in fails(capsys, 2, a, *to, '--config', 'x.py')
-    assert '--into: no file' in fails(capsys, 2, a, *to, '--into', 'x.pth')
+    assert '--into: there is no such file' in fails(capsys, 2, a, *to, '--into', 'x.pth')
     assert '--also: ' in fails(capsys, 2, a, *to, '--also', 'x', 'y')
     assert '--size: ' in fails(capsys, 2, a, *to, '--size', 8, 8)
     eps = R18 | dict(norm_cfg=dict(type='BN', eps=1e-3))
@@ -115,5 +118,5 @@ def test_all_flags_arrive(tmp_path, capsys):
 
 def test_a_traceback_on_demand(tmp_path, monkeypatch):
     monkeypatch.setenv('KDMM_TRACEBACK', '1')
-    with pytest.raises(ValueError, match='no file'):
+    with refused(key='checkpoint', got=str(tmp_path / 'a')):
         cli.convert_command([str(tmp_path / 'a'), '--to', 'mmdet', '--out', str(tmp_path / 'b')])

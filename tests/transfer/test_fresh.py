@@ -1,9 +1,8 @@
-import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 
-from kdmm.errors import ConfigError
 from kdmm.transfer import fresh_state, write_fresh
+from tests.errors import refused
 from tests.transfer.nets import estimator, hrnet
 
 LOADS = dict(type='Pretrained', checkpoint='nowhere.pth')
@@ -45,12 +44,12 @@ def test_it_loads_strictly_into_the_model(tmp_path):
 
 def test_wrong_configs(tmp_path):
     out = str(tmp_path / 'a.pth')
-    with pytest.raises(ConfigError, match='has no model'):
+    with refused(key='config', problem='has no model'):
         write_fresh(Config({}), 0, out)
-    with pytest.raises(ConfigError, match='its model cannot be built .*invalid depth 51'):
+    with refused(key='config', problem=('its model cannot be built', 'invalid depth 51')):
         write_fresh(estimator(RESNET | dict(depth=51)), 0, out)
-    with pytest.raises(ConfigError, match='mmnowhere is not installed'):
+    with refused(key='config', problem='mmnowhere is not installed'):
         write_fresh(Config(dict(default_scope='mmnowhere', model={})), 0, out)
     (tmp_path / 'a.pth').touch()
-    with pytest.raises(ConfigError, match='--force'):
+    with refused(key='--out', got=out, fix='--force'):
         write_fresh(estimator(RESNET), 0, out)

@@ -4,7 +4,8 @@ from mmengine.config import Config
 from torch import nn
 
 from kdmm.pretrained.architecture import Architecture
-from kdmm.transfer.report import snippet
+from kdmm.transfer.report import compare_inputs, snippet
+from kdmm.utils.normalization import Normalization
 
 
 def target(path='backbone.', **model) -> Architecture:
@@ -52,3 +53,16 @@ def test_what_mmengine_cannot_load():
     assert snippet(plain, 'a.pth', False) == (
         "model.backbone.load_state_dict(torch.load('a.pth', weights_only=True)['state_dict'])"
     )
+
+
+RGB = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+
+
+def test_the_line_on_images():
+    ours, theirs = Normalization.of_config(RGB | dict(to_rgb=True)), Normalization.of_config(RGB)
+    assert compare_inputs(ours, ours, True).endswith('in source and target')
+    assert compare_inputs(ours, theirs, True).startswith('warning: trained on RGB, ')
+    assert 'the target config prepares BGR' in compare_inputs(ours, theirs, True)
+    assert compare_inputs(ours, None, True).startswith('warning')
+    assert compare_inputs(ours, None, False).endswith('prepare the images of the target alike')
+    assert 'does not say' in compare_inputs(None, theirs, True)

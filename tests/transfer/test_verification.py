@@ -7,7 +7,6 @@ import torch
 from mmdet.models.backbones import ResNet
 from torch import nn
 
-from kdmm.errors import ConfigError
 from kdmm.pretrained.architecture import Architecture
 from kdmm.pretrained.families import OTHER, Family, family_of
 from kdmm.pretrained.mapping import map_keys
@@ -22,6 +21,7 @@ from kdmm.transfer.verification import (
     prove,
     same_number,
 )
+from tests.errors import refused
 from tests.transfer.nets import build, hrnet, maps, shake
 
 SMALL = dict(depth=18, base_channels=8, stem_channels=8)
@@ -102,7 +102,7 @@ def test_features_are_of_eval_mode_and_leave_no_hook():
 
 
 def test_an_input_that_does_not_fit():
-    with pytest.raises(ConfigError, match='--size: Sequential does not take 8 x 8'):
+    with refused(key='--size', got=(8, 8), problem='Sequential does not take it'):
         features(nn.Sequential(nn.Conv2d(3, 2, 9)), OTHER, (8, 8))
 
 

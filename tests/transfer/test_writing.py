@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from kdmm.errors import ConfigError
 from kdmm.transfer.writing import Draft, tidy
+from tests.errors import refused
 
 
 def test_there_is_nothing_before_the_commit_and_no_draft_after_it(tmp_path):
@@ -33,10 +33,8 @@ def test_the_bytes_do_not_depend_on_the_name(tmp_path):
 
 
 def test_a_system_that_refuses(tmp_path):
-    with (
-        pytest.raises(ConfigError, match='--out: .*cannot be written'),
-        Draft(str(tmp_path / 'none' / 'a.pth')) as draft,
-    ):
+    out = str(tmp_path / 'none' / 'a.pth')
+    with refused(key='--out', got=out, problem='cannot be written'), Draft(out) as draft:
         draft.save({})
 
 

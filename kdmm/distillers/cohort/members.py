@@ -8,8 +8,8 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
 from kdmm.errors import ConfigError
-from kdmm.teachers.inputs import Normalization
 from kdmm.teachers.teacher import load_model_config
+from kdmm.utils.normalization import Normalization
 
 
 def build_peer(config: Mapping[str, Any]) -> Any:
