@@ -21,7 +21,7 @@ FILES = (
     'pyproject.toml', 'setup.py', 'MANIFEST.in', 'LICENSE', 'README.md', 'CHANGELOG.md',
     'requirements.txt', 'model-index.yml',
 )  # fmt: skip
-FOLDERS = ('kdmm', 'configs', 'docs', 'tools')
+FOLDERS = ('kdmm', 'benchmarks', 'configs', 'docs', 'tools')
 BUILD = (
     'import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])'
 )
@@ -124,8 +124,8 @@ def test_the_wheel_carries_what_runs_without_a_checkout(site: Path) -> None:
         text = (mim / 'tools' / name).read_text()
         others = {other.name for other in (ROOT / 'tools').iterdir()} - tools - {'__pycache__'}
         assert not [other for other in others if f'tools/{other}' in text], name
-    assert not {'setup.sh', 'run_tests.sh', 'quickstart.sh', 'compare.py', 'bench'} & tools
-    assert not {'tests', 'tools', 'docs'} & {file.name for file in site.iterdir()}
+    assert not {'setup.sh', 'run_tests.sh', 'quickstart.sh', 'compare.py'} & tools
+    assert not {'benchmarks', 'tests', 'tools', 'docs'} & {file.name for file in site.iterdir()}
 
 
 def test_type_checkers_read_the_installed_package(site: Path, tmp_path: Path) -> None:
@@ -149,7 +149,8 @@ def test_the_source_distribution_is_complete(checkout: Path, tmp_path: Path) -> 
     (archive,) = tmp_path.glob('*.tar.gz')
     with tarfile.open(archive) as packed:
         names = {name.partition('/')[2] for name in packed.getnames()}
-    assert {*FILES, 'docs/guide.md', 'tools/setup.sh', 'configs/cirkd/metafile.yml'} <= names
+    folders = {'benchmarks/naive.py', 'docs/guide.md', 'tools/setup.sh'}
+    assert {*FILES, *folders, 'configs/cirkd/metafile.yml'} <= names
     assert 'kdmm/py.typed' in names and not [name for name in names if name.endswith('.pyc')]
 
 

@@ -55,7 +55,7 @@ def _profile(cfg: Config, args: argparse.Namespace, work_dir: str) -> None:
     if not objective_class(cfg.get('kd') or {}).by_term:
         raise ConfigError(
             f'kd.type: the steps of {cfg.kd.type} cannot be taken apart by term; time them beside '
-            f'the plain model: tools/benchmark.py --steps {cfg.filename}'
+            f'the plain model: python -m benchmarks --steps {cfg.filename}'
         )
     if args.amp:
         use_amp(cfg, args.amp)

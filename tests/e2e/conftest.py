@@ -34,14 +34,16 @@ def fresh_job(tmp_path: Path) -> Job:
 def refused_by(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """What a script of tools/ says when it refuses: run in this process, as its main program."""
+    """What a script of tools/ or a package says when it refuses: run here, as the main program."""
     monkeypatch.setenv('LOCAL_RANK', '0')  # the command lines set it; taken back afterwards
 
     def run(script: str, *arguments: str, cwd: Path = ROOT) -> str:
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, 'argv', [str(ROOT / 'tools' / script), *arguments])
         with pytest.raises(SystemExit) as stop:
-            runpy.run_path(sys.argv[0], run_name='__main__')
+            if script.endswith('.py'):
+                runpy.run_path(sys.argv[0], run_name='__main__')
+            runpy.run_module(script, run_name='__main__')
         said = capsys.readouterr()
         assert stop.value.code == 2, said.out[-2000:] + said.err[-2000:]
         assert 'Traceback' not in said.err

@@ -1,6 +1,7 @@
 """``tools/profile.py`` as a user runs it."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -85,3 +86,15 @@ def test_refuses(
 ) -> None:
     said = refused_by('profile.py', *arguments, cwd=job.root)
     assert all(word in said for word in words), said
+
+
+def test_the_tool_does_not_hide_the_standard_module() -> None:
+    tools = str(ROOT / 'tools')
+    code = f'import sys; sys.path.insert(0, {tools!r}); import cProfile, profile;'
+    done = subprocess.run(
+        [sys.executable, '-c', f'{code} print(profile.Profile, profile.__file__)'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and str(ROOT) not in done.stdout, done.stdout + done.stderr

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .run import start
-from .table import number, table
+from kdmm.utils.tables import for_stream
 
-HEAD = ['taps', 'references ms', 'taps ms', 'ratio', 'ratio range', 'copies', 'copied MiB']
+from .figures import number, ratios_in_turn, span
+from .run import start
+
+HEAD = ['taps', 'references ms', 'taps ms', 'ratio', 'quartiles', 'copies', 'copied MiB']
 #: Where a DeepLabV3 on ResNet-18 is read: before activations that work in place, and by CIRKD.
 PLACES = {
     'bn2 of four stages': [f'backbone.layer{stage}.1.bn2.out' for stage in (1, 2, 3, 4)],
@@ -34,21 +36,22 @@ def render(result: dict[str, Any]) -> str:
     """One place as a table."""
     if 'failed' in result:
         return f'{result["place"]}\nfailed: {result["failed"]}\n'
-    ratios = sorted(a / b for a, b in zip(result['taps'], result['references'], strict=True))
-    low, high = (ratios[int(share * (len(ratios) - 1))] for share in (0.25, 0.75))
+    ratios = ratios_in_turn(*(dict(times=result[key]) for key in ('taps', 'references')))
+    assert ratios is not None
     times = [median(result[key]) * 1e3 for key in ('references', 'taps')]
-    return table(
+    return for_stream(
         HEAD,
         [
             [
                 result['place'],
                 *map(number, times),
-                number(median(ratios), 3),
-                f'{low:.3f} to {high:.3f}',
+                number(ratios['median'], 3),
+                span(ratios['quartiles'], digits=3),
                 str(result['copies']),
                 number(result['mib'], 1),
             ]
         ],
+        numbers=True,
     )
 
 

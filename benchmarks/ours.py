@@ -8,7 +8,6 @@ from torch import Tensor
 
 from . import naive
 from .inputs import Inputs, Shape
-from .naive_queues import Queues
 
 #: What a form gives: a loss, or named tensors that all forms must agree in.
 Result = Tensor | dict[str, Tensor] | None
@@ -70,13 +69,13 @@ def queues(shape: Shape) -> Inputs:
 
 def naive_queues(shape: Shape) -> Inputs:
     """Empty queues of the textbook."""
-    return dict(queues=Queues(shape['classes'], shape['channels'], **_QUEUES))
+    return dict(queues=naive.Queues(shape['classes'], shape['channels'], **_QUEUES))
 
 
 def enqueue(queues: Any, rows: Tensor, labels: Tensor) -> Result:
     """A batch enters; which pixels is random, how many and which regions is not."""
     queues.enqueue(rows, labels)
-    if isinstance(queues, Queues):
+    if isinstance(queues, naive.Queues):
         return dict(region=queues.region[:, 0].sum(0), written=queues.pixel_ptr)
     region = queues.region.rows[:-1].unflatten(0, (queues.num_classes, -1))
     return dict(region=region[:, 0].sum(0), written=queues.pixel.ptr)

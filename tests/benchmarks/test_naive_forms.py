@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from bench import naive
-from bench.cases import CASES
-from bench.child import Call
-from bench.losses import compare
-from bench.naive_queues import Queues
-from bench.run import TOLERANCE, difference
 from oracles import gen, gen_plus, lab, unit
+
+from benchmarks import naive
+from benchmarks.cases import CASES
+from benchmarks.child import Call
+from benchmarks.figures import TOLERANCE, difference
+from benchmarks.losses import compare
+from benchmarks.naive import Queues
 
 ZS, ZT = 2 * gen((2, 5, 4, 6), 0.3), 2 * gen((2, 5, 4, 6), 1.1)
 FS, FT = gen_plus((2, 6, 4, 6), 0.3), gen_plus((2, 10, 4, 6), 1.1)
@@ -68,7 +69,7 @@ def job(case, form):
 
 
 def fingerprints(case, form):
-    from bench.child import fingerprint
+    from benchmarks.child import fingerprint
 
     found = Call(job(case, form), CASES[case].quick)()
     return dict(values={key: fingerprint(value) for key, value in found.items()})
@@ -99,7 +100,7 @@ def test_the_pair_products_are_those_of_the_formula():
 
 def test_another_gradient_of_the_same_length_differs():
     call = Call(job('kd', 'naive'), CASES['kd'].quick)()
-    from bench.child import fingerprint
+    from benchmarks.child import fingerprint
 
     one = dict(values={'gradient': fingerprint(call['gradient'])})
     other = dict(values={'gradient': fingerprint(-call['gradient'])})

@@ -4,14 +4,15 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from kdmm.utils.tables import for_stream
+
 from .cases import CASES, Case
+from .figures import NOTE, TOLERANCE, Figures, difference, marked, number, ratio, span
 from .inputs import Shape
-from .run import TOLERANCE, Figures, alternate, difference, ratio
-from .table import number, table
-from .table import shape as shape_text
+from .run import alternate
 
 FLOOR = 'products'
-HEAD = ['form', 'median ms', 'min ms', 'added MiB', 'peak MiB']
+HEAD = ['form', 'median ms', 'quartiles', 'min ms', 'added MiB', 'peak MiB']
 HEAD += ['time x', 'added x', 'peak x', '/ products', 'differs by']
 
 
@@ -74,8 +75,9 @@ def render(result: dict[str, Any]) -> str:
         gap = ratios.get('difference')
         rows.append(
             [
-                form,
+                marked(form, figures),
                 number(figures['median_s'] * 1e3),
+                span(figures['quartiles_s'], 1e3),
                 number(figures['min_s'] * 1e3),
                 number(figures['added_mib'], 1),
                 number(figures['peak_mib'], 0),
@@ -83,8 +85,11 @@ def render(result: dict[str, Any]) -> str:
                 '-' if gap is None else f'{gap:.0e}' + ('' if ratios['agrees'] else ' DIFFERS'),
             ]
         )
-    title = f'{result["case"]}: {CASES[result["case"]].what}; {shape_text(result["shape"])}'
-    return '\n'.join([title, table(HEAD, rows), *notes, ''])
+    if any(figures.get('disturbed') for figures in result['forms'].values()):
+        notes.append(NOTE)
+    shape = ' '.join(f'{name}={value}' for name, value in result['shape'].items())
+    title = f'{result["case"]}: {CASES[result["case"]].what}; {shape}'
+    return '\n'.join([title, for_stream(HEAD, rows, numbers=True), *notes, ''])
 
 
 def sound(result: dict[str, Any]) -> bool:

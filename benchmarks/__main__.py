@@ -1,16 +1,16 @@
-#!/usr/bin/env python3
 """Time and memory of losses beside their textbook forms, of training steps, of data pipelines.
 
-    python tools/benchmark.py                            every loss
-    python tools/benchmark.py p2p memory --device cuda   two of them, on a GPU
-    python tools/benchmark.py --steps configs/seg_kd/camvid_small_cirkd.py
-    python tools/benchmark.py --pipeline configs/seg_kd/camvid_small_cirkd.py
-    python tools/benchmark.py --taps                     what it costs to read them
-    python tools/benchmark.py --list
+    python -m benchmarks                            every loss
+    python -m benchmarks p2p memory --device cuda   two of them, on a GPU
+    python -m benchmarks --steps configs/seg_kd/camvid_small_cirkd.py
+    python -m benchmarks --pipeline configs/seg_kd/camvid_small_cirkd.py
+    python -m benchmarks --taps                     what it costs to read them
+    python -m benchmarks --list
 
-Every figure comes from a fresh process. ``added`` is the memory over imports and inputs, ``peak``
-the whole process on CPU (Python, torch, inputs) and all tensors on CUDA. docs/benchmark.md says how
-to read the tables.
+It runs in the folder of the checkout. Every figure comes from a fresh process; the rows of a table
+take turns, and one whose times lie far apart is marked. ``added`` is the memory over imports and
+inputs, ``peak`` the whole process on CPU (Python, torch, inputs) and all tensors on CUDA.
+docs/benchmark.md says how to read the tables.
 """
 
 import argparse
@@ -23,15 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import losses, pipeline, steps, taps
-from bench.cases import CASES
-from bench.errors import stop
+
+from . import losses, pipeline, steps, taps
+from .cases import CASES
+from .errors import stop
 
 
 def parse_args() -> argparse.Namespace:
     """The command line; wrong names end with exit code 2."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='python -m benchmarks',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('cases', nargs='*', help='losses by name, default all')
     parser.add_argument('--list', action='store_true', help='name the losses and stop')
@@ -54,6 +57,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--rounds', type=int, default=2, help='fresh processes for each figure')
     parser.add_argument('--iters', type=int, default=3, help='of --steps, in each process')
+    parser.add_argument(
+        '--apart',
+        action='store_true',
+        help='--steps: one process at a time, where memory does not hold all rows at once',
+    )
     parser.add_argument('--seconds', type=float, default=0.5, help='repeat fast forms for so long')
     parser.add_argument('--quick', action='store_true', help='small shapes, one call: does it run?')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write all figures there')
@@ -77,6 +85,8 @@ def refuse(args: argparse.Namespace) -> None:
     for option in ('threads', 'rounds', 'iters', 'batch', 'samples'):
         if getattr(args, option) is not None and getattr(args, option) < 1:
             stop(f'--{option}: at least 1, not {getattr(args, option)}')
+    if args.apart and not args.steps:
+        stop('--apart: only with --steps; all others run one process at a time')
     kinds = [option for option in ('steps', 'pipeline', 'taps') if getattr(args, option)]
     if kinds and args.cases:
         stop(f'--{kinds[0]} measures no losses; leave out {" ".join(args.cases)}')

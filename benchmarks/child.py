@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 MIB = 2**20
 MOST = 50  # timed calls
 
@@ -109,7 +109,7 @@ def main() -> None:
     if job.get('tf32'):
         torch.set_float32_matmul_precision('high')
     if job.get('kind') == 'pipeline':
-        from .pipeline_child import measure_pipeline
+        from .pipeline import measure_pipeline
 
         result = measure_pipeline(job)
     elif job.get('kind') == 'taps':
@@ -117,7 +117,7 @@ def main() -> None:
 
         result = measure_taps(job)
     elif 'config' in job:
-        from .steps_child import measure_steps
+        from .steps import measure_steps
 
         result = measure_steps(job)
     else:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .naive_queues import IGNORE
+from .naive import IGNORE
 
 Shape = dict[str, int]
 Inputs = dict[str, Any]

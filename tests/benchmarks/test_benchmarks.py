@@ -1,20 +1,21 @@
-"""``tools/benchmark.py`` as a user runs it, with shapes of a few pixels."""
+"""``python -m benchmarks`` as a user runs it, with shapes of a few pixels."""
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from bench import losses, run, steps, table
-from bench.cases import CASES
-from bench.child import ROOT
 
-TOOL = ROOT / 'tools/benchmark.py'
+from benchmarks import figures as made
+from benchmarks import losses, run, steps
+from benchmarks.cases import CASES
+from benchmarks.run import ROOT
 
 
 def benchmark(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOL), *arguments]
+    command = [sys.executable, '-m', 'benchmarks', *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
@@ -42,13 +43,12 @@ def test_losses_end_to_end(tmp_path):
 
 def test_the_child_imports_no_base_library():
     code = (
-        'import sys; from bench.child import bare_packages; bare_packages("kdmm", "kdmm.engine");'
+        'import sys; from benchmarks.child import bare_packages;'
+        'bare_packages("kdmm", "kdmm.engine");'
         'import kdmm.functional, kdmm.memory, kdmm.engine.meter;'
         'print([m for m in sys.modules if m.startswith(("mm", "cv2"))])'
     )
-    done = subprocess.run(
-        [sys.executable, '-c', code], cwd=ROOT / 'tools', capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     found = set(eval(done.stdout)) - {'mmap'}
     assert not found, done.stderr
 
@@ -62,12 +62,13 @@ def test_the_child_imports_no_base_library():
         (('--device', 'tpu'), ("'tpu'", 'cpu or cuda')),
         (('kd', '--steps', 'x.py'), ('--steps', 'leave out kd')),
         (('--json', '/no/where/x.json'), ('--json', '/no/where')),
+        (('kd', '--apart'), ('--apart', '--steps')),
         (('--steps', 'x.py', '--dtype', 'bfloat16'), ('--dtype bfloat16', '--device cuda')),
         (('--steps', 'gone.py'), ('config', "'gone.py'")),
     ],
 )
 def test_refuses(refused_by, arguments, words):
-    last = refused_by('benchmark.py', *arguments).splitlines()[-1]
+    last = refused_by('benchmarks', *arguments).splitlines()[-1]
     assert last.startswith('kdmm: error: ') and all(word in last for word in words), last
 
 
@@ -81,16 +82,17 @@ def figures(times, peak=10.0, added=4.0, loss=1.0):
 
 
 def test_figures_of_several_processes():
-    found = run.combine([figures([3.0, 1.0], peak=7), figures([2.0, 9.0, 4.0], added=5)])
+    found = made.combine([figures([3.0, 1.0], peak=7), figures([2.0, 9.0, 4.0], added=5)])
     assert found['median_s'] == 3.0 and found['min_s'] == 1.0
+    assert found['quartiles_s'] == (2.0, 4.0), 'of 1, 2, 3, 4, 9'
     assert found['peak_mib'] == 10 and found['added_mib'] == 5
-    assert run.combine([figures([1.0]), dict(failed='why')]) == dict(failed='why')
+    assert made.combine([figures([1.0]), dict(failed='why')]) == dict(failed='why')
 
 
 def test_ratios_are_naive_over_ours_and_ours_over_products():
     forms = dict(naive=figures([8.0], peak=100, added=60), ours=figures([2.0], peak=20, added=3))
     forms['products'] = figures([1.0])
-    found = {name: run.combine([value]) for name, value in forms.items()}
+    found = {name: made.combine([value]) for name, value in forms.items()}
     result = losses.compare(found, 'ours', 'float32')
     assert (result['time'], result['peak'], result['added']) == (4, 5, 20)
     assert result['over_products'] == 2 and result['agrees']
@@ -98,14 +100,14 @@ def test_ratios_are_naive_over_ours_and_ours_over_products():
 
 def test_a_failure_is_shown_and_counts():
     found = dict(naive=dict(failed='killed by signal 9 (out of memory?)'))
-    found['ours'] = run.combine([figures([1.0])])
+    found['ours'] = made.combine([figures([1.0])])
     entry = dict(case='kd', shape=dict(batch=1), forms=found)
     entry['compared'] = dict(ours=losses.compare(found, 'ours', 'float32'))
     assert 'naive failed: killed by signal 9' in losses.render(entry)
     assert losses.sound(entry), 'the textbook form may run out of memory'
     entry['forms'] = dict(naive=found['ours'], ours=found['naive'])
     assert not losses.sound(entry)
-    other = dict(naive=found['ours'], ours=run.combine([figures([1.0], loss=1.1)]))
+    other = dict(naive=found['ours'], ours=made.combine([figures([1.0], loss=1.1)]))
     entry = dict(case='kd', shape={}, forms=other)
     entry['compared'] = dict(ours=losses.compare(other, 'ours', 'float32'))
     assert 'DIFFERS' in losses.render(entry) and not losses.sound(entry)
@@ -117,9 +119,93 @@ def test_a_child_that_dies_says_why():
     assert result == dict(failed="KeyError: 'nonsense'")
 
 
-def test_a_table_is_aligned():
-    lines = table.table(['form', 'ms'], [['naive', '10.00'], ['x', '-']]).splitlines()
-    assert lines == ['form      ms', '-----  -----', 'naive  10.00', 'x          -']
+def test_a_disturbed_row_is_marked():
+    """Its quartiles lie further apart than a factor of 1.2; one slow step among many is none."""
+    steady = made.combine([figures([1.0, 1.1, 1.19, 1.0, 9.0])])
+    busy = made.combine([figures([1.0, 1.0, 1.1, 1.3, 1.3])])
+    once = made.combine([figures([1.0])])
+    assert [x['disturbed'] for x in (steady, busy, once)] == [False, True, False]
+    assert once['quartiles_s'] is None
+    entry = dict(case='kd', shape={}, forms=dict(naive=steady, ours=busy))
+    entry['compared'] = dict(ours=losses.compare(entry['forms'], 'ours', 'float32'))
+    shown = losses.render(entry)
+    labels = [line.split('  ')[0] for line in shown.splitlines()]
+    assert labels[3:5] == ['naive', 'ours *'] and made.NOTE in shown
+    entry['forms'] = dict(naive=steady, ours=once)
+    shown = losses.render(entry)
+    assert '*' not in shown and '1000.00 to 1190.00' in shown
+
+
+def test_ratios_are_those_of_steps_that_were_taken_in_turn():
+    """A moment that slows all rows alike leaves them; the medians' ratio would be 10 / 4."""
+    base, row = [1.0, 4.0, 4.0, 40.0], [2.0, 10.0, 10.0, 80.0]
+    found = made.ratios_in_turn(figures(row), figures(base))
+    assert found == dict(median=2.25, quartiles=(2.0, 2.5))
+    assert made.ratios_in_turn(figures(row), dict(failed='why')) is None
+    with pytest.raises(ValueError):
+        made.ratios_in_turn(figures(row[:2]), figures(base))
+
+
+TURNS = """
+import json, sys, time
+sys.path.insert(0, {root!r})
+job = json.loads(sys.argv[1])
+for step in range(job['steps']):
+    if job.get('turns'):
+        print('ready', flush=True)
+        sys.stdin.readline()
+    with open(job['log'], 'a') as log:
+        log.write(job['name'] + '>')
+        log.flush()
+        time.sleep(0.02)
+        log.write('<')
+    if step == job.get('breaks'):
+        sys.exit('ValueError: broke')
+print('x' * job.get('noise', 0), file=sys.stderr)
+print(json.dumps(dict(times=[1.0] * job['steps'], peak_mib=1, added_mib=1)), flush=True)
+"""
+
+
+@pytest.fixture
+def in_turn(tmp_path, monkeypatch):
+    """Processes that note when they step, in place of those that measure."""
+    package = tmp_path / 'stand_in' / 'benchmarks'
+    package.mkdir(parents=True)
+    (package / '__init__.py').touch()
+    (package / 'child.py').write_text(TURNS.format(root=str(ROOT)))
+    monkeypatch.setattr(run, 'ROOT', package.parent)
+    monkeypatch.chdir(tmp_path)
+
+    def start(once, rounds=1, **jobs):
+        common = dict(log=str(tmp_path / 'log'), steps=3)
+        given = {name: dict(common, name=name, **more) for name, more in jobs.items()}
+        found = run.alternate(given, rounds, once)
+        return found, (tmp_path / 'log').read_text()
+
+    return start
+
+
+def test_rows_take_a_step_in_turn_and_never_two_at_once(in_turn):
+    found, log = in_turn(run.in_turn, a={}, b={}, c={})
+    assert log == 'a><b><c><' * 3
+    assert all(figures['times'] == [1.0] * 3 for figures in found.values())
+
+
+def test_rows_run_one_by_one_where_memory_asks_for_it(in_turn):
+    found, log = in_turn(run.one_by_one, rounds=2, a={}, b={})
+    assert log == ('a><' * 3 + 'b><' * 3) * 2 and len(found['a']['times']) == 6
+
+
+def test_a_row_that_dies_leaves_the_others_and_is_not_started_again(in_turn):
+    found, log = in_turn(run.in_turn, rounds=2, a={}, b=dict(breaks=1), c=dict(steps=4))
+    assert found['b'] == dict(failed='ValueError: broke')
+    assert len(found['a']['times']) == 6 and len(found['c']['times']) == 8
+    assert log == 'a><b><c><' * 2 + 'a><c><c><' + 'a><c><' * 3 + 'c><'
+
+
+def test_what_a_row_says_on_the_error_stream_does_not_block_it(in_turn):
+    found, _ = in_turn(run.in_turn, a=dict(noise=1 << 20), b={})
+    assert not any('failed' in figures for figures in found.values())
 
 
 @pytest.mark.slow
@@ -127,11 +213,12 @@ def test_steps_end_to_end(job, tmp_path):
     file = tmp_path / 'steps.json'
     arguments = ['--quick', '--threads', '1', '--json', str(file)]
     arguments += ['--cfg-options', 'kd.losses.kd.weight=0']
-    done = job.run([sys.executable, str(TOOL), '--steps', 'kd.py', *arguments])
+    done = job.run([sys.executable, '-m', 'benchmarks', '--steps', 'kd.py', *arguments])
     (result,) = json.loads(file.read_text())['results']
     assert list(result['steps']) == ['student', '+ teacher forward', 'p2p', 'memory', '+ all']
     assert not any('failed' in x for x in result['steps'].values()), done.stdout
-    assert result['to_student_and_teacher']['+ teacher forward'] == 1
+    alone = dict(median=1.0, quartiles=None)
+    assert result['to_student_and_teacher']['+ teacher forward'] == alone
     assert result['steps']['+ all']['median_s'] > 0
     header = next(line for line in done.stdout.splitlines() if line.startswith('step'))
     assert [cell.strip() for cell in header.split('  ') if cell.strip()] == steps.HEAD
@@ -161,9 +248,9 @@ def test_steps_leave_terms_without_weight_out(job, monkeypatch):
         ('mcl/mcl_x2_resnet18_imagenet', 2),
     ],
 )
-def test_steps_of_an_objective_without_terms(role, batch):
+def test_steps_of_an_objective_without_terms(role, batch, monkeypatch):
     """In this process; the figures are those of a child."""
-    from bench.steps_child import measure_steps
+    from benchmarks.steps import measure_steps
 
     config = str(ROOT / f'configs/{role}.py')
     assert steps.rows_of(config, {}) == ['student', '+ all']
@@ -173,28 +260,22 @@ def test_steps_of_an_objective_without_terms(role, batch):
     for row in ('student', '+ all'):
         # two runs of a second would share MMEngine's visualizer, and its folder
         options = dict(experiment_name=f'{role} {row}')
-        found[row] = measure_steps(dict(job, terms=row, options=options))
+        said, given = io.StringIO(), io.StringIO('\n\nnot asked for')
+        monkeypatch.setattr(sys, '__stdout__', said)
+        monkeypatch.setattr(sys, 'stdin', given)
+        found[row] = measure_steps(dict(job, terms=row, options=options, turns=True))
+        assert said.getvalue() == f'{run.READY}\n' * 2, 'before the first step, and the one timed'
+        assert given.read() == 'not asked for'
     assert found['+ all']['times'][0] > 0
     shown = steps.render(
         dict(
             config=config,
             steps={row: steps_figures(figures) for row, figures in found.items()},
-            to_student_and_teacher={'student': 1.0, '+ all': 9.0},
+            to_student_and_teacher={'student': dict(median=1.0, quartiles=None), '+ all': None},
         )
     )
     assert 'to student' in shown and 'to student + teacher' not in shown
 
 
 def steps_figures(found):
-    return dict(found, median_s=found['times'][0], min_s=found['times'][0])
-
-
-def test_the_profile_tool_does_not_hide_the_standard_module():
-    code = 'import cProfile, profile; print(profile.Profile, profile.__file__)'
-    done = subprocess.run(
-        [sys.executable, '-c', f'import sys; sys.path.insert(0, {str(TOOL.parent)!r}); {code}'],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0 and str(ROOT) not in done.stdout, done.stdout + done.stderr
+    return made.combine([found])

@@ -1,4 +1,4 @@
-"""``tools/benchmark.py --pipeline``: the clocks with a time that the test makes, and as a user."""
+"""``--pipeline`` of the benchmarks: the clocks with a time that the test makes, and as a user."""
 
 import json
 import subprocess
@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from bench import pipeline, pipeline_child
-from bench.child import ROOT
 from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 
-TOOL = ROOT / 'tools/benchmark.py'
+from benchmarks import pipeline
+from benchmarks.run import ROOT
+
 CONFIG = """
 train_dataloader = dict(dataset=dict(
     type='BaseSegDataset', data_root={root!r}, img_suffix='.jpg', seg_map_suffix='.png',
@@ -36,7 +36,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(pipeline_child, 'time', clock)
+    monkeypatch.setattr(pipeline, 'time', clock)
     return clock
 
 
@@ -69,8 +69,8 @@ class Numbers(BaseDataset):
 @pytest.fixture
 def measured(clock, monkeypatch):
     def measure(dataset, samples=10):
-        monkeypatch.setattr(pipeline_child, '_build', lambda job: dataset)
-        found = pipeline_child.measure_pipeline(dict(samples=samples))
+        monkeypatch.setattr(pipeline, '_build', lambda job: dataset)
+        found = pipeline.measure_pipeline(dict(samples=samples))
         return pipeline.entry(json.loads(json.dumps(found)))
 
     return measure
@@ -92,7 +92,7 @@ def test_every_transform_has_its_own_time(clock, measured):
 
 
 def test_warm_up_is_left_out_and_means_are_no_medians(clock, measured):
-    seconds = [900.0] * pipeline_child.WARM + [9.0, 1.0, 1.0, 1.0]
+    seconds = [900.0] * pipeline.WARM + [9.0, 1.0, 1.0, 1.0]
     found = rows(measured(Numbers(clock, [step('Load', clock, seconds)]), 4))['Load']
     assert found['median_s'] == 1.0 and found['mean_s'] == 3.0
 
@@ -101,7 +101,7 @@ def test_samples_are_shuffled_and_all_come_before_one_comes_again(clock, measure
     seen = []
     look = step('Look', clock, 1.0, lambda data: seen.append(data['number']) or data)
     measured(Numbers(clock, [look], count=10), 10)
-    assert len(seen) == pipeline_child.WARM + 10
+    assert len(seen) == pipeline.WARM + 10
     assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10)) != seen[:10]
 
 
@@ -171,7 +171,7 @@ def test_a_transform_that_never_ran_is_a_dash():
 
 
 def benchmark(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOL), *arguments]
+    command = [sys.executable, '-m', 'benchmarks', *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
@@ -235,7 +235,7 @@ def test_refuses(scenes, refused_by, arguments, words):
     (scenes / 'none.py').write_text("model = dict(type='X')\n")
     places = SimpleNamespace(job=scenes / 'job.py', none=scenes / 'none.py')
     given = (text.format(**vars(places)) for text in arguments)
-    last = refused_by('benchmark.py', '--pipeline', *given).splitlines()[-1]
+    last = refused_by('benchmarks', '--pipeline', *given).splitlines()[-1]
     assert last.startswith('kdmm: error: ') and all(word in last for word in words), last
 
 
