@@ -51,12 +51,13 @@ def test_rooms_are_attributes():
         _ = kdmm.nothing
 
 
-def test_a_runner_obeys_a_section_before_any_room_was_imported():
+def test_a_runner_obeys_a_section_before_any_room_was_imported(tmp_path):
     assert 'ConfigError' in run(
         'import kdmm\n'
         'from mmengine.runner import Runner\n'
+        "model, kd = dict(type='nothing'), dict(type='No')\n"
         'try:\n'
-        "    Runner(model=dict(type='nothing'), work_dir='w', cfg=dict(kd=dict(type='No')))\n"
+        f'    Runner(model=model, work_dir={str(tmp_path)!r}, cfg=dict(kd=kd))\n'
         'except ValueError as error:\n'
         '    print(type(error).__name__, error)\n'
     )
