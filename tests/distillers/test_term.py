@@ -40,7 +40,10 @@ def labels() -> torch.Tensor:
         (dict(type='Distance', on=['t', 't']), r"x\.on: expected .* different taps, got \['t', 't"),
         (dict(type='Distance', on=dict(a='t')), r'x\.on: no tap'),
         (dict(type='Distance', weight={}), r'x\.weight: expected a number, or a dict'),
-        (dict(type='Distance', weight=dict(type='Liner')), r"x\.weight: .*'Liner'; .*Linear"),
+        (
+            dict(type='Distance', weight=dict(type='Liner')),
+            r"x\.weight\.type: .*nearest: Linear.*'Liner'",
+        ),
         (dict(type='Distance', weight='1'), r"kd\.losses\.x\.weight: expected a number.*got '1'"),
         (dict(type='Distance', weight=-0.1), r'kd\.losses\.x\.weight: expected 0 or more'),
         (dict(type='SKDLoss', on='t', patch=9), r"x on tap 't': SKDLoss .* 9 x 9 windows.*larger"),

@@ -1,7 +1,7 @@
 """`Cohort`: networks that are trained together and learn from each other, without a teacher."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -12,13 +12,19 @@ from kdmm.distillers.builder import task_facts
 from kdmm.distillers.cohort.members import build_others, other_configs, refuse_one_start
 from kdmm.distillers.cohort.terms import CohortTerm, cohort_table, cohort_term
 from kdmm.distillers.cohort.trunk import Trunk
-from kdmm.distillers.loss_weights import switched_on
+from kdmm.distillers.loss_weights import LossWeights, switched_on
 from kdmm.distillers.objective import OwnLosses, beside_a_total, register_objective
 from kdmm.distillers.probe import Size, blank_taps
 from kdmm.distillers.section import tap_names
-from kdmm.distillers.term import TermedObjective, gather_context
-from kdmm.errors import ConfigError
+from kdmm.distillers.stage_branches import PREFIX, StageBranches, branch_losses
+from kdmm.distillers.term import TermedObjective, gather_context, labels
+from kdmm.errors import ConfigError, refuse_unknown
+from kdmm.losses.base import WHOLE
+from kdmm.schedules import Progress
 from kdmm.taps import Taps, require_gradient
+
+#: How messages and branches call the student.
+STUDENT = 'student'
 
 
 @register_objective('Cohort')
@@ -36,7 +42,11 @@ class Cohort(TermedObjective):
         peers: See `other_configs`.
         keep: The student's place; it matters where a loss treats places differently.
         trunk: Modules of the student that all networks share, see `Trunk`.
-        taps: Tap name to ``module.path.in|.out``, or to a list of one such path a place.
+        branches: ``dict(stages=, checkpointing=, weight=)`` for a classifier behind each stage of
+            each network, see `StageBranches`; True for the defaults. Each learns the labels with
+            ``weight``, a number or a schedule, and is thrown away with the run's state.
+        taps: Tap name to ``module.path.in|.out``, or to a list of one such path a place. Paths in
+            the branches begin with ``branches.``: ``branches.stage1.fc.in`` (pooled features).
         losses: Term name to ``dict(type=, on=, weight=, ...)``, see `cohort_term`; none at all
             trains the networks side by side.
         ensemble: Whether validation reports the ensemble, too.
@@ -54,6 +64,7 @@ class Cohort(TermedObjective):
         peers: int | Sequence[Any] = 2,
         keep: int = 0,
         trunk: Sequence[str] = (),
+        branches: bool | Mapping[str, Any] = False,
         taps: Mapping[str, Any] | None = None,
         losses: Mapping[str, Mapping[str, Any]] | None = None,
         ensemble: bool = True,
@@ -64,6 +75,7 @@ class Cohort(TermedObjective):
         super().__init__()
         # the first child: averages of weights (EMA) pair parameters by their order
         self.peers = nn.ModuleDict(build_others(other_configs(peers, config), keep, student))
+        self.branches = nn.ModuleDict()  # of each network, the student's under `STUDENT`
         self.keep, self.channels_last = keep, channels_last
         self.trunk = Trunk(student, trunk)
         self.shared = self.trunk.paths
@@ -76,8 +88,12 @@ class Cohort(TermedObjective):
         with evaluating(student):  # what the peers share is in its mode
             for peer in self.peers.values():
                 self.trunk.plant(peer, probe_size)
-            self.taps = tapped({'': student, **self.peers}, keep, taps, losses)
+            networks = {'': student, **self.peers}
+            paths, read = paths_by_network(list(networks), keep, taps), _taps_read(losses, taps)
+            self.taps = taps_of(networks, paths, read)
             refuse_shared(self.taps[''], self.trunk.paths)
+            behind = {name: taps_behind(found, read) for name, found in paths.items()}
+            self._add_branches(networks, branches, behind)
             self.terms = nn.ModuleDict(self._build_terms(student, losses, probe_size, crop_size))
         self.hooks.append(dict(type='kdmm.PeersHook', ensemble=ensemble))
         self._announced = False
@@ -89,17 +105,24 @@ class Cohort(TermedObjective):
 
         Returns:
             The student's losses under their own names (``loss`` as ``head.loss``), the others' as
-            ``kd.<peer>_<name>``, the terms as ``kd.loss_<term>``.
+            ``kd.<peer>_<name>``, those of branches as ``kd.loss_branches_<stage>`` and
+            ``kd.<peer>_loss_branches_<stage>``, the terms as ``kd.loss_<term>``.
         """
         if self.channels_last and isinstance(inputs, Tensor):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         losses: dict[str, Tensor] = {}
         seen = []
         with self.trunk.kept():
-            for taps, run in self._passes(own, samples):
-                with taps.record() as found:
+            for name, run in self._passes(own, samples):
+                branches = self._branches_of(name)
+                stages: Any = branches.stages.record() if branches else nullcontext({})
+                with self.taps[name].record() as found, stages as outputs:
                     losses.update(run(inputs))
-                require_gradient(found, taps.owner)
+                if branches:
+                    own_losses, behind = self._behind(name, branches, outputs, samples)
+                    losses.update(own_losses)
+                    found.update(behind)
+                require_gradient(found, self.taps[name].owner)
                 seen.append(found)
         return {**losses, **self._between(self._by_place(seen), samples)}
 
@@ -122,11 +145,59 @@ class Cohort(TermedObjective):
         own, *others = found
         return [*others[: self.keep], own, *others[self.keep :]]
 
-    def _passes(self, own: OwnLosses, samples: Any) -> Iterator[tuple[Taps, OwnLosses]]:
-        """The student first: what it computed of the trunk, the others continue."""
-        yield self.taps[''], lambda inputs: beside_a_total(own(inputs))
+    def _passes(self, own: OwnLosses, samples: Any) -> Iterator[tuple[str, OwnLosses]]:
+        """Yield the student first: what it computed of the trunk, the others continue."""
+        yield '', lambda inputs: beside_a_total(own(inputs))
         for name, peer in self.peers.items():
-            yield self.taps[name], self._prefixed(name, peer, samples)
+            yield name, self._prefixed(name, peer, samples)
+
+    def _add_branches(
+        self, networks: Mapping[str, nn.Module], options: Any, taps: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        """Build the branches of all networks, if the section asks for them."""
+        if options is False:
+            if any(taps.values()):
+                raise ConfigError(
+                    f'a path begins with {PREFIX}, and there are no branches',
+                    key='kd.taps',
+                    fix='Set kd.branches=True.',
+                )
+            return
+        given = {} if options is True else options
+        if not isinstance(given, Mapping):
+            raise ConfigError(key='kd.branches', got=options, expected='True, False or a dict')
+        refuse_unknown('kd.branches', given, ('stages', 'checkpointing', 'weight'))
+        self.branch_weight = LossWeights(given.get('weight', 1.0), 'kd.branches.weight')
+        if len(self.branch_weight.autos) or self.branch_weight.given != (WHOLE,):
+            raise ConfigError(
+                key='kd.branches.weight', got=given['weight'], expected='one number or schedule'
+            )
+        options = {key: value for key, value in given.items() if key != 'weight'}
+        for name, network in networks.items():
+            owner = name or STUDENT
+            self.branches[owner] = StageBranches(network, taps[name], owner, **options)
+        if self.channels_last:
+            self.branches.to(memory_format=torch.channels_last)
+
+    def _branches_of(self, name: str) -> StageBranches | None:
+        """Return the branches of a network, by the name that `_passes` gives it."""
+        return cast(StageBranches, self.branches[name or STUDENT]) if len(self.branches) else None
+
+    def _behind(
+        self, name: str, branches: StageBranches, stages: Mapping[str, Any], samples: Any
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Run the branches: their weighted losses by log name, and the taps in them."""
+        logits, found = branches(stages)
+        losses = branch_losses(logits, labels(samples or ()))
+        start = f'kd.{name}_loss_branches_' if name else 'kd.loss_branches_'
+        weight = self.branch_weight.now(WHOLE)
+        return {f'{start}{stage}': weight * value for stage, value in losses.items()}, found
+
+    def set_progress(self, progress: Progress) -> None:
+        """Move all schedules."""
+        super().set_progress(progress)
+        if len(self.branches):
+            self.branch_weight.set_progress(progress)
 
     def _prefixed(self, name: str, peer: nn.Module, samples: Any) -> OwnLosses:
         def run(inputs: Any) -> dict[str, Tensor]:
@@ -164,9 +235,13 @@ class Cohort(TermedObjective):
         blanks = [
             blank_taps(networks[name], self.taps[name], size, crop, student) for name in networks
         ]
-        seen, note = self._by_place([found for found, _ in blanks]), blanks[0][1]
-        facts, taps = task_facts(student), list(self.taps[''].paths)
-        known = dict.fromkeys(taps)
+        found = [dict(activations) for activations, _ in blanks]
+        for (name, network), activations in zip(networks.items(), found, strict=True):
+            branches = self._branches_of(name)
+            if branches:
+                activations.update(branches.blank(network, size, crop, student))
+        seen, note = self._by_place(found), blanks[0][1]
+        facts, known = task_facts(student), dict.fromkeys(found[0])
         return {
             name: cohort_term(name, config, known, facts, seen, note)
             for name, config in losses.items()
@@ -198,34 +273,56 @@ def check_dicts(taps: Any, losses: Any) -> None:
             raise ConfigError(f'kd.losses.{name}: expected dict(type=..., on=...), got {config!r}')
 
 
-def tapped(
-    networks: Mapping[str, nn.Module], keep: int, taps: Mapping[str, Any], losses: Mapping[str, Any]
-) -> dict[str, Taps]:
-    """The taps that some term reads, of each network; the paths of the others are only checked.
+def paths_by_network(
+    names: Sequence[str], keep: int, taps: Mapping[str, Any]
+) -> dict[str, dict[str, str]]:
+    """Give each network its own path of each tap.
 
     Args:
-        networks: The student, called '', which is at place ``keep``, and the others in order.
+        names: The student's, which is at place ``keep``, and the others' in order.
         keep: The student's place.
         taps: Tap name to a path, or to one a place.
-        losses: Term name to its dict.
 
     Raises:
-        ConfigError: For a path that no module has, or a tap that is none.
+        ConfigError: For a path of the wrong kind.
     """
-    count = len(networks)
-    paths = {name: _paths(name, path, count) for name, path in taps.items()}
-    read = dict.fromkeys(
-        tap
-        for name, config in losses.items()
-        for tap in tap_names(config.get('on'), taps, f'kd.losses.{name}.on')
-    )
-    places = sorted(range(count), key=lambda place: place != keep)  # the student's first
+    paths = {tap: _paths(tap, path, len(names)) for tap, path in taps.items()}
+    places = sorted(range(len(names)), key=lambda place: place != keep)  # the student's first
+    return {
+        name: {tap: path[place] for tap, path in paths.items()}
+        for name, place in zip(names, places, strict=True)
+    }
+
+
+def taps_of(
+    networks: Mapping[str, nn.Module], paths: Mapping[str, Mapping[str, str]], read: Sequence[str]
+) -> dict[str, Taps]:
+    """Build the taps in each network; paths that nobody reads are only checked.
+
+    Args:
+        networks: The student, called '', and the others.
+        paths: By network, tap name to path. Those into branches are left out.
+        read: Taps that some term reads.
+
+    Raises:
+        ConfigError: For a path that no module has.
+    """
     result = {}
-    for place, (name, network) in zip(places, networks.items(), strict=True):
-        every = Taps(network, {tap: path[place] for tap, path in paths.items()}, name or 'student')
-        every.paths = {tap: every.paths[tap] for tap in read}
-        result[name] = every
+    for name, network in networks.items():
+        inside = {tap: path for tap, path in paths[name].items() if not path.startswith(PREFIX)}
+        result[name] = Taps(network, inside, name or STUDENT)
+        every = result[name].paths
+        result[name].paths = {tap: every[tap] for tap in read if tap in every}
     return result
+
+
+def taps_behind(paths: Mapping[str, str], read: Sequence[str]) -> dict[str, str]:
+    """Return the taps in branches that some term reads, with paths inside them."""
+    return {
+        tap: path.removeprefix(PREFIX)
+        for tap, path in paths.items()
+        if path.startswith(PREFIX) and tap in read
+    }
 
 
 def refuse_shared(taps: Taps, trunk: Sequence[str]) -> None:
@@ -248,3 +345,13 @@ def _paths(name: str, path: Any, count: int) -> list[str]:
     if not strings or len(paths) != count:
         raise ConfigError(f'kd.taps.{name}: expected a path or a list of {count}, got {path!r}')
     return list(paths)
+
+
+def _taps_read(losses: Mapping[str, Any], taps: Mapping[str, Any]) -> list[str]:
+    """Return the taps that some term reads, each once, in order."""
+    found = (
+        tap
+        for name, config in losses.items()
+        for tap in tap_names(config.get('on'), taps, f'kd.losses.{name}.on')
+    )
+    return list(dict.fromkeys(found))

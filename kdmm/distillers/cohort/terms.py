@@ -27,7 +27,7 @@ class MutualTerm(WeightedLoss):
         config: The term's dict: the loss's arguments, ``on`` and ``weight``.
         taps: Known tap names.
         facts: Values for arguments that the config leaves out. The term adds ``peer_channels``, one
-            number a peer.
+            number a peer; where the term reads several taps, a tuple of numbers a peer.
         blanks: Of each peer, tap name to activation as training will give them, blank.
         note: For which input that is, as the end of an error message.
 
@@ -52,8 +52,8 @@ class MutualTerm(WeightedLoss):
                     f'{self.where}.on: tap {tap!r} is a module that runs several times. Choose a '
                     'call with #k in kd.taps, the first is #1'
                 )
-        if not self.several:
-            facts = {**facts, 'peer_channels': [channels_of(x) for x in given]}
+        channels = [tuple(map(channels_of, x)) if self.several else channels_of(x) for x in given]
+        facts = {**facts, 'peer_channels': channels}
         self.build(facts)
         check_shapes(f'{self.where} on {self.called}', self.loss, [given], note)
 

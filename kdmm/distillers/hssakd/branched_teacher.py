@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdmm.checkpoints import ENTRY, load_strictly
-from kdmm.distillers.hssakd.branches import make_branches, stage_taps
+from kdmm.distillers.stage_branches import make_branches, stage_taps
 from kdmm.errors import ConfigError
 from kdmm.models import AuxiliaryBranches
 from kdmm.teachers.teacher import Teacher
@@ -51,7 +51,7 @@ class BranchedTeacher(Teacher):
         if content is not None:
             stages = _chosen(stages, _stages_in(state))
             state = {key: state[key] for key in state if _stage_of(key) in stages}
-        self.branches = make_branches(self.module, stages, owner='the teacher')
+        self.branches = make_branches(self.module, stages, owner='the teacher', per_class=4)
         if content is not None:
             load_strictly(self.branches, state, 'kd.teacher.checkpoint: its set of branches')
         return [self.branches]

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from kdmm.distillers.builder import task_facts
+from kdmm.distillers.stage_branches import branch_losses, stage_taps
 from kdmm.distillers.term import labels as labels_of
 from kdmm.errors import ConfigError
-from kdmm.functional import promote, rotations, unrotated
+from kdmm.functional import rotations, unrotated
 from kdmm.functional.divergence import kl_divergence
 from kdmm.models import AuxiliaryBranches
 from kdmm.taps import Taps
@@ -71,38 +70,6 @@ class BranchedForward:
         return self.joint(stages)
 
 
-def stage_taps(branches: AuxiliaryBranches) -> dict[str, str]:
-    """Tap paths of the stages, within a classifier."""
-    return {name: f'backbone.{path}.out' for name, path in branches.taps.items()}
-
-
-def make_branches(
-    classifier: nn.Module,
-    stages: Sequence[int] | None = None,
-    checkpointing: bool = False,
-    owner: str = 'the student',
-) -> AuxiliaryBranches:
-    """Joint class and rotation branches for a classifier.
-
-    Raises:
-        ConfigError: If it is no classifier with a backbone in stages, or knows one class only.
-    """
-    backbone = getattr(classifier, 'backbone', None)
-    classes = task_facts(classifier).get('num_classes')
-    head = getattr(classifier, 'head', None)  # a segmentor has others
-    if backbone is None or head is None or classes is None:
-        raise ConfigError(
-            f'kd.type: HSSAKD trains classifiers, and {owner} is a {type(classifier).__name__}: '
-            "expected type='ImageClassifier' with a backbone and a head that has num_classes"
-        )
-    if classes < 2:
-        raise ConfigError(
-            f'model.head.num_classes: expected 2 or more, got {classes} ({owner}): a softmax over '
-            'one class is constant, so there is nothing to learn from its logits'
-        )
-    return AuxiliaryBranches(backbone, 4 * classes, stages, checkpointing)
-
-
 def views_of(inputs: Any, channels_last: bool = False) -> Tensor:
     """The four views of a preprocessed batch, (B, 3, S, S) -> (4B, 3, S, S).
 
@@ -137,8 +104,8 @@ def hard_labels(samples: Sequence[Any] | None) -> Tensor:
 
 
 def joint_cross_entropy(joint: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-    """CE of each branch's logits (4B, 4C) with the joint labels (4B,)."""
-    return {f'joint_{name}': F.cross_entropy(promote(q), labels) for name, q in joint.items()}
+    """Compute each branch's cross-entropy with the joint labels (4B,), logits (4B, 4C)."""
+    return {f'joint_{name}': value for name, value in branch_losses(joint, labels).items()}
 
 
 def branch_divergence(

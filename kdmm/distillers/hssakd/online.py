@@ -13,10 +13,10 @@ from kdmm.distillers.hssakd.branches import (
     BranchedOutput,
     branch_divergence,
     joint_cross_entropy,
-    make_branches,
 )
 from kdmm.distillers.hssakd.objective import SelfSupervised, check_temperature
 from kdmm.distillers.objective import register_objective
+from kdmm.distillers.stage_branches import make_branches
 from kdmm.errors import ConfigError
 from kdmm.functional.divergence import kl_divergence
 from kdmm.renamed import renamed
@@ -34,7 +34,7 @@ class Peer(nn.Module):
     def __init__(self, config: Mapping[str, Any], owner: str, **options: Any) -> None:
         super().__init__()
         self.network = build_peer(config)
-        self.branches = make_branches(self.network, owner=owner, **options)
+        self.branches = make_branches(self.network, owner=owner, per_class=4, **options)
         self.branched = BranchedForward(self.network, self.branches, owner)
 
 

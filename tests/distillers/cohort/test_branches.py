@@ -1,0 +1,139 @@
+"""Branches behind the stages of the networks of a plain cohort."""
+
+from collections.abc import Sequence
+from itertools import permutations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip('mmpretrain')
+
+from kdmm.distillers import ConfigError, Progress  # noqa: E402
+from kdmm.losses import DistillLoss  # noqa: E402
+from kdmm.registry import MODELS  # noqa: E402
+from tests.distillers.hssakd.classifiers import batch, total  # noqa: E402
+
+from .networks import LABELS, calls, classifier_config, cohort, networks  # noqa: E402
+
+WIDER = classifier_config(widths=(4, 4, 8, 12))
+TAPS = {
+    **{f'embedding{i}': f'branches.stage{i}.fc.in' for i in (1, 2, 3)},
+    **{f'logits{i}': f'branches.stage{i}.fc.out' for i in (1, 2, 3)},
+    'head': 'head.fc.out',
+}
+
+
+@MODELS.register_module(force=True)
+class StagePairs(DistillLoss):
+    """Squared distances of embeddings, in a common space, of all stages of all pairs of peers."""
+
+    mutual = True
+
+    def __init__(self, peer_channels: Sequence[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.channels = [tuple(channels) for channels in peer_channels]
+        self.heads = nn.ModuleList(
+            nn.ModuleList(nn.Linear(channels, 2) for channels in peer) for peer in peer_channels
+        )
+
+    def forward(self, peers: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        rows = [
+            torch.stack([head(x) for head, x in zip(heads, peer, strict=True)])
+            for heads, peer in zip(self.heads, peers, strict=True)
+        ]
+        pairs = permutations(rows, 2)
+        return torch.stack([(a[:, None] - b[None]).square().mean() for a, b in pairs]).mean()
+
+
+PAIRS = dict(pairs=dict(type='StagePairs', on=[f'embedding{i}' for i in (1, 2, 3)]))
+
+
+def made(**section):
+    return cohort(**{**dict(branches=True, taps=TAPS, losses=PAIRS), **section})
+
+
+def test_each_branch_learns_the_labels():
+    """The logged values are the cross-entropy of what the branch's classifier gives."""
+    model = made(peers=3, losses=dict(p=dict(type='StagePairs', on=['logits1', 'head'])))
+    seen: dict[str, Tensor] = {}
+    for name, part in model.kd.branches.items():
+        for stage, branch in part.branches.items():
+            branch.fc.register_forward_hook(
+                lambda _, args, z, key=(name, stage): seen.update({key: z})
+            )
+    losses = model(*batch(*LABELS), mode='loss')
+    assert len(seen) == 9
+    for (name, stage), logits in seen.items():
+        start = 'kd.loss' if name == 'student' else f'kd.{name}_loss'
+        expected = nn.functional.cross_entropy(logits, torch.tensor(LABELS))
+        torch.testing.assert_close(losses[f'{start}_branches_{stage}'], expected)
+
+
+def test_every_network_and_branch_runs_once_and_is_trained():
+    model = made(peers=2)
+    parts = {f'{i}': net.backbone for i, net in enumerate(networks(model))}
+    parts |= {
+        f'{name} {stage}': branch
+        for name, part in model.kd.branches.items()
+        for stage, branch in part.branches.items()
+    }
+    counted = calls(parts)
+    total(model(*batch(*LABELS), mode='loss')).backward()
+    assert set(counted.values()) == {1} and len(counted) == 8
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_loss_of_all_stages_knows_every_peers_channels():
+    """Of networks of different width; the gradients reach the stages through the branches."""
+    model = made(peers=[WIDER])
+    assert model.kd.terms['pairs'].loss.channels == [(8, 8, 8), (12, 12, 12)]
+    losses = model(*batch(*LABELS), mode='loss')
+    for net in networks(model):
+        first = net.backbone.stages[0]
+        grads = torch.autograd.grad(
+            losses['kd.loss_pairs'], list(first.parameters()), retain_graph=True
+        )
+        assert all(grad.any() for grad in grads)
+
+
+def test_the_student_is_untouched_by_them():
+    """The same keys, and the losses of a cohort without branches."""
+    plain, model = cohort(2), made(peers=2, losses={})
+    model.load_state_dict(plain.state_dict(), strict=False)
+    own = [key for key in model.state_dict() if not key.startswith('kd.')]
+    assert own == [key for key in plain.state_dict() if not key.startswith('kd.')]
+    expected, losses = (net(*batch(*LABELS), mode='loss') for net in (plain, model))
+    assert all(torch.equal(losses[key], value) for key, value in expected.items())
+    assert len(losses) == len(expected) + 2 * 3
+    assert any(key.startswith('kd.branches.peer1.branches.stage2') for key in model.state_dict())
+
+
+def test_their_weight_and_stages():
+    ramp = dict(type='Linear', start=0.0, stop=1.0, end=4)
+    model = made(branches=dict(stages=[1], weight=ramp), losses={}, taps={})
+    values = []
+    for iteration in (0, 2, 4):
+        model.kd.set_progress(Progress(iteration))
+        losses = model(*batch(*LABELS), mode='loss')
+        values.append(float(losses['kd.loss_branches_stage2'].detach()))
+    assert values[0] == 0 and values[1] == pytest.approx(values[2] / 2)
+    assert sum('_branches_' in key for key in losses) == 2
+
+
+@pytest.mark.parametrize(
+    'section, key',
+    [
+        (dict(branches=False), 'kd.taps'),
+        (dict(branches=3), 'kd.branches'),
+        (dict(branches=dict(stage=1)), 'kd.branches'),
+        (dict(branches=dict(stages=[7])), 'kd.stages'),
+        (dict(branches=dict(weight='auto:0.1')), 'kd.branches.weight'),
+        (dict(branches=dict(weight=dict(stage1=1.0))), 'kd.branches.weight'),
+        (dict(taps={**TAPS, 'embedding1': 'branches.stage9.fc.in'}), 'kd.taps.embedding1'),
+    ],
+)
+def test_what_cannot_be(section, key):
+    with pytest.raises(ConfigError) as caught:
+        made(**section)
+    assert str(caught.value).startswith(key)
