@@ -1,7 +1,8 @@
-"""What all tests share: collections that leave the libraries out, configs read and written once."""
+"""For all tests: tools on the path, collections without libraries, configs handled once."""
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from mmengine.config import utils
@@ -10,6 +11,8 @@ from yapf.yapflib import yapf_api
 
 from tests.e2e.brief import forget_imports, format_configs_once, read_metafiles_once
 
+# behind the standard library, where tools/profile.py has a namesake
+sys.path.append(str(Path(__file__).resolve().parents[1] / 'tools'))
 _modules = 0
 
 

@@ -9,7 +9,7 @@ import argparse
 import sys
 import time
 
-from kdmm.datasets.scenes import write_scenes
+from scenes import write_scenes
 
 
 def parse_args() -> argparse.Namespace:

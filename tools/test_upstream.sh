@@ -6,9 +6,9 @@
 #   --build       only build the environment .venv-upstream beside this checkout, or find it built
 #   --quickstart  run the quick start too, 20 iterations an arm, after the tests
 #
-# Without arguments of pytest the representative part of the suite runs: all but tests/tools,
-# tests/benchmarks, the tests of the documents and some end-to-end tests. mmcv has no compiled operators here. Skipped tests are listed
-# with their reasons.
+# Without arguments of pytest the representative part of the suite runs: all but tests/tools (of which the
+# scenes' tests run), tests/benchmarks, the tests of the documents and some end-to-end tests. mmcv has no
+# compiled operators here. Skipped tests are listed with their reasons.
 #
 # Environment: PYTHON (python3.11, the newest that torch 2.1 has), OMP_NUM_THREADS (1), TEST_WORKERS (1: how
 # many test files run at a time; 0: all in this process).
@@ -74,8 +74,11 @@ cd "$ROOT"
 export PYTHON=$python PATH="$VENV/bin:$PATH" OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 if ((${#arguments[@]} == 0)); then
-    for room in tests/*/ tests/test_*.py; do
-        [[ $room == tests/e2e/ || $room == tests/tools/ || $room == tests/benchmarks/ || $room == *__pycache__* ]] || arguments+=("$room")
+    for room in tests/*/ tests/tools/scenes/ tests/test_*.py; do
+        case $room in
+        tests/e2e/ | tests/tools/ | tests/benchmarks/ | *__pycache__*) ;;
+        *) arguments+=("$room") ;;
+        esac
     done
     for name in "${END_TO_END[@]}"; do
         arguments+=("tests/e2e/test_$name.py")

@@ -1,4 +1,4 @@
-"""Data sets and transforms: CamVid, person crops, jigsaw puzzles, subsets, the generated scenes.
+"""Data sets and transforms: CamVid, person crops, jigsaw puzzles, subsets.
 
 What derives from mmcv or a task library is imported on first use, so that importing kdmm is quick.
 """

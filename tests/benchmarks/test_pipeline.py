@@ -177,7 +177,7 @@ def benchmark(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[
 
 @pytest.fixture(scope='module')
 def scenes(tmp_path_factory):
-    from kdmm.datasets.scenes import write_scenes
+    from scenes import write_scenes
 
     pytest.importorskip('mmseg')
     folder = tmp_path_factory.mktemp('pipeline')

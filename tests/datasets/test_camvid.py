@@ -11,7 +11,7 @@ pytest.importorskip('mmseg')
 
 from mmengine.config import Config  # noqa: E402
 
-from kdmm.datasets import CamVidDataset, scenes  # noqa: E402
+from kdmm.datasets import CamVidDataset  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 REAL = Path(os.environ.get('CAMVID_ROOT', ROOT.parent / 'shared/data/camvid'))
@@ -53,7 +53,7 @@ def test_registered_without_importing_mmseg_early():
 def test_without_mmseg_the_rest_of_the_package_works():
     code = (
         'import sys; sys.modules["mmseg"] = None; import kdmm;'
-        'from kdmm.datasets import scenes; scenes.sample_scene(1);'
+        'from kdmm.datasets import StratifiedSubset;'
         'from kdmm.registry import DATASETS; DATASETS.build(dict(type="CamVidDataset"))'
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
@@ -107,15 +107,6 @@ def test_config_takes_the_root_from_the_environment(monkeypatch):
     monkeypatch.setenv('CAMVID_ROOT', '/somewhere/camvid')
     cfg = Config.fromfile(ROOT / 'configs/_base_/datasets/camvid.py')
     assert cfg.test_dataloader.dataset.data_root == '/somewhere/camvid'
-
-
-def test_scenes_config_agrees_with_the_generator(monkeypatch):
-    monkeypatch.delenv('KDMM_QUICKSTART', raising=False)
-    cfg = Config.fromfile(ROOT / 'configs/_base_/datasets/scenes.py')
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        assert tuple(loader.dataset.metainfo.classes) == scenes.CLASSES
-        assert list(loader.dataset.metainfo.palette) == scenes.PALETTE
-        assert loader.dataset.data_root == 'data/quickstart'
 
 
 @pytest.mark.data

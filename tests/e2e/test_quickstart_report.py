@@ -17,11 +17,6 @@ ROOT = Path(__file__).parents[2]
 ARMS = ('teacher', 'student', 'student_cirkd')
 
 
-@pytest.fixture(autouse=True)
-def tools(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-
-
 def summary(miou):
     return dict(
         seconds=30.0, iterations=4, peak_memory_mib=900.4, world_size=2, seed=0,
@@ -34,9 +29,9 @@ def finished(tmp_path_factory):
     """Work dirs as three trainings leave them: random networks of the real configs."""
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
+    from scenes import write_scenes
 
     import kdmm  # noqa: F401
-    from kdmm.datasets.scenes import write_scenes
     from kdmm.registry import MODELS
 
     root = tmp_path_factory.mktemp('quickstart')

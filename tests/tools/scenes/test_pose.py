@@ -3,9 +3,8 @@ import math
 
 import numpy as np
 import pytest
-
-from kdmm.datasets.scenes import JOINTS, pose
-from kdmm.datasets.scenes.description import Person
+from scenes import JOINTS, pose
+from scenes.description import Person
 
 GREY = (100.0, 100.0, 100.0)
 PERSON = Person(

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-
-from kdmm.datasets.scenes import CLASSES, IGNORE, render, sample_scene, write, write_scenes
+from mmengine.config import Config
+from scenes import CLASSES, IGNORE, PALETTE, render, sample_scene, write, write_scenes
 
 ROOT = Path(__file__).parents[3]
 SMALL = dict(n_train=3, n_val=2, size=(32, 64), seed=4)
@@ -157,3 +157,12 @@ def test_command_line(tmp_path):
     assert 'seed is 0 and not 9' in done.stderr
     settings = json.loads((tmp_path / 'scenes/scenes.json').read_text())
     assert (settings['height'], settings['width']) == (16, 32)
+
+
+def test_scenes_config_agrees_with_the_generator(monkeypatch):
+    monkeypatch.delenv('KDMM_QUICKSTART', raising=False)
+    cfg = Config.fromfile(ROOT / 'configs/_base_/datasets/scenes.py')
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        assert tuple(loader.dataset.metainfo.classes) == CLASSES
+        assert list(loader.dataset.metainfo.palette) == PALETTE
+        assert loader.dataset.data_root == 'data/quickstart'

@@ -2,9 +2,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-
-from kdmm.datasets.scenes import KINDS, sample_scene
-from kdmm.datasets.scenes.description import Car, Person, Pole, Tree
+from scenes import KINDS, sample_scene
+from scenes.description import Car, Person, Pole, Tree
 
 
 def test_same_seed_same_scene():

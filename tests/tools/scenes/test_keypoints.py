@@ -4,12 +4,12 @@ import json
 import cv2
 import numpy as np
 import pytest
+from scenes import JOINTS, keypoints, render, sample_scene, write_scenes
+from scenes.classes import PERSON
+from scenes.description import Car, Person
+from scenes.keypoints import PersonKeypoints
 
 import kdmm  # noqa: F401  (makes mmpose importable)
-from kdmm.datasets.scenes import JOINTS, keypoints, render, sample_scene, write_scenes
-from kdmm.datasets.scenes.classes import PERSON
-from kdmm.datasets.scenes.description import Car, Person
-from kdmm.datasets.scenes.keypoints import PersonKeypoints
 
 pytest.importorskip('mmpose')
 SIZE = (128, 256)

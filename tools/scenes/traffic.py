@@ -1,18 +1,52 @@
 """Draws what stands, drives and walks on a street."""
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 
-from .description import Actor, Car, Person, Pole, Street, Tree
-from .draws import colour, grey, uniform
-
-if TYPE_CHECKING:
-    from .sampling import Habit
+from .description import Actor, Car, Colour, Person, Pole, Street, Tree
 
 
-def actors(rng: np.random.Generator, habit: 'Habit', street: Street) -> list[Actor]:
+@dataclass(frozen=True)
+class Habit:
+    """What a kind of scene has: ranges of counts, metres and probabilities."""
+
+    half_road: tuple[float, float]
+    pavement: tuple[float, float]
+    gap: tuple[float, float]
+    storeys: tuple[int, int]
+    trees: tuple[int, int]
+    poles: tuple[int, int]
+    signs: float
+    cars: tuple[int, int]
+    persons: tuple[int, int]
+    gable: float
+    green: float
+
+
+def uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """A plain float between two bounds."""
+    return float(rng.uniform(low, high))
+
+
+def grey(rng: np.random.Generator, low: float, high: float, tint: float = 6.0) -> Colour:
+    """A grey between two levels with a slight tint."""
+    level = uniform(rng, low, high)
+    return colour(rng, (level, level, level), tint)
+
+
+def colour(rng: np.random.Generator, around: Colour, spread: float) -> Colour:
+    """A colour within ``spread`` of a given one; half of the shift is common to the channels."""
+    common = uniform(rng, -spread, spread) / 2
+    red, green, blue = (
+        min(255.0, max(0.0, channel + common + uniform(rng, -spread, spread) / 2))
+        for channel in around
+    )
+    return red, green, blue
+
+
+def actors(rng: np.random.Generator, habit: Habit, street: Street) -> list[Actor]:
     """Trees, poles, signs, cars and persons of a street, in no particular order."""
     found: list[Actor] = []
     found += [tree(rng, street) for _ in range(_count(rng, habit.trees))]

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-
-from kdmm.datasets.scenes.camera import NEAR, Camera
+from scenes.camera import NEAR, Camera
 
 CAMERA = Camera(focal=1.2, height=1.5, horizon=0.45, centre=0.4, aspect=2.0)
 

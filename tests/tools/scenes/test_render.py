@@ -2,10 +2,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-
-from kdmm.datasets.scenes import CLASSES, IGNORE, THINGS, render, sample_scene
-from kdmm.datasets.scenes.classes import CAR, PERSON, SIGN, SKY
-from kdmm.datasets.scenes.description import Car, Person
+from scenes import CLASSES, IGNORE, THINGS, render, sample_scene
+from scenes.classes import CAR, PERSON, SIGN, SKY
+from scenes.description import Car, Person
 
 SIZE = (96, 192)
 

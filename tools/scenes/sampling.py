@@ -5,7 +5,6 @@ grow without changing what is there and no two splits share a scene.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,25 +12,7 @@ from . import traffic
 from .camera import Camera
 from .classes import KINDS
 from .description import Building, Colour, Light, Scene, Street
-from .draws import colour, grey, uniform
-
-
-@dataclass(frozen=True)
-class Habit:
-    """What a kind of scene has: ranges of counts, metres and probabilities."""
-
-    half_road: tuple[float, float]
-    pavement: tuple[float, float]
-    gap: tuple[float, float]
-    storeys: tuple[int, int]
-    trees: tuple[int, int]
-    poles: tuple[int, int]
-    signs: float
-    cars: tuple[int, int]
-    persons: tuple[int, int]
-    gable: float
-    green: float
-
+from .traffic import Habit, colour, grey, uniform
 
 HABITS = {
     'residential': Habit(
