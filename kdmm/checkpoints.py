@@ -38,7 +38,7 @@ def read_checkpoint(
     what: str = 'checkpoint',
     allow: str = _ALLOW,
 ) -> dict[str, Any]:
-    """A checkpoint from a path or an address, unpickled weights-only.
+    """Read a checkpoint from a path or an address, weights only.
 
     Every record of a zip archive, which is what `torch.save` writes, is compared with its checksum
     before it is used. Files in torch's older form have none: the hash in the name of a zoo's file
@@ -68,7 +68,7 @@ def read_checkpoint(
 
 @contextmanager
 def weights_only(unsafe: bool = False) -> Iterator[None]:
-    """Let every `torch.load` within read as `read_checkpoint` does, whoever calls it.
+    """Let every `torch.load` inside read as `read_checkpoint` does.
 
     Models of the base libraries read files while they are built and initialised: through
     ``init_cfg=dict(type='Pretrained', ...)`` and ``pretrained``, MMEngine's loaders of paths,
@@ -96,7 +96,7 @@ def weights_only(unsafe: bool = False) -> Iterator[None]:
 
 
 def _content(file: Any, map_location: Any, unsafe: bool, allow: str, more: str = '') -> Any:
-    """The content of a path or an open file, see `read_checkpoint`; ``more`` ends errors."""
+    """Read a path or an open file, see `read_checkpoint`; ``more`` ends errors."""
     whole = False
     try:
         whole = not hasattr(file, 'read') and verify_archive(Path(file))
@@ -124,7 +124,7 @@ def state_dict_of(
     prefix: str | None = None,
     flag: str | None = None,
 ) -> dict[str, Any]:
-    """The network's entries in a checkpoint, without the prefixes of wrappers.
+    """Return the network's entries in a checkpoint, without the prefixes of wrappers.
 
     ``module.`` of parallel and averaging wrappers and ``_orig_mod.`` of compiled networks go where
     all keys have them. The versions of the modules, if torch wrote them, stay with the entries.
@@ -153,7 +153,7 @@ def state_dict_of(
 
 
 def without_wrappers(state: Mapping[str, Any]) -> dict[str, Any]:
-    """``state`` without the prefixes that wrappers put before all of its keys."""
+    """Return ``state`` without the prefixes that wrappers put before all of its keys."""
     inner = _rekeyed(state, lambda key: key)
     while True:
         keys = [key for key in inner if key not in _COUNTERS]
@@ -206,7 +206,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Any], what: str) -> None
 
 
 def refuse_misfits(model: nn.Module, state: Mapping[str, Any], what: str) -> None:
-    """Refuse what must not be loaded even where another shape or set of keys may be.
+    """Refuse values that are not loaded even where other shapes and keys are allowed.
 
     Raises:
         ConfigError: Lists the weights that are not numbers, or of another kind than ``model``'s.
@@ -268,7 +268,7 @@ def _buffers(model: nn.Module) -> set[str]:
 
 
 def misfit(key: str, value: Any, own: Any, own_start: bool = False) -> tuple[str, str]:
-    """Kind of misfit between a value in a file and a network's entry, and both sides in words.
+    """Name the kind of misfit between a file's value and a network's entry, and both sides.
 
     Args:
         key: Of the entry.
@@ -382,7 +382,7 @@ def _renamed(state: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _versions(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What torch keeps beside a state: path of a module to the version that wrote its entries."""
+    """Versions that torch keeps beside a state: path of a module to its version."""
     return getattr(state, '_metadata', {})
 
 
@@ -409,13 +409,13 @@ def _bare(path: str) -> str:
 
 
 def is_plain(value: Tensor) -> bool:
-    """Whether a tensor has values, one for each place of its shape."""
+    """Return whether a tensor is dense: one value for each place of its shape."""
     odd = value.is_meta or value.is_nested or value.is_quantized
     return not odd and value.layout == torch.strided
 
 
 def same_kind(value: Tensor, own: Tensor) -> bool:
-    """Whether both are floating-point, complex, boolean or integer."""
+    """Return whether both are floating-point, complex, boolean or integer."""
     if torch.bool in (value.dtype, own.dtype):
         return value.dtype == own.dtype
     return (value.is_floating_point(), value.is_complex()) == (
@@ -425,7 +425,7 @@ def same_kind(value: Tensor, own: Tensor) -> bool:
 
 
 def _equal(value: Any, own: Tensor) -> bool:
-    """Whether two tensors hold the same numbers in the precision of the lesser one."""
+    """Return whether two tensors hold the same numbers in the lower of their precisions."""
     if misfit('', value, own, own_start=True)[0]:
         return False
     value = value.to(own.device)

@@ -1,4 +1,4 @@
-"""Reading a config: the base library's, with an optional section ``kd``.
+"""Read configs of the base libraries, with an optional section ``kd``.
 
 MMEngine refuses a dict over what is no dict in a base, unless it says ``_delete_=True``. In the
 section that dict has one meaning, so it is marked before MMEngine merges: a pair of paths takes the
@@ -49,7 +49,7 @@ _NAMES = {Mapping: 'a dict', bool: 'True or False', int: 'a whole number', str: 
 def load_config(
     path: str, overrides: Mapping[str, Any] | None = None, work_dir: str | None = None
 ) -> Config:
-    """A config file, overridden as ``--cfg-options`` does.
+    """Read a config file and override it as ``--cfg-options`` does.
 
     Args:
         path: A file, or ``package::path`` such as ``kdmm::cirkd/segformer_b4_b0_cityscapes.py``.
@@ -99,7 +99,7 @@ def _to_section(cfg: Config) -> None:
 
 
 def split_model(model: Any) -> tuple[Any, dict[str, Any] | None]:
-    """A model config as student and section.
+    """Split a model config into student and section.
 
     ``data_preprocessor``, which MMEngine's Runner writes into the config of any model, goes to a
     student that has none.
@@ -137,7 +137,7 @@ def is_wrapper(kind: Any) -> bool:
 
 
 def section_of(cfg: Mapping[str, Any] | Config | None) -> dict[str, Any] | None:
-    """The section ``kd``; None, False and an empty one mean plain training.
+    """Return the section ``kd``; None, False and an empty one mean plain training.
 
     Raises:
         ConfigError: If it is no dict.
@@ -156,7 +156,7 @@ def section_of(cfg: Mapping[str, Any] | Config | None) -> dict[str, Any] | None:
 
 
 def nearly_section(cfg: Mapping[str, Any] | Config) -> str | None:
-    """The top-level key that was probably meant to be ``kd``, in a config without one.
+    """Find a top-level key that was probably meant to be ``kd``, in a config without one.
 
     That is a dict whose type is a kind of section, one with a teacher and taps or losses, or one
     whose name is ``kd`` but for case, signs and one letter, or begins with ``distil``.
@@ -205,7 +205,7 @@ def kind_of(kd: Mapping[str, Any]) -> str:
     kind = str(kd.get('type', DISTILLER)).removeprefix('kdmm.')
     if kind not in kinds():
         raise ConfigError(
-            f'no such kind; {nearest(kind, kinds())}', key=f'{SECTION}.type', got=kind
+            f'no such kind; {nearest(kind, kinds())}', key=f'{SECTION}.type', got=kd.get('type')
         )
     return kind
 
@@ -222,7 +222,7 @@ def objective_class(kd: Mapping[str, Any]) -> Any:
 def model_config(
     model: Any, kd: Mapping[str, Any] | None, size: tuple[int, int] | None = None
 ) -> Any:
-    """What the Runner builds: the student itself, or a dict of it and its objective.
+    """Return the config that the Runner builds: the student, or a dict of it and its objective.
 
     Args:
         model: Config of the student, or the built student.
@@ -243,7 +243,7 @@ def model_config(
 
 
 def image_size(cfg: Config) -> tuple[int, int] | None:
-    """(height, width) that the training pipeline makes of an image, if it says so.
+    """Return (height, width) of the training pipeline's images, if its config says so.
 
     The last transform that crops, resizes or pads decides; MMSegmentation crops to (h, w), all
     others are given (w, h). Where sides are chosen at random or kept in proportion, it is the
@@ -284,7 +284,7 @@ def _transforms(node: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def read_config(path: str) -> Config:
-    """A config file over its bases.
+    """Read a config file over its bases.
 
     Raises:
         ConfigError: For whatever its text raises, and a dict over what is none outside of ``kd``.
@@ -336,7 +336,7 @@ def _told(error: BaseException) -> str:
 
 @contextmanager
 def _section_replaces() -> Iterator[None]:
-    """While configs are read, MMEngine merges sections ``kd`` that have been marked."""
+    """Let MMEngine merge marked sections ``kd`` while configs are read inside."""
     merge = Config._merge_a_into_b
 
     def marked(a: dict, b: dict, allow_list_keys: bool = False) -> dict:
@@ -391,7 +391,7 @@ def _has_type(node: Any) -> bool:
 
 
 def _without_marks(node: Any) -> Any:
-    """MMEngine leaves ``_delete_`` standing where there is nothing to delete."""
+    """Remove each ``_delete_`` that MMEngine leaves where there is nothing to delete."""
     if not isinstance(node, dict):
         return node
     return ConfigDict({k: _without_marks(v) for k, v in node.items() if k != DELETE_KEY})

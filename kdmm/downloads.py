@@ -1,4 +1,4 @@
-"""Files behind paths and addresses: where they lie here, and whether they are whole."""
+"""Local copies of files behind paths and addresses, and checks that they are complete."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ _DATE = re.compile(r'20\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])')  # no hash, th
 
 
 def local_file(source: str | os.PathLike[str], what: str = 'checkpoint') -> Path:
-    """The file that a path or an address names; an address is fetched. All ranks call this.
+    """Return the file of a path or an address, which is fetched. All ranks call this.
 
     Args:
         source: Path, or an address that begins with ``http://``, ``https://`` or ``file://``.
@@ -52,7 +52,7 @@ def local_file(source: str | os.PathLike[str], what: str = 'checkpoint') -> Path
 
 
 def fetch(url: str, what: str = 'checkpoint') -> Path:
-    """The file behind ``url``, downloaded once a node. All ranks call this.
+    """Download the file behind ``url`` once a node. All ranks call this.
 
     The copy lies in torch's hub folder under a name of its own for every whole address: two
     addresses may end in the same file name. A hash in the file name, as the OpenMMLab zoos write
@@ -118,7 +118,7 @@ def sha256(path: Path) -> str:
 
 
 def _place(url: str) -> tuple[Path, Path, str]:
-    """Where the copy of ``url`` lies, where torch's own would, and the hash in its name."""
+    """Path of the copy of ``url``, path of torch's own copy, and the hash in its name."""
     address = urldefrag(url)[0]
     name = urlsplit(address).path.rpartition('/')[2][-100:] or 'checkpoint'
     match = _DIGEST.search(name)

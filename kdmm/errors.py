@@ -1,4 +1,4 @@
-"""Errors that say what is wrong with a configuration, and why a run must end."""
+"""Errors of configurations, and errors that end a run."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -87,7 +87,7 @@ class TrainingError(RuntimeError):
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """The ``count`` names most like ``name``, as a phrase to append to an error."""
+    """Return the ``count`` names most like ``name``, as a phrase to append to an error."""
     pool = sorted(set(known))
     matches = difflib.get_close_matches(name, pool, count, cutoff=0.4)
     return f'nearest: {", ".join(matches)}' if matches else f'known: {", ".join(pool[:20])}'
@@ -106,13 +106,13 @@ def refuse_unknown(where: str, keys: Iterable[str], known: Iterable[str]) -> Non
 
 
 def listed(items: Iterable[Any], most: int = 8) -> str:
-    """Up to ``most`` items, and how many more there are."""
+    """Join up to ``most`` items, and say how many more there are."""
     texts = [str(item) for item in items]
     rest = f' and {len(texts) - most} more' if len(texts) > most else ''
     return ', '.join(texts[:most]) + rest
 
 
 def _short(text: str, most: int = 200) -> str:
-    """``text`` in one line of about ``most`` characters."""
+    """Shorten ``text`` to one line of about ``most`` characters."""
     line = ' '.join(text.split())
     return line if len(line) <= most else f'{line[: most - 40]} ... {line[-35:]}'

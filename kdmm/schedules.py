@@ -13,7 +13,7 @@ from kdmm.registry import SCHEDULES
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands: completed iterations, and epochs as a fraction."""
+    """Progress of training: completed iterations, and epochs as a fraction."""
 
     iteration: int = 0
     epoch: float = 0.0
@@ -33,11 +33,11 @@ class Schedule:
         self.unit = unit
 
     def __call__(self, progress: Progress) -> float:
-        """The value at ``progress``."""
+        """Return the value at ``progress``."""
         return self.at(progress.iteration if self.unit == 'iter' else progress.epoch)
 
     def at(self, position: float) -> float:
-        """The value at ``position`` iterations or epochs."""
+        """Return the value at ``position`` iterations or epochs."""
         raise NotImplementedError
 
     def ends(self) -> tuple[float, ...]:
@@ -119,7 +119,7 @@ class StopAt(Schedule):
 
 
 def build_schedule(value: Any, where: str) -> Schedule:
-    """A number or a ``dict(type=...)`` as a `Schedule`.
+    """Build a `Schedule` from a number or a ``dict(type=...)``.
 
     Raises:
         ConfigError: For anything else; ``where`` names the key.
@@ -142,5 +142,5 @@ def build_schedule(value: Any, where: str) -> Schedule:
 
 
 def is_schedule(value: Any) -> bool:
-    """Whether a config value is a schedule: a dict whose ``type`` is registered."""
+    """Return whether a config value is a schedule: a dict whose ``type`` is registered."""
     return isinstance(value, dict) and SCHEDULES.get(str(value.get('type'))) is not None

@@ -54,7 +54,7 @@ class TapPath:
         return cls(match['module'], match['side'], item, call)
 
     def pick(self, value: Any) -> Any:
-        """The tensor (or tuple) that this path means of what one call took or gave."""
+        """Return the tensor (or tuple) of this path from the inputs or outputs of one call."""
         if self.item is None:
             return value
         if not isinstance(value, (tuple, list)) or not -len(value) <= self.item < len(value):
@@ -80,7 +80,7 @@ class DidNotRunError(ConfigError):
 
 
 class _EnoughError(BaseException):
-    """Every tap has been read: the rest of the pass is not needed, whatever the network catches."""
+    """Ends a forward pass in which every tap has been read; no network catches it."""
 
 
 class _Keep(torch.autograd.Function):
@@ -96,7 +96,7 @@ class _Keep(torch.autograd.Function):
 
 
 def source_of(activation: Tensor) -> Any:
-    """The place in the graph where the network itself goes on from a tapped activation.
+    """Return the place in the graph from which the network continues a tapped activation.
 
     It is the activation, unless that is a copy: then it is the gradient edge of the original before
     it was overwritten. `torch.autograd.grad` takes both as inputs.
@@ -149,17 +149,17 @@ class _Reading:
 
     @property
     def overwritten(self) -> bool:
-        """Whether a tensor was changed in place since it was read."""
+        """Return whether a tensor was changed in place since it was read."""
         return any(x._version != version for x, version in self._versions)
 
     @property
     def differs(self) -> bool:
-        """Whether a copy is not what the original is now."""
+        """Return whether a copy differs from the original as it is now."""
         pairs = zip(leaves(self.values), leaves(self.originals), strict=True)
         return any(not torch.equal(copy, original) for copy, original in pairs)
 
     def done(self, calls: int) -> bool:
-        """Whether nothing more is to be read in a pass in which the module runs ``calls`` times."""
+        """Return whether the tap is complete in a pass in which the module runs ``calls`` times."""
         return self.count >= (self.path.call or calls)
 
 
@@ -293,7 +293,7 @@ def _copy(x: Tensor) -> Tensor:
 def taps_of_student(
     student: nn.Module, sides: Mapping[str, Mapping[str, str]], read: Sequence[str]
 ) -> Taps:
-    """Those that a term reads; the paths of the others are only checked."""
+    """Build the taps that a term reads; the paths of the others are only checked."""
     every = Taps(student, {name: side['student'] for name, side in sides.items()}, 'student')
     every.paths = {name: every.paths[name] for name in read}
     return every

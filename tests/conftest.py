@@ -1,4 +1,4 @@
-"""For all tests: tools on the path, collections without libraries, configs handled once."""
+"""Fixtures of all tests: tools on the path, collections without libraries, configs read once."""
 
 import sys
 from collections.abc import Iterator

@@ -106,3 +106,16 @@ def test_the_helper_of_the_tests_sees_what_an_error_lacks(error, fields):
     with pytest.raises(kind) as failed, refused(**fields):
         raise error
     assert type(failed.value) is kind
+
+
+def test_the_helper_looks_into_what_mmengine_wraps():
+    with refused(key='a', got=1):
+        try:
+            raise ConfigError(key='a', got=1)
+        except ConfigError as error:
+            raise type(error)(f'class `A` in a/b.py: {error}')  # noqa: B904
+    with pytest.raises(AssertionError), refused(key='a'):
+        try:
+            raise ConfigError(key='a', got=1)
+        except ConfigError:
+            raise ConfigError('another')  # noqa: B904

@@ -1,10 +1,10 @@
-"""What keeps the base libraries working on today's torch."""
+"""Adjustments that let the base libraries run on current PyTorch."""
 
 from kdmm.compat.versions import check_versions
 
 
 def setup() -> None:
-    """Makes ``mmseg::`` and ``kdmm::`` resolve and serves the mmcv operators that are not compiled.
+    """Make ``mmseg::`` and ``kdmm::`` resolve and provide the mmcv operators that are not compiled.
 
     Called by ``import kdmm``. It imports no task library, installs nothing and may be called again.
 

@@ -35,13 +35,13 @@ class OperatorNotCompiledError(NotImplementedError):
 
 
 def install_operators() -> None:
-    """Serves ``mmcv._ext`` from now on, unless mmcv brings a compiled one."""
+    """Provide ``mmcv._ext`` from now on, unless mmcv brings a compiled one."""
     if not any(isinstance(finder, _OperatorFinder) for finder in sys.meta_path):
         sys.meta_path.append(_OperatorFinder())
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes that non-maximum suppression keeps, best score first.
+    """Return the indices of the boxes that non-maximum suppression keeps, best score first.
 
     Args:
         boxes: (N, 4), x1 y1 x2 y2.
@@ -71,7 +71,7 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Writes the pooled regions into ``output`` (R, C, H, W); ``rois`` are (R, 5)."""
+    """Write the pooled regions into ``output`` (R, C, H, W); ``rois`` are (R, 5)."""
     _refuse_max(pool_mode)
     dtype = torch.promote_types(input.dtype, torch.float32)
     size = (spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned)
@@ -91,7 +91,7 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Adds the gradient of ``roi_align_forward`` to ``grad_input`` (B, C, H, W)."""
+    """Add the gradient of ``roi_align_forward`` to ``grad_input`` (B, C, H, W)."""
     _refuse_max(pool_mode)
     dtype = torch.promote_types(grad_output.dtype, torch.float32)
     size = (spatial_scale, aligned_height, aligned_width)
@@ -104,12 +104,12 @@ def roi_align_backward(
 
 
 def get_compiler_version() -> str:
-    """What mmcv's environment report prints."""
+    """Return the text of mmcv's environment report."""
     return 'none (operators served by kdmm)'
 
 
 def get_compiling_cuda_version() -> str:
-    """What mmcv's environment report prints."""
+    """Return the text of mmcv's environment report."""
     return 'not available'
 
 

@@ -107,7 +107,7 @@ def _types(node: Any) -> Iterator[str]:
 
 
 def register_packages() -> None:
-    """Adds the entries that MMEngine lacks; what it resolves by itself stays as it is."""
+    """Add the entries that MMEngine lacks; those that it resolves by itself stay as they are."""
     if not _has_distribution('mmsegmentation') and find_spec('mmseg') is not None:
         MODULE2PACKAGE['mmseg'] = 'mmseg'
     MODULE2PACKAGE.setdefault('kdmm', 'kdmm')

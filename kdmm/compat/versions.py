@@ -1,4 +1,4 @@
-"""Refuses versions that kdmm cannot run on, before anything fails obscurely."""
+"""Check at import that kdmm can run on the installed torch and MMEngine."""
 
 import re
 from importlib import import_module
@@ -13,7 +13,7 @@ INSTALL: dict[str, str] = {
 
 
 def check_versions() -> None:
-    """Checks torch and MMEngine against :data:`MINIMUM`.
+    """Check torch and MMEngine against :data:`MINIMUM`.
 
     Raises:
         ImportError: one of them is missing or too old; the message names the version found, the one

@@ -1,4 +1,4 @@
-"""What a loader promises about its batches."""
+"""Numbers of images in the batches of the ranks."""
 
 from collections.abc import Sized
 from typing import Any
@@ -9,7 +9,7 @@ from torch.utils.data import BatchSampler
 
 
 def may_be_uneven(loader: Any) -> bool:
-    """Whether ranks may have different numbers of images in one step. All ranks call this.
+    """Return whether ranks may have different numbers of images in a step; all ranks call it.
 
     Not if a plain batch sampler fills every batch, or if each rank has equally many samples to cut
     into batches. Of other batch samplers, such as those that group images by their aspect ratio, it

@@ -1,4 +1,4 @@
-"""Images of nothing, for measuring a run without its data."""
+"""Random images, for measuring a run without its data."""
 
 from typing import Any
 

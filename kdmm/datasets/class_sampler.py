@@ -92,7 +92,7 @@ class PKSampler(Sampler[int]):
             yield from itertools.chain(*zip(*images, strict=True))
 
     def _draw(self, rng: random.Random, members: np.ndarray) -> list[int]:
-        """K different ones."""
+        """Draw K different images."""
         return members[rng.sample(range(len(members)), self.samples_per_class)].tolist()
 
     def _check_classes(self) -> None:

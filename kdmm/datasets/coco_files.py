@@ -1,4 +1,4 @@
-"""Annotation files in COCO's format whose ids or names are not what they seem.
+"""Checks of annotation files in COCO's format: ids, names and entries.
 
 COCO's reader keeps, of what has one id, the last, and leaves out what it finds no image or category
 for. The libraries train on what remains.
@@ -124,7 +124,7 @@ def check_class_names(dataset: Any) -> None:
 
 
 def _check_entries(content: Mapping[str, Any], where: str) -> None:
-    """What the libraries read of each entry must be there, and be of its type."""
+    """Refuse entries that lack what the libraries read, or have it with another type."""
     for part, check in (('images', _of_image), ('categories', _of_category)):
         _check_each(content.get(part, []), check, f'{where}: {part}')
     names = {entry['id']: entry['name'] for entry in content.get('categories', [])}

@@ -1,4 +1,4 @@
-"""A look at the annotations of a few samples, before training: which classes occur at all.
+"""Classes that occur in the annotations of a few samples, read before training.
 
 Annotations are read as the pipeline reads them, without images, augmentation or workers; no random
 number is drawn and nothing is changed.
@@ -22,7 +22,7 @@ MAPS, ANNOTATIONS, SECONDS = 200, 10_000, 2.0
 
 @dataclass
 class Look:
-    """What was seen of one data set.
+    """Classes seen in the samples of one data set.
 
     Attributes:
         names: Of the classes, or joints.

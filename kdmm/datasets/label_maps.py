@@ -113,5 +113,5 @@ def watch_label_maps(dataset: Any) -> None:
 
 
 def local(path: Any) -> bool:
-    """Whether ``path`` is a file here."""
+    """Return whether ``path`` is a local file."""
     return isinstance(path, str) and os.path.isfile(path)

@@ -9,7 +9,7 @@ import numpy as np
 from kdmm.errors import ConfigError, listed
 
 META_KEYS = ('jigsaw_perm', 'jigsaw_grid', 'jigsaw_mode')
-"""What a data sample says of its puzzle; ``PackPoseInputs`` packs them if its ``meta_keys`` do."""
+"""Keys of a puzzle in a data sample; ``PackPoseInputs`` needs them in its ``meta_keys``."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def _read(kind: type, step: Any, results: dict[str, Any]) -> Any:
 
 
 def fault_of(path: Any) -> str:
-    """What is wrong with a local picture; empty for one that can be read, and for what is none."""
+    """Describe the fault of a local picture; empty if it can be read or is no local file."""
     import cv2  # a requirement of mmcv
 
     if not isinstance(path, str) or '://' in path:

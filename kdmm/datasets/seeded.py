@@ -1,4 +1,4 @@
-"""Augmentation that depends on the position in the sample stream and on nothing else.
+"""Augmentation that depends on the position in the sample stream alone.
 
 MMEngine seeds each worker once, so what a sample looks like depends on the number of workers and on
 how many samples that worker drew before; a resumed run differs. Here the sampler hands the position

@@ -149,7 +149,7 @@ class ShufflePatches(BaseTransform):
         return cells
 
     def prior(self) -> np.ndarray:
-        """How often channel k peaks at cell s, (K, K): all that can be said without looking."""
+        """Return the probability, (K, K), that channel k has its peak in cell s, of any image."""
         count = self.grid.count
         rows = np.full((count, count), 1 / count)
         if self.permutations is not None:

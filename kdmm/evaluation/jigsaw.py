@@ -1,4 +1,4 @@
-"""How well a jigsaw puzzle is solved."""
+"""Metrics of solved jigsaw puzzles."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from kdmm.registry import METRICS
 
 @METRICS.register_module()
 class JigsawMetric(BaseMetric):
-    """Patches placed right, and how far the peaks lie from where they should.
+    """Share of patches that are placed right, and distance of the peaks from their targets.
 
     Reads the heatmaps (``model.test_cfg`` with ``output_heatmaps=True``), not the keypoints, which
     MMPose maps back to the photo. A channel's peak is the maximum of its heatmap; one that is not
@@ -125,7 +125,7 @@ class JigsawMetric(BaseMetric):
 
 
 def peaks_of(heatmaps: Tensor, grid: PatchGrid) -> tuple[np.ndarray, np.ndarray]:
-    """Maxima (K, 2) of heatmaps (K, H, W) in pixels of the input, and which are positive (K,).
+    """Find the maxima (K, 2) of heatmaps (K, H, W) in input pixels, and which are positive (K,).
 
     Raises:
         ConfigError: If there is not one heatmap a patch.
@@ -144,13 +144,13 @@ def peaks_of(heatmaps: Tensor, grid: PatchGrid) -> tuple[np.ndarray, np.ndarray]
 
 
 def cells_of(heatmaps: Tensor, grid: PatchGrid) -> tuple[np.ndarray, np.ndarray]:
-    """The cell (K,) of each heatmap's maximum, and which maxima are positive (K,)."""
+    """Find the cell (K,) of each heatmap's maximum, and which maxima are positive (K,)."""
     peaks, found = peaks_of(heatmaps, grid)
     return grid.nearest(peaks), found
 
 
 def assign(heatmaps: Tensor, grid: PatchGrid) -> np.ndarray:
-    """A cell (K,) for each channel, one to one: the largest sum of heatmaps at the centres."""
+    """Assign a cell (K,) to each channel, one to one, by the largest sum of heatmaps at centres."""
     from scipy.optimize import linear_sum_assignment
 
     height, width = heatmaps.shape[1:]
@@ -161,7 +161,7 @@ def assign(heatmaps: Tensor, grid: PatchGrid) -> np.ndarray:
 
 
 def lies_inside(sample: dict[str, Any]) -> bool:
-    """Whether the crop, unrotated as in validation, shows nothing beyond the photo's edges."""
+    """Return whether the unrotated crop of validation lies inside the photo."""
     centre, half = np.asarray(sample['input_center']), np.asarray(sample['input_scale']) / 2
     height, width = sample['ori_shape'][:2]
     return bool((centre >= half).all() and (centre + half <= (width, height)).all())

@@ -1,4 +1,4 @@
-"""How well branches tell class and rotation at once."""
+"""Accuracy of branches on joint labels of class and rotation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from ..functional import ROTATIONS, class_marginals, joint_labels
 
 
 class JointAccuracy(BaseMetric):
-    """Percent right of the branches, as HSSAKD reports it (arXiv 2109.03075).
+    """Accuracy of the branches in percent, as HSSAKD reports it (arXiv 2109.03075).
 
     ``joint/<branch>``: joint label of class and rotation, over all four views; ``class/<branch>``:
     class by the summed logits, on the unrotated view; ``joint/sum``: of the branches together, by

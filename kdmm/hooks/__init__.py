@@ -1,4 +1,4 @@
-"""Hooks: checkpoint ownership, seeds, and what stops a run before it does harm."""
+"""Hooks: ownership of checkpoint entries, seeds, and checks that stop a run."""
 
 from kdmm.hooks.branch_accuracy import BranchAccuracyHook
 from kdmm.hooks.buffers import BuffersHook

@@ -14,7 +14,7 @@ from kdmm.registry import HOOKS
 
 @HOOKS.register_module()
 class BranchAccuracyHook(Hook):
-    """Adds `JointAccuracy` of the run's own branches to the metrics of each validation.
+    """Add `JointAccuracy` of the run's own branches to the metrics of each validation.
 
     It looks at four views of each validation image through all branches, about ten times what plain
     validation costs. ``save_best='joint/sum'`` chooses a teacher by it.
@@ -23,10 +23,10 @@ class BranchAccuracyHook(Hook):
     priority = 'HIGHEST'  # the hooks after it log and judge all metrics
 
     def before_train(self, runner: Any) -> None:
-        """Refuse a run that will not validate.
+        """Refuse a run without validation.
 
         Raises:
-            ConfigError: If so.
+            ConfigError: If the config has none.
         """
         if runner.val_loop is None:
             raise ConfigError('the config has no validation (val_cfg)', key='kd.evaluate_branches')

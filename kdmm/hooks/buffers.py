@@ -1,8 +1,8 @@
-"""One set of buffers for what all ranks evaluate and for what is written.
+"""One set of buffers on all ranks for validation and for checkpoints.
 
 Without SyncBN each rank keeps running statistics of its own share of the images. MMEngine evaluates
-each part of the validation data with another rank's and writes those of rank 0, so that the file is
-not what the table was made with.
+each part of the validation data with another rank's and writes those of rank 0, so that the file
+does not belong to the metrics.
 """
 
 import functools
@@ -29,7 +29,7 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @HOOKS.register_module()
 class BuffersHook(Hook):
-    """Lets all ranks evaluate and write with the means of their buffers.
+    """Let all ranks evaluate and write with the means of their buffers.
 
     Outside of validation, tests and files every rank goes on with its own, so training does not
     depend on how often is validated or saved. A file that can be resumed has them in the entry
@@ -51,7 +51,7 @@ class BuffersHook(Hook):
         self._stack.enter_context(common_buffers(runner))
 
     def after_val(self, runner: Any) -> None:
-        """Go on with one's own, after an `EMAHook` gave the model its own buffers back."""
+        """Restore this rank's buffers, after an `EMAHook` gave the model its own back."""
         self._stack.close()
 
     def before_test_epoch(self, runner: Any) -> None:
@@ -59,12 +59,12 @@ class BuffersHook(Hook):
         self._stack.enter_context(common_buffers(runner))
 
     def after_test(self, runner: Any) -> None:
-        """Go on with one's own."""
+        """Restore this rank's buffers."""
         self._stack.close()
 
     @contextmanager
     def saving(self, runner: Any) -> Iterator[None]:
-        """What `Runner.save_checkpoint` does inside has the common buffers; on all ranks."""
+        """Let `Runner.save_checkpoint` write the common buffers inside; on all ranks."""
         with common_buffers(runner) as own:
             if own:
                 copies = tuple(f'{_AVERAGE}{n}.' for n in _averages(runner, with_buffers=False))
@@ -76,7 +76,7 @@ class BuffersHook(Hook):
                 self._written = []
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Add each rank's own."""
+        """Add each rank's own buffers."""
         if self._written and 'optimizer' in checkpoint:
             checkpoint[RANKS] = self._written
 
@@ -114,7 +114,7 @@ def with_common_buffers(save: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def common_buffers(runner: Any) -> Iterator[dict[str, Tensor]]:
-    """Inside, the buffers of the model and of its averages (EMA) are equal on all ranks.
+    """Make the buffers of the model and of its averages (EMA) equal on all ranks inside.
 
     Yields:
         This rank's own, by name: those that are not equal on all ranks.
@@ -130,7 +130,7 @@ def common_buffers(runner: Any) -> Iterator[dict[str, Tensor]]:
 
 
 def differing(buffers: Mapping[Any, Tensor]) -> list[Any]:
-    """The names of buffers that are not equal on all ranks; all ranks get the same answer."""
+    """Return the names of buffers that differ between ranks; all ranks get the same answer."""
     if get_world_size() == 1 or not buffers:
         return []
     marks = torch.stack([_mark(value) for value in buffers.values()]).to(get_comm_device())
@@ -142,7 +142,7 @@ def differing(buffers: Mapping[Any, Tensor]) -> list[Any]:
 
 
 def common_values(own: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
-    """The mean over the ranks; of integers and the like what rank 0 has.
+    """Return the means over the ranks; of integers and booleans, the values of rank 0.
 
     Means are taken in float64 as rank 0's value and the mean distance to it, so that elements that
     are equal on all ranks stay equal to the bit.
@@ -169,7 +169,7 @@ def common_values(own: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
 
 
 def _every_buffer(runner: Any) -> dict[str, Tensor]:
-    """By their name in the model; those of averages by that behind a prefix."""
+    """Buffers by their name in the model; those of averages behind a prefix."""
     found = _saved_buffers(unwrapped(runner.model))
     for number, average in _averages(runner).items():
         for name, value in _saved_buffers(average.module).items():
@@ -185,7 +185,7 @@ def _averages(runner: Any, with_buffers: bool | None = None) -> dict[int, Any]:
 
 
 def _saved_buffers(network: nn.Module) -> dict[str, Tensor]:
-    """Those that a file holds."""
+    """Buffers that a checkpoint holds."""
     state = network.state_dict()
     return {name: value for name, value in network.named_buffers() if name in state}
 
@@ -197,7 +197,7 @@ def _write(buffers: Mapping[Any, Tensor], values: Mapping[Any, Tensor]) -> None:
 
 
 def _mark(value: Tensor) -> Tensor:
-    """A number that tells apart what differs in any bit or in order, int64."""
+    """Checksum (int64) of a tensor that depends on every bit and on the order."""
     value = torch.view_as_real(value) if value.is_complex() else value
     bits = value.detach().contiguous().view(_INTEGERS[value.element_size()]).flatten()
     mark = torch.zeros((), dtype=torch.int64, device=bits.device)

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, and agreed on by all ranks; nothing is deleted before they stand."""
+"""Checkpoints: written atomically, agreed on by all ranks, deleted after the next is written."""
 
 import os
 import re
@@ -24,7 +24,7 @@ LAST = 'last_checkpoint'
 
 
 class AtomicLocalBackend(LocalBackend):
-    """Writes to a temporary name beside the target, syncs, renames."""
+    """File backend that writes to a temporary name beside the target, syncs and renames."""
 
     def put(self, obj: bytes, filepath: Any) -> None:
         """Write ``obj``; on any failure ``filepath`` is what it was before."""
@@ -37,7 +37,7 @@ register_backend(ATOMIC, AtomicLocalBackend, force=True)
 
 @master_only
 def remember(work_dir: str, checkpoint: str) -> None:
-    """Name ``checkpoint`` as the one to go on from."""
+    """Write ``checkpoint`` into ``last_checkpoint``, from which a run is resumed."""
     write_file(os.path.join(work_dir, LAST), checkpoint)
 
 
@@ -67,7 +67,7 @@ def agree_to_save(runner: Any, filename: str) -> None:
 
 
 def previous_checkpoint(work_dir: str, failed: str, cfg: Mapping[str, Any]) -> str:
-    """Which checkpoint the run can be resumed from, as the end of an error message.
+    """Name the checkpoint that the run can be resumed from, as the end of an error message.
 
     Args:
         work_dir: Of the run.
@@ -88,7 +88,7 @@ def previous_checkpoint(work_dir: str, failed: str, cfg: Mapping[str, Any]) -> s
 
 
 def checkpoint_folders(work_dir: str, cfg: Mapping[str, Any]) -> list[str]:
-    """Where checkpoints of a run are: the hook's folder if it has one, and the work dir."""
+    """Folders of a run's checkpoints: the hook's if it has one, and the work dir."""
     work_dir = os.path.abspath(work_dir)
     hook = (cfg.get('default_hooks') or {}).get('checkpoint')
     out_dir = hook.get('out_dir') if isinstance(hook, Mapping) else None
@@ -98,7 +98,7 @@ def checkpoint_folders(work_dir: str, cfg: Mapping[str, Any]) -> list[str]:
 
 
 def record_of(work_dir: str) -> str:
-    """What ``last_checkpoint`` says, nothing if it is no line of text or not there."""
+    """Read ``last_checkpoint``; empty if it is missing or not a line of text."""
     try:
         text = Path(work_dir, LAST).read_text().strip()
     except (OSError, UnicodeDecodeError):
@@ -119,7 +119,7 @@ def last_named(folders: Sequence[str], work_dir: str) -> list[str]:
 
 
 def resumed_at(path: str, cfg: Mapping[str, Any]) -> int | None:
-    """The iteration at which a run with this config goes on from a checkpoint; None: it cannot.
+    """Iteration at which a run with this config resumes from a checkpoint; None if it cannot.
 
     Raises:
         ConfigError: If it cannot be read.
@@ -165,7 +165,7 @@ def resumable(
 
 
 def has_stepped(optim_wrapper: Any) -> bool:
-    """Whether no gradients wait for the next step of an optimizer."""
+    """Return whether the optimizer has used all accumulated gradients."""
     several = isinstance(optim_wrapper, OptimWrapperDict)
     wrappers = optim_wrapper.optim_wrappers.values() if several else [optim_wrapper]
     return all(one.should_update() for one in wrappers if isinstance(one, OptimWrapper))
@@ -173,10 +173,10 @@ def has_stepped(optim_wrapper: Any) -> bool:
 
 @HOOKS.register_module()
 class CheckpointHook(BaseCheckpointHook):
-    """MMEngine's hook, except that it loses nothing.
+    """MMEngine's hook, which here deletes old files after the new one is written.
 
-    Old files go after the new one is written, not before: with ``max_keep_ckpts=1`` and a full disk
-    the base hook has already deleted the only checkpoint when it fails. ``last_checkpoint`` is
+    With ``max_keep_ckpts=1`` and a full disk the base hook has already deleted the only checkpoint
+    when it fails. ``last_checkpoint`` is
     written like every other file. Files of another work dir, from which this one was copied or its
     run resumed, are never touched.
     """
@@ -239,7 +239,7 @@ class CheckpointHook(BaseCheckpointHook):
             self._delete(self.file_backend.join_path(self.out_dir, path) for path in paths)
 
     def _rotate(self, runner: Any, step: int) -> list[int]:
-        """Enter ``step`` in the list of kept files; which steps are over the limit now."""
+        """Add ``step`` to the kept files and return the steps that are over the limit."""
         if self.max_keep_ckpts <= 0:
             return []
         kept = [*(old for old in self.keep_ckpt_ids if old != step), step]
@@ -273,7 +273,7 @@ class CheckpointHook(BaseCheckpointHook):
 
 
 class _Deferred:
-    """A file backend whose removals wait."""
+    """File backend that collects removals and does none."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend

@@ -1,4 +1,4 @@
-"""Files of one plain network, for use without kdmm."""
+"""Checkpoints of one plain network, for use without kdmm."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from kdmm.utils.models import unwrapped
 
 
 def plain_networks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The network that a run keeps as its model, '', and those beside it, ``'peer1'`` ..."""
+    """Yield the network that a run keeps as its model, named '', and ``'peer1'`` ... beside it."""
     yield '', unwrapped(model)
     yield from objective_of(model).networks().items()
 

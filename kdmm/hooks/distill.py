@@ -1,4 +1,4 @@
-"""What must hold of a run with an objective."""
+"""Runs with an objective: schedules, fixed teachers, averages, resuming."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from logging import WARNING
@@ -24,7 +24,7 @@ TEACHERS = f'{ENTRY}_teachers'
 
 
 def check_average(hooks: Iterable[Hook], objective: Objective) -> None:
-    """Refuse averages of weights that would not fit what lies beside them.
+    """Refuse averages of weights that do not fit the other networks of the file.
 
     Raises:
         ConfigError: If an `EMAHook` averages a student whose branches are a result, or the buffers
@@ -51,7 +51,7 @@ def check_average(hooks: Iterable[Hook], objective: Objective) -> None:
 
 
 def pair_average(hooks: Iterable[Hook]) -> None:
-    """Let each `EMAHook` see of the model what its average has.
+    """Show each `EMAHook` those parts of the model that its average has.
 
     When it exchanges the two, MMEngine's hook pairs the parameters, and with ``update_buffers`` all
     buffers behind them, by their order. Parameters of losses would come between.
@@ -74,7 +74,7 @@ class TeacherChangedError(TrainingError):
 
 
 class TeacherWatch:
-    """Tells whether a teacher's weights are what they were.
+    """Detects changes of a teacher's weights.
 
     Args:
         teacher: Its weights now are the right ones.
@@ -90,12 +90,12 @@ class TeacherWatch:
         self._versions = self._counters()
 
     def changed(self) -> bool:
-        """Read all weights."""
+        """Compare all weights."""
         self._versions = self._counters()
         return self.teacher.fingerprint() != self.fingerprint
 
     def touched(self) -> bool:
-        """Ask autograd's counters, which writes through ``.data`` pass by (ResNet-101: 0.2 ms)."""
+        """Compare version counters, which miss writes through ``.data`` (ResNet-101: 0.2 ms)."""
         return self._counters() != self._versions
 
     def _counters(self) -> list[tuple[int, int]]:
@@ -104,7 +104,7 @@ class TeacherWatch:
 
 @HOOKS.register_module()
 class DistillHook(Hook):
-    """Moves schedules, watches over the teachers, restores what `OwnershipHook` wrote.
+    """Sets schedules, checks the teachers, restores the entry that `OwnershipHook` wrote.
 
     ``tools/train.py`` registers both for every config with a ``kd`` section. After each iteration
     losses that train something of their own do so.
@@ -133,15 +133,15 @@ class DistillHook(Hook):
             print_log(f'Teacher {type(teacher.module).__name__}: {teacher.source}', runner.logger)
 
     def before_val(self, runner: Any) -> None:
-        """Of a run that does not train, too."""
+        """Remember the teachers' weights in a run that does not train, too."""
         pair_average(runner.hooks)
 
     def before_test(self, runner: Any) -> None:
-        """As before validation."""
+        """Remember the teachers' weights, as before validation."""
         pair_average(runner.hooks)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Move the schedules to the iteration that begins."""
+        """Set schedules to the iteration that begins."""
         self._looked = False
         if runner.train_dataloader is not self._loader:  # a hook has replaced it
             self._see_loader(runner)
@@ -149,7 +149,7 @@ class DistillHook(Hook):
         objective_of(runner.model).set_progress(Progress(runner.iter, epoch))
 
     def _see_loader(self, runner: Any) -> None:
-        """Show the objective where its images come from, and the collectives how many at a time."""
+        """Give the objective its data set, and the collectives the kind of batches."""
         self._loader = runner.train_dataloader
         objective_of(runner.model).see_loader(self._loader)
         expect_uneven(may_be_uneven(self._loader))
@@ -157,13 +157,13 @@ class DistillHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Losses that train something of their own take their step; the teachers are looked at."""
+        """Let losses that train networks of their own do their step; check the teachers."""
         objective_of(runner.model).after_step()
         if any(watch.touched() for watch in self.watches):
             self._check_teachers(runner)
 
     def before_writing(self, runner: Any) -> None:
-        """Let no file be written that a changed teacher taught.
+        """Refuse to write a checkpoint after a teacher has changed.
 
         Raises:
             TeacherChangedError: Names it.
@@ -173,7 +173,7 @@ class DistillHook(Hook):
             self._looked = True
 
     def after_train(self, runner: Any) -> None:
-        """Look at the teachers for the last time."""
+        """Check the teachers for the last time."""
         self._check_teachers(runner)
 
     def _check_teachers(self, runner: Any) -> None:
@@ -187,7 +187,7 @@ class DistillHook(Hook):
                 )
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Say in the file who taught."""
+        """Write sources and fingerprints of the teachers into the file."""
         if self.watches and 'optimizer' in checkpoint:
             checkpoint[TEACHERS] = [
                 dict(source=watch.teacher.source, fingerprint=watch.fingerprint)
@@ -225,7 +225,7 @@ class DistillHook(Hook):
 def _check_same_teachers(
     teachers: Sequence[Teacher], written: Sequence[Mapping[str, str]] | None
 ) -> None:
-    """Refuse to go on with teachers that are not those of the file.
+    """Refuse to resume with teachers other than those of the file.
 
     Args:
         teachers: Of this run.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM leave a checkpoint to resume from."""
+"""Ctrl-C and SIGTERM: write a checkpoint to resume from, then end."""
 
 import os
 import signal
@@ -49,27 +49,27 @@ class InterruptHook(Hook):
         self._previous: dict[int, Any] = {}
 
     def before_train(self, runner: Any) -> None:
-        """Listen."""
+        """Install the signal handlers."""
         self._shelter(runner)
         self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Look at the loader, which a hook may have replaced."""
+        """Shelter the workers of a loader that a hook has put in place."""
         self._shelter(runner)
 
     def before_val_epoch(self, runner: Any) -> None:
-        """Look at the loader, which a hook may have replaced."""
+        """Shelter the workers of a loader that a hook has put in place."""
         self._shelter(runner)
 
     def after_train(self, runner: Any) -> None:
-        """Stop listening."""
+        """Restore the signal handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Leave if any rank was told to."""
+        """Save and end if any rank has received a signal."""
         self._shelter(runner)
         number = self._agreed()
         if not number or not has_stepped(runner.optim_wrapper):
@@ -103,7 +103,7 @@ class InterruptHook(Hook):
 
     @staticmethod
     def _save(runner: Any) -> str:
-        """Save; what was done, for the log."""
+        """Save, and return a line for the log."""
         done = runner.iter + 1
         name = f'iter_{done}.pth'
         path = os.path.join(runner.work_dir, name)

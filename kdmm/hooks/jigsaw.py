@@ -1,4 +1,4 @@
-"""Tells a pretext run that learns from one that does not."""
+"""Reference losses of a blind network in jigsaw pretraining, and checks at its start."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from kdmm.utils.models import unwrapped
 
 @HOOKS.register_module()
 class JigsawHook(Hook):
-    """Logs what a network that sees nothing would reach, beside the loss.
+    """Log the losses of a network that does not see the image beside the loss.
 
     ``loss_zero`` is the loss of all-zero heatmaps, ``loss_blind`` that of the best output that
     does not depend on the image: the mean of the targets. A run that stays at ``loss_blind`` has
@@ -91,13 +91,13 @@ class JigsawHook(Hook):
             )
 
     def _can_be_blind(self) -> bool:
-        """Not with one permutation, or none: where everything lies is then known unseen."""
+        """False with one permutation, or none, whose targets need no image."""
         levels = self.levels
         return bool(levels) and levels['loss_blind'] > 0.01 * levels['loss_zero']
 
 
 def slot_maps(codec: Any, centres: np.ndarray) -> np.ndarray:
-    """Target heatmaps (K, H, W) of peaks at the centres of the cells (K, 2).
+    """Encode target heatmaps (K, H, W) of peaks at the centres of the cells (K, 2).
 
     Raises:
         ConfigError: If the codec makes something else of them.
@@ -115,7 +115,7 @@ def slot_maps(codec: Any, centres: np.ndarray) -> np.ndarray:
 
 
 def loss_levels(slots: np.ndarray, prior: np.ndarray) -> dict[str, float]:
-    """Mean squared errors of outputs that do not depend on the image.
+    """Compute mean squared errors of outputs that do not depend on the image.
 
     Args:
         slots: Target heatmap of each cell, (K, H, W).
@@ -163,6 +163,6 @@ def _check_workers(loader: Any) -> None:
 
 
 def _is_plain_mse(head: Any) -> bool:
-    """Whether the loss is one ``KeypointMSELoss`` of one output, not a sum over stages."""
+    """Return whether the loss is one ``KeypointMSELoss`` of one output."""
     loss = type(getattr(head, 'loss_module', None)).__name__
     return loss == 'KeypointMSELoss' and not hasattr(head, 'num_stages')

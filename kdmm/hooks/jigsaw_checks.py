@@ -1,4 +1,4 @@
-"""What of a jigsaw run can be seen to be wrong before its first step."""
+"""Checks of a jigsaw run before its first step."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ MOVERS = ('RandomFlip', 'TopdownAffine')
 
 
 def puzzles_of(dataset: Any) -> tuple[Any, Any]:
-    """`ShufflePatches` and the codec of the training data, the same in all its parts.
+    """Return `ShufflePatches` and the codec of the training data, which its parts share.
 
     Raises:
         ConfigError: If they are not there, in another order, or differ.
@@ -31,7 +31,7 @@ def puzzles_of(dataset: Any) -> tuple[Any, Any]:
 
 
 def pipelines(dataset: Any) -> Iterator[list[Any]]:
-    """The transforms of each data set in wrappers and concatenations."""
+    """Yield the transforms of each data set in wrappers and concatenations."""
     if hasattr(dataset, 'pipeline'):
         yield list(dataset.pipeline.transforms)
     elif hasattr(dataset, 'datasets'):  # ConcatDataset
@@ -60,7 +60,7 @@ def _puzzle_and_codec(transforms: list[Any]) -> tuple[Any, Any]:
 
 
 def check_same(shuffle: Any, other: Any, place: str) -> None:
-    """Refuse puzzles that mean something else by a channel.
+    """Refuse puzzles whose channels have another meaning.
 
     Raises:
         ConfigError: Names what differs.
@@ -80,7 +80,7 @@ def _said(value: Any) -> str:
 
 
 def check_validation(shuffle: Any, dataset: Any, test_cfg: Mapping[str, Any] | None) -> None:
-    """Refuse what `JigsawMetric` would complain of, or not notice, after the first epochs.
+    """Refuse validation that `JigsawMetric` cannot measure, before the first epoch.
 
     Raises:
         ConfigError: Names the key to change.

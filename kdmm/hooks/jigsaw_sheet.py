@@ -1,4 +1,4 @@
-"""Shows during training how far the puzzles are."""
+"""Pictures of solved puzzles during training."""
 
 from copy import deepcopy
 from typing import Any
@@ -15,7 +15,7 @@ from kdmm.visualization import jigsaw_sheet
 
 @HOOKS.register_module()
 class JigsawSheetHook(Hook):
-    """Adds a sheet of puzzles of the current batch to the visualizer's backends.
+    """Add a sheet of puzzles of the current batch to the visualizer's backends.
 
     The network looks at them in eval mode and is left as it was.
 
@@ -48,7 +48,7 @@ class JigsawSheetHook(Hook):
 
 
 def solve(model: Any, images: list[torch.Tensor], samples: list[Any]) -> list[Any]:
-    """The data samples with predicted heatmaps; ``model`` and all in it keep their modes."""
+    """Return the data samples with predicted heatmaps; all modules keep their modes."""
     model = unwrapped(model)
     modes, test_cfg = {part: part.training for part in model.modules()}, model.test_cfg
     model.eval()

@@ -1,4 +1,4 @@
-"""Refuse labels that name no class, before they reach an index operation."""
+"""Refuse labels outside the range of classes, before an operation indexes with them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -36,12 +36,12 @@ class LabelRangeHook(Hook):
         self._look(runner, 'train', 'val')
 
     def before_val(self, runner: Any) -> None:
-        """As before training, for a run that only validates; what its metrics ignore passes."""
+        """Read the model for a run that only validates; labels that its metrics ignore pass."""
         self._read_model(runner.model)
         self._read_metrics(getattr(runner, 'val_evaluator', None))
 
     def before_test(self, runner: Any) -> None:
-        """As before training."""
+        """Check as before training."""
         self._read_model(runner.model)
         self._read_metrics(getattr(runner, 'test_evaluator', None))
         self._look(runner, 'test')
@@ -91,7 +91,7 @@ class LabelRangeHook(Hook):
                 runner.logger.warning(warning)
 
     def _check(self, data_batch: Any, ignored: list[int]) -> None:
-        """One minimum and maximum per image."""
+        """Compare the labels of each image with the number of classes."""
         samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else None
         if self.num_classes is None or not samples:
             return
@@ -114,7 +114,7 @@ class LabelRangeHook(Hook):
 
 
 def labels_in(sample: Any) -> Iterator[Any]:
-    """The label map of a segmentation sample, the labels of a classification sample or of boxes."""
+    """Yield the label map of a segmentation sample, or the labels of an image or of boxes."""
     if hasattr(sample, 'gt_sem_seg'):
         yield sample.gt_sem_seg.data
     elif getattr(sample, 'gt_label', None) is not None:

@@ -1,4 +1,4 @@
-"""Stop at the first loss that is no number, and write no state that has one."""
+"""Stop at the first non-finite loss, and write no non-finite state."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -33,12 +33,12 @@ class NonFiniteLossHook(Hook):
         self._infinite: set[str] = set()
 
     def before_train(self, runner: Any) -> None:
-        """Find the buffers whose infinities are meant."""
+        """Find the buffers that begin with infinities."""
         buffers = dict(unwrapped(runner.model).named_buffers())
         self._infinite = set(non_finite(buffers)) - set(non_finite(buffers, allow=buffers))
 
     def before_writing(self, runner: Any) -> None:
-        """Look at all that a checkpoint would hold.
+        """Check every entry that a checkpoint would hold.
 
         Raises:
             NonFiniteError: Names the first entry that is not finite.
@@ -54,7 +54,7 @@ class NonFiniteLossHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Look at the loss of the step."""
+        """Check the loss of the step."""
         outputs = outputs or {}
         if not _finite(outputs.get('loss', 0.0)):  # one look at the device in the good case
             bad = [name for name, value in outputs.items() if not _finite(value)]
@@ -67,7 +67,7 @@ class NonFiniteLossHook(Hook):
 
 
 def non_finite(state: Mapping[str, Any], allow: Collection[str] = ()) -> list[str]:
-    """The names of a state's entries that hold NaN or an infinity.
+    """Return the names of a state's entries that hold NaN or an infinity.
 
     Args:
         state: Name to tensor, or to something that contains tensors (``get_extra_state``).
@@ -90,7 +90,7 @@ def _finite(value: Any) -> bool:
 
 
 def image_names(data_batch: Any) -> Iterator[str]:
-    """The files of a collated batch, as far as its data samples know them."""
+    """Yield the files of a collated batch, as far as its data samples know them."""
     samples = data_batch.get('data_samples', ()) if isinstance(data_batch, dict) else ()
     for sample in samples or ():
         yield str(getattr(sample, 'img_path', None) or getattr(sample, 'img_id', '?'))

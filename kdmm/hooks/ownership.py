@@ -1,4 +1,4 @@
-"""Who owns what in a checkpoint."""
+"""Entries of a checkpoint: the student's, and those of its objective."""
 
 from typing import Any
 
@@ -29,14 +29,14 @@ def objective_in(model: Any) -> Objective | None:
 
 
 def extra_states(module: nn.Module) -> dict[str, Any]:
-    """What modules give as ``get_extra_state``; some MMEngine versions do not save it."""
+    """Entries of ``get_extra_state``, which some MMEngine versions do not save."""
     state = module.state_dict()
     return {key: value for key, value in state.items() if key.endswith('_extra_state')}
 
 
 @HOOKS.register_module()
 class OwnershipHook(Hook):
-    """Keeps the student's ``state_dict`` pure.
+    """Keeps the student's ``state_dict`` free of other entries.
 
     In the file, ``state_dict`` (and ``ema_state_dict``) holds the student's keys under their own
     names, so that the base library loads it strictly; projectors, queues, peers, measured weights
@@ -50,7 +50,7 @@ class OwnershipHook(Hook):
     priority = 'VERY_HIGH'  # other hooks see the student's keys alone
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Move what is not the student's to entries of its own."""
+        """Move the objective's keys to entries of their own."""
         entry = taken(checkpoint['state_dict'], PREFIX)
         trained = taken(checkpoint.get('ema_state_dict', {}), f'module.{PREFIX}')
         objective = objective_of(runner.model) if runner is not None else None
@@ -66,7 +66,7 @@ class OwnershipHook(Hook):
 
 
 def taken(state: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Remove the keys with a prefix, and give them without it."""
+    """Remove the keys with a prefix, and return them without it."""
     metadata = getattr(state, '_metadata', {})
     for key in [key for key in metadata if f'{key}.'.startswith(prefix)]:
         del metadata[key]

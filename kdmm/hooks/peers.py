@@ -1,4 +1,4 @@
-"""Peers are evaluated and written as the network that the run keeps."""
+"""Evaluation and checkpoints of peers."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ class PeersHook(Hook):
         self.evaluators: dict[str, Any] = {}
 
     def before_train(self, runner: Any) -> None:
-        """Refuse to keep the first network's weights at another's best epoch.
+        """Refuse to choose the first network's checkpoint by a peer's metric.
 
         Raises:
             ConfigError: If ``save_best`` names a metric that is not the first network's.
@@ -53,7 +53,7 @@ class PeersHook(Hook):
                     )
 
     def before_val_epoch(self, runner: Any) -> None:
-        """An evaluator each."""
+        """Copy the evaluator for each peer."""
         names = [name for name, _ in plain_networks(runner.model) if name]
         names += [ENSEMBLE] * self.ensemble
         self.evaluators = {name: copy.deepcopy(runner.val_loop.evaluator) for name in names}
@@ -62,7 +62,7 @@ class PeersHook(Hook):
     def after_val_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Let the others predict the same batch."""
+        """Let the peers predict the same batch."""
         found = [copy.deepcopy(outputs)]  # networks write into the samples that they are given
         device = next(runner.model.parameters()).device.type
         for name, network in plain_networks(runner.model):
@@ -76,7 +76,7 @@ class PeersHook(Hook):
             self._combine(runner, found, data_batch)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Add their metrics."""
+        """Add the metrics of the peers."""
         if metrics is None:
             return
         size = len(runner.val_dataloader.dataset)
@@ -85,7 +85,7 @@ class PeersHook(Hook):
             metrics.update({f'{name}/{key}': value for key, value in found.items()})
 
     def after_train(self, runner: Any) -> None:
-        """Write the others."""
+        """Write the peers."""
         with averaged(runner), common_buffers(runner):
             for name, network in plain_networks(runner.model):
                 if name:
@@ -106,7 +106,7 @@ class PeersHook(Hook):
 
 @contextmanager
 def averaged(runner: Any) -> Iterator[None]:
-    """The weights that validation sees, those of an `EMAHook` if there is one."""
+    """Exchange the weights for the averages of an `EMAHook`, if there is one, inside."""
     hooks = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
     for hook in hooks:
         hook.before_val_epoch(runner)
@@ -118,7 +118,7 @@ def averaged(runner: Any) -> Iterator[None]:
 
 
 def combine(samples: Sequence[Any]) -> Any | None:
-    """One image's prediction by the mean of the networks' logits.
+    """Predict one image by the mean of the networks' logits.
 
     Args:
         samples: MMPretrain's data sample of one image by each network, with ``pred_score``, or

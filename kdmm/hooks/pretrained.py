@@ -1,4 +1,4 @@
-"""Proof, before the first iteration, that a backbone starts from the whole of its file.
+"""Check, before the first iteration, that a backbone starts from all weights of its file.
 
 MMEngine loads leniently: of a wrong prefix, another depth or a lacking key there is a warning in
 the log, and a network that is partly random.
@@ -26,7 +26,7 @@ from kdmm.utils.normalization import DIGITS, Normalization
 
 @HOOKS.register_module()
 class PretrainedBackboneHook(Hook):
-    """Compares the backbone with the file of its ``init_cfg`` before the first iteration.
+    """Compare the backbone with the file of its ``init_cfg`` before the first iteration.
 
     Every parameter and buffer must be the file's, and no weight of the file may be left over but a
     classifier's. Files of ``tools/convert.py`` and checkpoints of MMEngine also say how bottlenecks
@@ -38,7 +38,7 @@ class PretrainedBackboneHook(Hook):
         self.replaced = False
 
     def before_run(self, runner: Any) -> None:
-        """Look at the file before MMEngine stumbles over it.
+        """Check the file before MMEngine reads it.
 
         Raises:
             ConfigError: If it does not fit the backbone or its images.
@@ -47,11 +47,11 @@ class PretrainedBackboneHook(Hook):
             self._check(runner, values=False)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """The weights are another file's."""
+        """Note that the weights are another file's."""
         self.replaced = True
 
     def before_train(self, runner: Any) -> None:
-        """Compare.
+        """Compare the weights.
 
         Raises:
             ConfigError: On all ranks, if one of them does not hold its file.

@@ -1,4 +1,4 @@
-"""BatchNorm statistics of the images that a network will see."""
+"""BatchNorm statistics of unrotated images, computed anew when training ends."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +40,7 @@ class RecalibrateBNHook(Hook):
         self.num_samples = num_samples
 
     def before_train(self, runner: Any) -> None:
-        """Refuse what would only be noticed when training ends.
+        """Refuse runs that cannot be recalibrated when training ends.
 
         Raises:
             ConfigError: If MMPretrain is missing, or the loader's batches have no fixed size, since

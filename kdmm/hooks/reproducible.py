@@ -43,17 +43,17 @@ class StreamSeedHook(Hook):
     priority = 'LOWEST'  # after whatever builds one
 
     def before_train(self, runner: Any) -> None:
-        """Look at the loader that the run begins with."""
+        """Seed the loader that the run begins with."""
         self._seed(runner, runner.iter)
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Look at the loader of the pass that begins."""
+        """Seed the loader of the pass that begins."""
         self._seed(runner, runner.iter)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Look at the loader that gives the next batch of a loop that counts iterations."""
+        """Seed the loader of the next batch in a loop that counts iterations."""
         self._seed(runner, runner.iter + 1)
 
     @staticmethod

@@ -82,7 +82,7 @@ def state_of(share: float) -> str:
 
 
 def is_logged(runner: Any, batch_idx: int) -> bool:
-    """Whether a `LoggerHook` writes a line after this training iteration."""
+    """Return whether a `LoggerHook` writes a line after this training iteration."""
     loader = runner.train_dataloader
     for hook in runner.hooks:
         if isinstance(hook, LoggerHook):
@@ -94,6 +94,6 @@ def is_logged(runner: Any, batch_idx: int) -> bool:
 
 
 def _log(runner: Any, name: str, value: Any) -> None:
-    """The value of this iteration; older ones must not be averaged in, whatever the name."""
+    """Log the value of this iteration, without an average over older ones."""
     runner.message_hub.log_scalars.pop(f'train/{name}', None)
     runner.message_hub.update_scalar(f'train/{name}', value)

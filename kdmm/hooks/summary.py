@@ -47,7 +47,7 @@ class RunSummaryHook(Hook):
         self._start = time.perf_counter()
 
     def after_train_iter(self, runner: Any, batch_idx: int, *_: Any, **__: Any) -> None:
-        """Look at the memory and the clock."""
+        """Record time and memory."""
         self._peak = max(self._peak, peak_memory_mib())
         now = time.perf_counter()
         if self._last is not None:
@@ -60,7 +60,7 @@ class RunSummaryHook(Hook):
         self._paused_at = time.perf_counter()
 
     def after_val(self, runner: Any) -> None:
-        """Let the clock go on."""
+        """Restart the clock."""
         self._pause += time.perf_counter() - self._paused_at
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
@@ -110,7 +110,7 @@ class FinalValidationHook(Hook):
 
 
 def lacks_final_validation(runner: Any, checkpoint: str) -> bool:
-    """Whether a resumed run that has nothing left to train has not been validated at its end.
+    """Return whether a finished run that is resumed still lacks its last validation.
 
     It has if its summary says so and is no older than the checkpoint. All ranks call this, and go
     by what the first finds.

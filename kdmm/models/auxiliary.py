@@ -85,7 +85,7 @@ class AuxiliaryBranches(nn.ModuleDict):
 
 
 def branch_name(index: int) -> str:
-    """How the branch behind stage ``index`` (from 0) is called."""
+    """Name the branch behind stage ``index`` (from 0)."""
     return f'stage{index + 1}'
 
 

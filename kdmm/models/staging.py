@@ -1,4 +1,4 @@
-"""What a backbone must offer so that branches can continue it from any of its stages."""
+"""Interface of a backbone that branches can continue from any of its stages."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -34,7 +34,7 @@ class Staging(Protocol):
         """A stage again, with fresh weights; by default of the same shape."""
 
     def new_tail(self) -> nn.Module:
-        """What follows the last stage again, with fresh weights."""
+        """Build the layers behind the last stage again, with fresh weights."""
 
 
 class ResNetStaging:
@@ -77,12 +77,12 @@ class ResNetStaging:
         )
 
     def new_tail(self) -> nn.Module:
-        """Nothing follows the last stage."""
+        """Build an identity: nothing follows the last stage."""
         return nn.Identity()
 
 
 def staging_of(backbone: nn.Module) -> Staging:
-    """How ``backbone`` is staged.
+    """Return the stages of ``backbone``.
 
     Raises:
         ConfigError: If that is not known.

@@ -116,7 +116,7 @@ class Architecture:
 
 @contextmanager
 def own_randomness() -> Iterator[None]:
-    """Leave the random numbers of the program as they were."""
+    """Restore the states of the random number generators afterwards."""
     python = random.getstate()
     with torch.random.fork_rng(devices=[]):
         try:
@@ -126,7 +126,7 @@ def own_randomness() -> Iterator[None]:
 
 
 def from_text(text: Any, prefix: str, substitute: str) -> Architecture:
-    """The backbone of the config that a checkpoint brings, which is read and not run.
+    """Read, without running it, the backbone of the config that a checkpoint brings.
 
     Args:
         text: The config, or what it was parsed to.
@@ -161,7 +161,7 @@ def from_text(text: Any, prefix: str, substitute: str) -> Architecture:
 def backbone_of(
     cfg: Mapping[str, Any], scope: str, prefix: str, provenance: str, trusted: bool
 ) -> Architecture:
-    """The backbone of a config.
+    """Find the backbone of a config.
 
     Args:
         cfg: With ``model``, which may be a section of ours around the student.
@@ -206,7 +206,7 @@ class Unread(str):
 
 
 def read_literals(text: str, names: Collection[str]) -> dict[str, Any]:
-    """The assignments to ``names`` in a config text: literals, and ``dict(...)`` of literals.
+    """Read the assignments to ``names`` in a config text: literals, and ``dict(...)`` of literals.
 
     What is no literal becomes `Unread`; a dotted name (a class) becomes its text.
 

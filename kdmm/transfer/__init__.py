@@ -1,4 +1,4 @@
-"""Conversion of backbones from one library to another, with proof."""
+"""Conversion of backbones from one library to another, with verification of the features."""
 
 from kdmm.transfer.cli import fresh_state, write_fresh
 from kdmm.transfer.convert import convert

@@ -74,7 +74,7 @@ def fresh_command(argv: list[str] | None = None) -> None:
 
 
 def run(action: Callable[[], None]) -> None:
-    """Run ``action``; wrong input is one line and exit code 2, a proof or disk that fails 1."""
+    """Run ``action``; exit with code 2 for wrong input, 1 for a failed proof or disk."""
     warnings.simplefilter('ignore')  # of the libraries, about themselves
     try:
         action()

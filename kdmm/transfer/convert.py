@@ -28,7 +28,7 @@ from kdmm.utils.normalization import Normalization
 
 
 def convert(request: Request) -> Report:
-    """Write the file that is asked for, prove it, and report what was done.
+    """Convert a checkpoint, verify the file that is written, and report.
 
     Raises:
         ConfigError: For whatever the request or the files have wrong; nothing is written.

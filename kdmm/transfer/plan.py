@@ -75,7 +75,7 @@ class Request:
     size: tuple[int, int] = (64, 64)
 
     def check(self) -> None:
-        """Refuse what cannot be right, before anything is read.
+        """Refuse wrong flags before anything is read.
 
         Raises:
             ConfigError: Names the flag.
@@ -129,13 +129,14 @@ def plan_of(request: Request, weights: Weights) -> Plan:
     receiver = target.build()
     differing = check_agreement((source, net), (target, receiver), request.accept)
     wanted = receiver.state_dict()
-    where = f'the checkpoint does not fill {target.title(wanted)} ({target.provenance})'
-    mapping = map_keys(state, wanted, family, where)
+    what = f'it does not fill {target.title(wanted)} ({target.provenance})'
+    with about('checkpoint', request.checkpoint):
+        mapping = map_keys(state, wanted, family, what)
     return Plan(source, target, net, family, state, held, mapping, differing)
 
 
 def source_of(request: Request, weights: Weights) -> Architecture:
-    """The network that the checkpoint holds: by config, by its own config, by name, by weights.
+    """Find the network of the checkpoint: by config, by its own config, by name, by weights.
 
     Raises:
         ConfigError: If nothing says it; names the flag to give.
@@ -158,7 +159,7 @@ def source_of(request: Request, weights: Weights) -> Architecture:
 
 
 def target_of(request: Request, source: Architecture, found: Recognised | None) -> Architecture:
-    """The network that receives the weights.
+    """Find the network that receives the weights.
 
     Raises:
         ConfigError: If the library or the model is not there, or is another library's.
@@ -187,7 +188,7 @@ def target_of(request: Request, source: Architecture, found: Recognised | None) 
 
 
 def from_config(path: str, flag: str, prefix: str, default: str | None = None) -> Architecture:
-    """The backbone of a config file.
+    """Read the backbone of a config file.
 
     Args:
         path: A file, or ``package::path``.
@@ -208,7 +209,7 @@ def from_config(path: str, flag: str, prefix: str, default: str | None = None) -
 
 
 def named(name: str, to: str = '', keys: Collection[str] = ()) -> Architecture:
-    """A model of torchvision or of timm.
+    """Find a model of torchvision or of timm.
 
     Args:
         name: Of the model.
@@ -227,7 +228,7 @@ def named(name: str, to: str = '', keys: Collection[str] = ()) -> Architecture:
 
 
 def same_in(library: str, source: Architecture, found: Recognised | None) -> Architecture:
-    """The source's type and arguments in ``library``.
+    """Build the source's type and arguments in ``library``.
 
     Raises:
         ConfigError: If the library has no such type.
@@ -269,8 +270,9 @@ def check_held(
         raise ConfigError(
             f'it holds {holds.phrase}, {source.provenance} is {said.phrase}', key='checkpoint'
         )
-    what = f'the checkpoint does not fit {source.provenance}'
-    return map_keys(weights.tensors, wanted, family, what, drop='Leave them out with --drop')
+    what = f'it does not fit {source.provenance}'
+    with about('checkpoint'):
+        return map_keys(weights.tensors, wanted, family, what, 'Leave them out with --drop')
 
 
 def check_agreement(
@@ -278,7 +280,7 @@ def check_agreement(
     target: tuple[Architecture, nn.Module],
     accept: Collection[str],
 ) -> list[str]:
-    """Traits in which the networks differ, all of them accepted.
+    """Return the traits in which the networks differ, all of them accepted.
 
     Raises:
         ConfigError: For another depth or width, or a trait that may not differ: the same weights

@@ -125,7 +125,7 @@ def _delete(target: Architecture) -> str:
 
 
 def compare_inputs(source: Normalization | None, target: Normalization | None, config: bool) -> str:
-    """One line on the images of both; it starts with 'warning' if they differ.
+    """Describe the images of both in one line; it starts with 'warning' if they differ.
 
     Args:
         source: What the weights were trained on.

@@ -122,7 +122,7 @@ def plain(architecture: Architecture, family: Family) -> Architecture:
 
 @torch.no_grad()
 def features(net: nn.Module, family: Family, size: tuple[int, int]) -> list[Tensor]:
-    """Outputs of the stages, or what the network returns, for an input that is always the same.
+    """Compute the outputs of the stages, or of the network, for one fixed input.
 
     Raises:
         ConfigError: If the network does not take it.
@@ -153,7 +153,7 @@ def features(net: nn.Module, family: Family, size: tuple[int, int]) -> list[Tens
 def same_number(
     source: Sequence[Tensor], target: Sequence[Tensor]
 ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """The maps that both have.
+    """Return the maps that both have.
 
     Raises:
         ProofError: If they are of other shapes, or there is none.
@@ -172,7 +172,7 @@ def same_number(
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference of the target's map, relative to the largest value of the source's.
+    """Compute the largest difference relative to the largest value of the source's map.
 
     Raises:
         ProofError: If the source's is not finite.

@@ -1,4 +1,4 @@
-"""Weight files that are there complete, or not at all."""
+"""Weight files, written atomically."""
 
 import io
 from collections import OrderedDict
@@ -14,7 +14,7 @@ from kdmm.utils import files
 
 
 def tidy(state: Mapping[str, Tensor]) -> 'OrderedDict[str, Tensor]':
-    """Contiguous copies on the CPU: no views, no shared storage, no gradients."""
+    """Copy tensors to the CPU: contiguous, without shared storage or gradients."""
     return OrderedDict(
         (key, value.detach().cpu().clone(memory_format=torch.contiguous_format))
         for key, value in state.items()
@@ -22,7 +22,7 @@ def tidy(state: Mapping[str, Tensor]) -> 'OrderedDict[str, Tensor]':
 
 
 def check_out(out: str, force: bool, inputs: Sequence[Path]) -> None:
-    """Refuse a file that cannot or must not be written.
+    """Refuse an output file that cannot or must not be written.
 
     Raises:
         ConfigError: If its folder is missing, it exists without ``force``, or it is an input.

@@ -1,4 +1,4 @@
-"""Files that are there complete, or not at all."""
+"""Atomic writes: a file is complete or absent."""
 
 import contextlib
 import os

@@ -77,7 +77,7 @@ def _without_files(init: Any) -> Any:
 
 
 def _reads(init: Mapping[str, Any]) -> bool:
-    """Whether a dict of an ``init_cfg`` reads a file; MMSegmentation has types of its own."""
+    """Return whether a dict of an ``init_cfg`` reads a file, also by MMSegmentation's types."""
     kind = init.get('type')
     if isinstance(kind, str):
         registered = WEIGHT_INITIALIZERS.module_dict.get(kind)
@@ -88,10 +88,10 @@ def _reads(init: Mapping[str, Any]) -> bool:
 
 
 def _asks(key: Any, value: Any) -> bool:
-    """Whether an argument names weights; one that says that there are none is kept."""
+    """Return whether an argument names weights; an empty value names none."""
     return key in _ARGUMENTS and bool(value)
 
 
 def _fetches(kind: Any) -> bool:
-    """Whether a class fetches weights unless it is told not to: MMSegmentation's of timm."""
+    """Return whether a class fetches weights by default: MMSegmentation's of timm."""
     return str(getattr(kind, '__name__', kind)).rpartition('.')[2] == 'TIMMBackbone'

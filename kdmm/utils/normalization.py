@@ -14,7 +14,7 @@ DIGITS = 1e-4
 
 @dataclass(frozen=True)
 class Normalization:
-    """What a data preprocessor does to the values of images of 0 to 255.
+    """Normalization of images of 0 to 255 by a data preprocessor.
 
     Attributes:
         mean, std: Of each channel, in the order of the network's channels; or one for all channels;

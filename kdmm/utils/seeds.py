@@ -1,4 +1,4 @@
-"""Random numbers that depend on what is asked for and on nothing else."""
+"""Random numbers that depend on a given seed alone."""
 
 import random
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def seeded(entropy: tuple[int, ...]) -> Iterator[None]:
-    """Seed Python, NumPy and torch (CPU) inside, and leave no trace outside."""
+    """Seed Python, NumPy and torch (CPU) inside, and restore their states afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     words = np.random.SeedSequence(entropy).generate_state(3)
     random.seed(int(words[0]))

@@ -10,7 +10,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How far one arm lies above another in runs of the same seeds.
+    """Difference of two arms in runs of the same seeds.
 
     Attributes:
         seeds: Number of seeds at which both arms have a figure.
@@ -30,7 +30,7 @@ class PairedDifference:
 
     @property
     def undecided(self) -> bool:
-        """Whether the sign is open: the interval spans or touches zero, or there is none."""
+        """Return whether the sign is open: the interval spans or touches zero, or is missing."""
         return self.half is None or abs(self.mean) <= self.half
 
     def cells(self, digits: int) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""Pictures of what a network does."""
+"""Pictures of a network's inputs and predictions."""
 
 from kdmm.visualization.jigsaw import jigsaw_row, jigsaw_sheet
 

@@ -1,4 +1,4 @@
-"""A sheet of puzzles: the crop, its puzzle, what the network believes, the puzzle put together."""
+"""A sheet of puzzles: the crop, its puzzle, the prediction, the restored image."""
 
 from collections.abc import Iterable
 from typing import Any

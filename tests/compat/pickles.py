@@ -18,7 +18,7 @@ def text(value: str) -> bytes:
 
 
 def call(function: bytes, *args: bytes) -> bytes:
-    """What ``function`` gives for ``args``."""
+    """A pickle that calls ``function`` with ``args``."""
     return function + b'(' + b''.join(args) + b'tR'
 
 

@@ -1,4 +1,4 @@
-"""Which classes occur, from annotations alone."""
+"""Classes that occur, from annotations alone."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""The pretext task beside MMPose's own codec, packing and loss; oracles of the specification."""
+"""The pretext task beside MMPose's own codec, packing and loss, and numbers drawn once."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def shuffled(image: np.ndarray | None = None, **options: Any) -> dict[str, Any]:
     return ShufflePatches(input_size=SIZE, **options)(dict(img=image, id=0))
 
 
-def test_sets_exactly_what_the_specification_lists() -> None:
+def test_sets_exactly_these_keys() -> None:
     before = dict(img=painted(), id=0, bbox=np.zeros((1, 4)), flip_indices=list(range(17)))
     after = ShufflePatches(input_size=SIZE, seed=0)(dict(before))
     for key in ('id', 'bbox', 'flip_indices'):
@@ -114,7 +114,7 @@ def test_codec_gives_back_the_cells(kind: str, mode: str) -> None:
 def test_loss_levels(
     size: tuple[int, int], sigma: float, grid: tuple[int, int], zero: float, blind: float
 ) -> None:
-    """The table of the specification, and MMPose's loss of outputs that see nothing."""
+    """Levels computed once, and MMPose's loss of outputs that see nothing."""
     transform = ShufflePatches(input_size=size, grid=grid, seed=3)
     slots = slot_maps(codec(sigma, size), transform.grid.centres())
     levels = loss_levels(slots, transform.prior())

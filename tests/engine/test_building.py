@@ -65,7 +65,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({'optim_wrapper.optimizer.lr': 0.0}, 'optim_wrapper.optimizer.lr: 0', 'nothing would'),
     ({'kd': 'yes'}, 'kd: expected a section', "got 'yes'"),
     ({'kd': ['x']}, 'kd: expected a section', "got ['x']"),
-    ({'kd.type': 5}, "kd.type: '5' is not known", 'Distiller'),
+    ({'kd.type': 5}, 'kd.type: no such kind; ', 'got 5'),
     ({'kd.losses.kd': 'KDLoss'}, "kd.losses.kd: expected dict(type=..., on=...), got 'KDLoss'", ''),
     ({'kd.losses.kd.type': 5}, 'kd.losses.kd.type: no loss 5', ''),
     ({'kd.losses.kd.connector': 'Resize'}, 'kd.losses.kd.connector: expected dict(', "'Resize'"),

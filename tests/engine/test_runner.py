@@ -207,7 +207,7 @@ def test_lenient_loading_with_a_section_takes_no_weights_that_are_none(trained):
     for broken in (value.long(), value * torch.nan):
         content['state_dict'][key] = broken
         torch.save(content, trained / 'part.pth')
-        with pytest.raises(ConfigError, match=f'part.pth. cannot be loaded into .*{key}'):
+        with pytest.raises(ConfigError, match=f'part.pth.: cannot be loaded into .*{key}'):
             loaded(trained, trained / 'part.pth', strict_load=False)
 
 

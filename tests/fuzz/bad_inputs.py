@@ -101,7 +101,7 @@ def run_case(case: Case, world: Path, scratch: Path) -> Outcome:
 
 
 def verdict(case: Case, code: int, text: str) -> str:
-    """What a reader of the screen would say."""
+    """Judge the output of a command as its reader would."""
     if code == -signal.SIGALRM:
         return HANG
     if 'Traceback (most recent call last)' in text:

@@ -290,7 +290,7 @@ BUFFERS = dict(type='EMAHook', momentum=0.3, update_buffers=True, priority=49)
 
 
 class States(Hook):
-    """What training leaves after each iteration, and what validation sees and leaves."""
+    """Weights after each iteration, and those that validation sees and leaves."""
 
     priority = 'LOWEST'
 

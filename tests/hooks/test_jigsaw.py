@@ -21,7 +21,7 @@ from tests.errors import refused  # noqa: E402
 
 @MODEL_WRAPPERS.register_module()
 class Wrapper(torch.nn.Module):
-    """What MMDistributedDataParallel is to a model, in one process."""
+    """A wrapper like MMDistributedDataParallel, in one process."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()

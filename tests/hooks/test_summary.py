@@ -196,7 +196,7 @@ def test_a_validation_that_is_not_due_is_not_made(tmp_path):
 
 
 def test_a_disk_that_is_full_at_the_end(tmp_path, monkeypatch):
-    """What was trained is saved: a warning."""
+    """A warning suffices: the trained weights are saved."""
 
     def full(*_: object) -> None:
         raise OSError(28, 'No space left on device')

@@ -1,4 +1,4 @@
-"""Auxiliary branches by the specification's counts and oracles (hssakd sections 3 and 14)."""
+"""Auxiliary branches by their counts and fixed outputs."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def counts(trunk: nn.Module, outputs: int) -> list[int]:
 
 
 def look(network: Classifier, branches: AuxiliaryBranches, x) -> tuple[Tensor, list[Tensor]]:
-    """Logits of the network and of the branches, under the specification's weights."""
+    """Logits of the network and of the branches, under weights that depend on shapes only."""
     fill(network), fill(branches)
     maps: list[Tensor] = []
     for path in branches.taps.values():
@@ -171,7 +171,7 @@ def test_negative_index_counts_from_the_end():
     ],
 )
 def test_initialisation(name, kaiming, linear):
-    """Section 3.2; torch's own is uniform in +-1/sqrt(fan_in) for weights and biases."""
+    """torch's own is uniform in +-1/sqrt(fan_in) for weights and biases."""
     branch = AuxiliaryBranches(backbone(name), 400)['stage1']
     conv = max(
         (m for m in branch.modules() if isinstance(m, nn.Conv2d)), key=lambda m: m.weight.numel()

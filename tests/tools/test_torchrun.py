@@ -1,4 +1,4 @@
-"""What tools/torchrun.py says last, and its exit code."""
+"""Last line and exit code of tools/torchrun.py."""
 
 import os
 import socket

@@ -259,7 +259,7 @@ EPS = dict(norm_cfg=dict(type='BN', eps=1e-3))
         (dict(conv_cfg=dict(type='ConvWS')), 'convolution', (' Conv2d, ', ' ConvWS2d')),
         (
             dict(num_stages=3, out_indices=(0,), strides=(1, 2, 2), dilations=(1, 1, 1)),
-            '',
+            'checkpoint',
             ('30 unexpected: layer4.0.conv1.weight', ' and 22 more'),
         ),
     ],

@@ -1,4 +1,4 @@
-"""What the constructors refuse, in one wording."""
+"""Checks of the constructors' arguments."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar

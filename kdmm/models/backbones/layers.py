@@ -1,4 +1,4 @@
-"""What the families share: convolutions with norm, runs of equal units, the channel shuffle."""
+"""Layers that the families share: convolutions with norm, runs of units, channel shuffle."""
 
 from typing import Protocol
 

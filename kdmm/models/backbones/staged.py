@@ -28,7 +28,7 @@ LINEAR_WITHOUT_BIAS: dict[str, Any] = dict(
 
 @dataclass(frozen=True)
 class Stage:
-    """How one stage is made.
+    """Constructor and channels of one stage.
 
     Args:
         out_channels: Of its output.

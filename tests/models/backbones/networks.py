@@ -1,4 +1,4 @@
-"""The specification's figures (100 classes) and how its oracles are run."""
+"""Counts of the networks (100 classes), and the inputs and weights of their fixed outputs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -105,7 +105,7 @@ def classifier(name: str) -> Classifier:
 
 
 def fix(shape: Sequence[int], s: int) -> Tensor:
-    """The specification's numbers: the first of one sequence for each ``s``, drawn once."""
+    """Fixed numbers: the first of one sequence for each ``s``, drawn once."""
     count = torch.Size(shape).numel()
     if s not in _DRAWN or len(_DRAWN[s]) < count:
         _DRAWN[s] = _sequence(count, s)
@@ -119,7 +119,7 @@ def _sequence(count: int, s: int) -> Tensor:
 
 
 def fill(network: nn.Module) -> nn.Module:
-    """The specification's weights, which depend on shapes only; double, train mode."""
+    """Give a network weights that depend on shapes only; double, train mode."""
     network.double().train()
     norms = {id(m.weight) for m in network.modules() if isinstance(m, nn.BatchNorm2d)}
     with torch.no_grad():

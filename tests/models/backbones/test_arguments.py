@@ -1,4 +1,4 @@
-"""What the constructors refuse, and what distinguishes networks of one name."""
+"""Refused arguments of the constructors, and differences of networks of one name."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What all families do alike."""
+"""Behaviour that all families share."""
 
 import copy
 import pickle
