@@ -105,7 +105,7 @@ def refuse(args: argparse.Namespace) -> None:
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What the figures depend on."""
+    """Return the settings that the figures depend on."""
     cuda = args.device.startswith('cuda')
     name = torch.cuda.get_device_name(args.device) if cuda else platform.processor()
     given = {key: value for key, value in vars(args).items() if key not in ('json', 'list')}

@@ -1,4 +1,4 @@
-"""How the tool refuses."""
+"""Error type of the benchmarks."""
 
 import sys
 from typing import NoReturn

@@ -1,4 +1,4 @@
-"""What is made of the times and sizes that the processes measured."""
+"""Statistics of the measured times and sizes."""
 
 import statistics
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def quartiles_of(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def ratio(one: Figures | None, other: Figures | None, key: str, least: float = 0.0) -> float | None:
-    """How many times as much ``one`` has; None where one failed or has hardly anything."""
+    """Ratio of two measurements; None where one failed or is close to zero."""
     if not one or not other or 'failed' in one or 'failed' in other:
         return None
     return one[key] / other[key] if min(one[key], other[key]) > least else None

@@ -93,7 +93,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 def sound(result: dict[str, Any]) -> bool:
-    """Whether kdmm's forms ran and agree with the textbook's, where that ran."""
+    """Return True if kdmm's forms ran and agree with the textbook's, where that ran."""
     ours = result['compared']
     failed = any('failed' in result['forms'][form] for form in ours)
     return not failed and all(item['agrees'] is not False for item in ours.values())

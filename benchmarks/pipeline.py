@@ -88,7 +88,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 def sound(result: dict[str, Any]) -> bool:
-    """Whether the samples could be had."""
+    """Return True if the samples could be drawn."""
     return 'failed' not in result
 
 

@@ -57,7 +57,7 @@ class Child:
             pass
 
     def result(self) -> Figures:
-        """What it measured, or ``dict(failed=reason)``."""
+        """Measurements of the process, or ``dict(failed=reason)``."""
         while self.waits():
             self.go()
         code = self.process.wait()
@@ -82,7 +82,7 @@ class Child:
 
 
 def start(job: dict[str, Any]) -> Figures:
-    """What one process measured, or ``dict(failed=reason)``."""
+    """Run one process; return its measurements or ``dict(failed=reason)``."""
     child = Child(job)
     try:
         return child.result()

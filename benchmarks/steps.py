@@ -68,7 +68,7 @@ def measure(names: Sequence[str], args: Namespace) -> Iterator[dict[str, Any]]:
 
 
 def job(config: str, terms: str, options: dict[str, Any], args: Namespace) -> dict[str, Any]:
-    """What the child is told."""
+    """Job description for the child process."""
     index = args.device.partition(':')[2] or '0'
     visible = {} if args.device == 'cuda' else {'CUDA_VISIBLE_DEVICES': index}
     return dict(
@@ -114,7 +114,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 def sound(result: dict[str, Any]) -> bool:
-    """Whether every step ran."""
+    """Return True if every step ran."""
     return not any('failed' in figures for figures in result['steps'].values())
 
 

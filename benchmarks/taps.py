@@ -1,4 +1,4 @@
-"""What reading taps costs in a training step, beside hooks that merely keep a reference."""
+"""Cost of reading taps in a training step, beside hooks that only keep a reference."""
 
 import time
 from argparse import Namespace
@@ -56,7 +56,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 def sound(result: dict[str, Any]) -> bool:
-    """Whether the steps could be taken."""
+    """Return True if the steps ran."""
     return 'failed' not in result
 
 

@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 
 
 def on_ranks(work: Callable[..., Any], world: int, *args: Any) -> list[Any]:
-    """Run ``work(*args)`` on each rank and return the results, plain data and tensors.
+    """Run ``work(*args)`` on gloo ranks; return each rank's result (plain data and tensors).
 
     Ranks are forked from a server that has imported the module of ``work`` once.
     """

@@ -1,4 +1,4 @@
-"""What ``import kdmm`` brings, and what is imported when it is asked for."""
+"""Modules that ``import kdmm`` imports, and those imported on request."""
 
 import subprocess
 import sys

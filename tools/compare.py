@@ -34,7 +34,7 @@ Runs = list[dict[str, Any] | None]  # one summary a seed, None where the run fai
 
 @dataclass
 class Comparison:
-    """What is run, and where."""
+    """The runs of a comparison and their folders."""
 
     configs: Sequence[str]
     seeds: Sequence[int]
@@ -51,7 +51,7 @@ class Comparison:
         return config
 
     def overrides(self, config: str, seed: int) -> list[str]:
-        """What ``--cfg-options`` of one run are."""
+        """Return the ``--cfg-options`` of one run."""
         return [f'randomness.seed={seed}', *self.options]
 
     def claim(self) -> list[str]:
@@ -84,7 +84,7 @@ class Comparison:
         return json.loads(summary.read_text()) if summary.is_file() else None
 
     def complaint(self, config: str, seed: int) -> str:
-        """Where the log of a failed run is, and its last line."""
+        """Return the log's path of a failed run, and its last line."""
         log = self.folder(config, seed) / 'output.log'
         lines = log.read_text(errors='replace').split('\n') if log.is_file() else []
         last = next((line.strip() for line in reversed(lines) if line.strip()), 'empty log')

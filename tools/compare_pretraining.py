@@ -138,7 +138,7 @@ def pretrain(
 def starts(
     args: argparse.Namespace, weights: Weights, pretraining: FromWeights
 ) -> Iterator[tuple[tuple[str, int], Path]]:
-    """What each arm's finetuning begins with."""
+    """Return the checkpoint from which each arm is finetuned."""
     for seed in args.seeds:
         yield (SCRATCH, seed), weights.initial(seed)
         for arm in args.pretrain:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Where one training step of a config goes, and the memory it needs; ``--help`` lists the flags."""
+"""Profile one training step of a config and its memory; ``--help`` lists the flags."""
 
 import sys
 

@@ -12,7 +12,7 @@ COLOURS = {'teacher': '#444444', 'student': '#1f77b4', 'student_cirkd': '#d62728
 
 
 class Arm(Protocol):
-    """What is drawn of an arm; see ``quickstart_report.Arm``."""
+    """Figures of an arm that are drawn; see ``quickstart_report.Arm``."""
 
     name: str
     title: str

@@ -116,7 +116,7 @@ def table(arms: list[Arm], sizes: list[float]) -> str:
 
 
 def notes(arms: list[Arm]) -> str:
-    """What the table does and does not say."""
+    """Notes on what the table shows and does not show."""
     teacher, alone, distilled = arms
     run = distilled.summary
     return (

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _port_in_use(args: Any) -> str:
-    """Why the first node cannot be found by the others; empty if it can."""
+    """Explain why other nodes cannot reach the first; empty if they can."""
     if int(args.node_rank) or not args.master_port:
         return ''
     try:

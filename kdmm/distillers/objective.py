@@ -32,7 +32,7 @@ _Kind = TypeVar('_Kind', bound=type['Objective'])
 
 
 class Objective(nn.Module):
-    """What a run has besides its student; the one child that `attach` gives to the student.
+    """Everything that a run has besides its student; `attach` makes it a child of the student.
 
     A subclass is a kind of ``kd`` section: `register_objective` gives it the name that ``kd.type``
     has, and the arguments of its ``__init__``, without the student, are the keys of the section.

@@ -1,4 +1,4 @@
-"""What shapes the taps will have, found with a blank image before training starts."""
+"""Shapes of the taps, found with a blank image before training starts."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -202,7 +202,7 @@ def blank_batch(network: nn.Module, size: Size) -> tuple[Tensor, list[Any]]:
 
 
 def blank_sample(network: nn.Module, size: Size) -> Any:
-    """What the pipeline of the network's library packs for an image with one object of class 0."""
+    """Data sample of an image with one object of class 0, as the network's library packs it."""
     meta: dict[str, Any] = dict(
         **dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size),
         scale_factor=(1.0, 1.0),

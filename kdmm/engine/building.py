@@ -1,4 +1,4 @@
-"""What a config describes and cannot be built is one message.
+"""Turn errors raised while a config is built into one message.
 
 MMEngine's registries raise a KeyError for a name that they do not have, and classes raise whatever
 they do for arguments that they do not take. While a Runner builds, that becomes a `ConfigError`
@@ -78,7 +78,7 @@ class Step:
 
 
 def explain(error: BaseException, cfg: Mapping[str, Any], where: str) -> str:
-    """What was being built when ``error`` was raised, and what is wrong with it."""
+    """Say what was being built when ``error`` was raised, and what is wrong with it."""
     error, steps, last = _unwind(error)
     key, node = _key_of(cfg, steps) or (where, {})
     if isinstance(error, KeyError) and isinstance(last.name, str) and last.found is None:
@@ -140,7 +140,7 @@ def _unwind(error: BaseException) -> tuple[BaseException, list[Step], Step]:
 
 
 def _step(frame: FrameType) -> Step:
-    """What a builder's frame was building; empty for any other."""
+    """Return what a builder's frame was building; empty for any other frame."""
     found, function = frame.f_locals, frame.f_code.co_name
     if function == 'build_dataloader':
         return Step(found.get('dataloader'), found=DataLoader)
@@ -153,7 +153,7 @@ def _step(frame: FrameType) -> Step:
 
 
 def _names(registry: Registry) -> set[str]:
-    """What can be written there: names of the scope and of its parents, others with their scope."""
+    """Names that can be written there: of the scope and its parents, others with their scope."""
     names = set(registry.module_dict)
     while registry.parent is not None:
         registry = registry.parent
@@ -212,7 +212,7 @@ def _dicts(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _shared(node: Mapping[str, Any], wanted: Mapping[str, Any]) -> int:
-    """How many entries of ``node`` were given to the builder; it may have added others."""
+    """Count entries of ``node`` that were given to the builder; it may have added others."""
     return sum(name in wanted and repr(wanted[name]) == repr(node[name]) for name in node)
 
 
@@ -251,7 +251,7 @@ def first_step(runner: BaseRunner) -> Iterator[None]:
 
 
 def _of_first_step(error: BaseException, runner: BaseRunner) -> str:
-    """Where it was raised, and what; empty where it is to be left alone."""
+    """Describe an error and the place that raised it; empty if it is not to be translated."""
     text = str(error)
     alone = 'Expected more than 1 value per channel' in text
     frames = list(_frames(error.__traceback__))[1:]  # the first has the Runner in it
@@ -394,5 +394,5 @@ def _check_optim_wrapper(config: Mapping[str, Any], scheduled: bool) -> None:
 
 
 def _accelerated() -> bool:
-    """Whether MMEngine's wrapper finds a device that it takes."""
+    """Return True if MMEngine's AMP wrapper finds a device that it supports."""
     return is_cuda_available() or is_npu_available() or is_mlu_available() or is_musa_available()

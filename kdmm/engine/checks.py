@@ -1,4 +1,4 @@
-"""What can be seen to be wrong before anything is built."""
+"""Checks of a config's data before anything is built."""
 
 import os
 import re

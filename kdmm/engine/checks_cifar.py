@@ -36,7 +36,7 @@ def check_archive(key: str, dataset: Mapping[str, Any], kind: str) -> None:
 
 
 def _fault(folder: str, cls: Any) -> str:
-    """What is wrong with the files that MMPretrain will ask for in ``folder``."""
+    """Describe a fault of the files that MMPretrain reads in ``folder``; empty if there is none."""
     check_md5 = import_module('mmpretrain.datasets.utils').check_md5
     files = dict([*cls.train_list, *cls.test_list])
     missing = [name for name in files if not os.path.isfile(os.path.join(folder, name))]

@@ -15,7 +15,7 @@ FOLDERS = ('CustomDataset', 'ImageNet')
 
 
 def layout(dataset: Mapping[str, Any]) -> str:
-    """Where the images are expected; empty where an annotation file says it."""
+    """Describe the expected layout; empty where an annotation file lists the images."""
     folder = class_root(dataset)
     return f'Expected: {os.path.join(folder, "<class>", "<image>")}' if folder else ''
 

@@ -57,7 +57,7 @@ def train(argv: list[str] | None = None) -> None:
 
 
 def choose_start(cfg: Config, resume: str | None) -> None:
-    """What ``--resume`` means: the run goes on, or begins as its config says.
+    """Apply ``--resume``: continue the run, or start it as its config says.
 
     Args:
         cfg: Gets ``resume`` and ``load_from``.

@@ -1,4 +1,4 @@
-"""What each part of a step took, over several steps."""
+"""Time and memory of each part of a step, over several steps."""
 
 import statistics
 from collections.abc import Iterator

@@ -122,7 +122,7 @@ def refuse_no_interval(loop: Any) -> None:
 
 
 def is_over(loop: Any) -> bool:
-    """Whether a training loop has nothing left to do."""
+    """Return True if a training loop has nothing left to do."""
     if isinstance(loop, BaseLoop):
         return loop.epoch >= loop.max_epochs
     return loop.iter >= loop.max_iters

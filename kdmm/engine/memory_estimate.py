@@ -1,4 +1,4 @@
-"""How much memory a training run will need, before its first step."""
+"""Estimate of a training run's memory before its first step."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,7 +75,7 @@ def estimate_memory(runner: Any, batch: Any) -> Estimate:
 
 
 def _of_the_step(runner: Any, student: nn.Module) -> dict[str, int]:
-    """What the first backward pass and the first step of the optimizer bring."""
+    """Memory added by the first backward pass and the optimizer's first step."""
     trained = total_bytes(p for p in student.parameters() if p.requires_grad)
     buckets = is_model_wrapper(runner.model) and not runner.model.gradient_as_bucket_view
     state = optimizer_bytes(runner.optim_wrapper.optimizer)
@@ -83,7 +83,7 @@ def _of_the_step(runner: Any, student: nn.Module) -> dict[str, int]:
 
 
 def _of_the_passes(runner: Any, student: Any, batch: Any, result: Estimate) -> None:
-    """What a batch brings, added to ``result``."""
+    """Add the memory that a batch needs to ``result``."""
     optim, objective = runner.optim_wrapper, getattr(student, CHILD, None)
     data = student.data_preprocessor(batch, True)
     inputs, samples = data['inputs'], data['data_samples']

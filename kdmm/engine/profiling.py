@@ -1,4 +1,4 @@
-"""Where a training step goes: a training loop that measures instead of training."""
+"""Training loop that measures the parts of a step instead of training."""
 
 import os
 from collections.abc import Callable

@@ -73,7 +73,7 @@ class Runner(CheckedRunner):
 
     @property
     def _unsafe(self) -> bool:
-        """Whether files may hold more than weights."""
+        """True if files may hold more than weights."""
         return bool(self.cfg.get('unsafe_checkpoint', False))
 
     @classmethod
@@ -287,7 +287,7 @@ class Runner(CheckedRunner):
         return checkpoint
 
     def _stands(self, failed: str) -> str:
-        """Which checkpoint there is beside one that failed."""
+        """Name the checkpoint that remains when one could not be written or read."""
         return previous_checkpoint(self.work_dir, str(failed), self.cfg)
 
     def _check_resumable(self, checkpoint: dict[str, Any], filename: str) -> None:

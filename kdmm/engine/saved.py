@@ -1,4 +1,4 @@
-"""What autograd keeps between the forward and the backward pass."""
+"""Memory that autograd keeps between the forward and the backward pass."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -21,7 +21,7 @@ from kdmm.taps import leaves
 
 @dataclass
 class Pass:
-    """What a pass over the whole batch will need.
+    """Memory needed by a pass over the whole batch.
 
     Attributes:
         bytes: Kept until the backward pass.
@@ -39,7 +39,7 @@ class Pass:
 
 
 def student_pass(student: nn.Module, optim: Any, inputs: Tensor, samples: Sequence[Any]) -> Pass:
-    """What the student's own training loss keeps, from crops of at most two images.
+    """Memory kept by the student's own training loss, from crops of at most two images.
 
     Kept memory grows with the pixels (convolutions) and with their square (attention); two crops
     tell the two apart.
@@ -91,7 +91,7 @@ def teacher_pass(objective: Any, optim: Any, inputs: Tensor, samples: Sequence[A
 def term_passes(
     objective: Any, optim: Any, student: Mapping[str, Any], teachers: Any, samples: Sequence[Any]
 ) -> Pass:
-    """What copies of the terms keep for one image of noise at full size."""
+    """Memory kept by copies of the terms for one image of noise at full size."""
     result = Pass()
     for name, term in objective.terms.items():
         try:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class ClassIndex(NamedTuple):
-    """Where the images of each class stand, O(n) numbers for n images of C classes.
+    """Index of the images of each class, O(n) numbers for n images of C classes.
 
     Attributes:
         order: Images sorted by class (n,).

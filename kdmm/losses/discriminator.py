@@ -72,7 +72,7 @@ class Discriminator(nn.Module):
 
 
 def too_small(size: Sequence[int]) -> bool:
-    """Whether maps of (..., h, w) cannot pass a `Discriminator`."""
+    """Return True if maps of (..., h, w) are too small for a `Discriminator`."""
     return min(size[-2:]) < Discriminator.min_side
 
 

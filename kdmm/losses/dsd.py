@@ -14,7 +14,7 @@ from .checks import check_maps, check_positions, check_positive
 
 @MODELS.register_module()
 class PSDLoss(DistillLoss):
-    """How attention moves between layers, compared by squared difference (DSD, arXiv 2107.08591).
+    """Squared difference of attention changes between layers (DSD, arXiv 2107.08591).
 
     A term on several taps of one resolution, the deepest last:
     ``on=['early', 'pixels', 'logits']``.

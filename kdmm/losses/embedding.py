@@ -1,4 +1,4 @@
-"""Where contrastive losses compare images: unit vectors behind a small head."""
+"""Embedding head of contrastive losses: unit vectors of an MLP."""
 
 from collections.abc import Sequence
 

@@ -13,7 +13,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 class _Logits(DistillLoss):
-    """What losses of logits share: the shapes they take, and labels that leave positions out."""
+    """Base of losses of logits: accepted shapes, and positions that labels leave out."""
 
     def __init__(self, temperature: float, valid_only: bool, ignore_index: int, dim: int) -> None:
         super().__init__()

@@ -60,7 +60,7 @@ def views(images: int = 4, step: int = 0) -> list[Tensor]:
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:
-    """What MMEngine adds up."""
+    """The total that MMEngine adds up."""
     return torch.stack([value for name, value in losses.items() if 'loss' in name]).sum()
 
 

@@ -170,7 +170,7 @@ def test_a_pickle_has_nothing_of_kdmm(name):
 
 
 def modules_in(data: bytes) -> set[str]:
-    """What an unpickler would import, of a pickle of protocol 2."""
+    """Modules that an unpickler would import, of a pickle of protocol 2."""
     return {arg.split()[0] for op, arg, _ in pickletools.genops(data) if op.name == 'GLOBAL'}
 
 
@@ -217,7 +217,7 @@ def test_an_average_is_one_of_what_has_the_same_names(name):
 
 
 def test_a_model_with_a_way_of_its_own():
-    """What it leaves out of its state is left out, and no other class is looked for."""
+    """State that a model's own ``__reduce__`` leaves out stays out; its class is kept."""
 
     class Own(type(build(tiny()))):
         def __getstate__(self) -> dict:

@@ -131,7 +131,7 @@ def test_parts_that_are_not_declared_are_named():
 
 @MODELS.register_module(force=True)
 class Foreign(torch.nn.Module):
-    """What 0.1 took for a loss."""
+    """A class that version 0.1 accepted as a loss."""
 
     def forward(self, student, teacher) -> torch.Tensor:
         return (student - teacher).mean()

@@ -1,4 +1,4 @@
-"""What the objective computes, and what it leaves out."""
+"""Terms that the objective computes, and those that it leaves out."""
 
 import copy
 

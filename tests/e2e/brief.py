@@ -1,4 +1,4 @@
-"""What makes a run start sooner and changes nothing that it does."""
+"""Settings that make a run start sooner and change nothing that it computes."""
 
 import copy
 import gc

@@ -34,7 +34,7 @@ def fresh_job(tmp_path: Path) -> Job:
 def refused_by(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """What a script of tools/ or a package says when it refuses: run here, as the main program."""
+    """Error output of a script or package that refuses, run in this process as ``__main__``."""
     monkeypatch.setenv('LOCAL_RANK', '0')  # the command lines set it; taken back afterwards
 
     def run(script: str, *arguments: str, cwd: Path = ROOT) -> str:

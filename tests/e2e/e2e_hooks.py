@@ -1,4 +1,4 @@
-"""What the end-to-end configs carry: accidents on request, through environment variables.
+"""Hooks of the end-to-end configs: faults on request, through environment variables.
 
 ``E2E_BRIEF=1``: the process starts sooner, see brief.py.
 """

@@ -15,7 +15,7 @@ NUMBER = itertools.count()
 
 
 def refused(job: Job, *options: str, config: str = 'kd.py', **env: str) -> str:
-    """What ``tools/train.py`` says on the error stream when it refuses; exit code 2."""
+    """Error output of ``tools/train.py`` when it refuses with exit code 2."""
     done = job.train(config, 'refused', '--cfg-options', *QUICK, *options, check=False, **env)
     assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-2000:]
     assert 'Traceback' not in done.stderr

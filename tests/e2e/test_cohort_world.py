@@ -1,4 +1,4 @@
-"""What a cohort learns does not depend on the number of processes."""
+"""A cohort learns the same for any number of processes."""
 
 from pathlib import Path
 from typing import Any

@@ -105,7 +105,7 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 
 def convolutions_and_statistics(entry: dict[str, Tensor]) -> set[str]:
-    """What cannot stay as it was in an epoch of training."""
+    """Names of the entries that an epoch of training must change."""
     return {key for key, value in entry.items() if value.dim() > 1 or 'running_mean' in key}
 
 

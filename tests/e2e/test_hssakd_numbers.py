@@ -1,4 +1,4 @@
-"""What HSSAKD computes does not depend on processes, on checkpointing, or on the precision."""
+"""HSSAKD's numbers do not depend on processes, on recomputation, or on the precision."""
 
 from pathlib import Path
 from typing import Any

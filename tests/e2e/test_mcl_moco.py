@@ -155,7 +155,7 @@ def shrink(cfg: Config, data: Path, work_dir: Path) -> Config:
 
 @pytest.fixture(scope='module')
 def images(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
-    """Whether a subset is drawn -> a folder of which four training images are left, one a class."""
+    """Map "a subset is drawn" to a folder that leaves four training images, one a class."""
     root = tmp_path_factory.mktemp('images')
     for drawn in (False, True):
         write_folder(root / str(drawn), classes=4, per_class=2 if drawn else 1)

@@ -1,4 +1,4 @@
-"""What surrounds the trainings of the quick start; the other tests here train."""
+"""The report of the quick start; no test here trains."""
 
 import io
 import json

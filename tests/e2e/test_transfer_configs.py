@@ -76,7 +76,7 @@ def depth_of(name: str) -> int:
 
 @pytest.fixture(scope='module')
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What stands in for the files of the arms: converted ones, and torchvision's."""
+    """Stand-ins for the files of the arms: converted ones, and torchvision's."""
     folder = tmp_path_factory.mktemp('files')
     for depth in TENSORS:
         source('mmpretrain', dict(type='ResNet', depth=depth), folder / f'run{depth}.pth')
@@ -136,7 +136,7 @@ def test_is_the_base_librarys_config_with_another_start(name: str) -> None:
 
 @pytest.mark.parametrize('name', [name for name in DETECTORS if name.endswith('supervised')])
 def test_settings_of_the_recipe(name: str) -> None:
-    """What the stock configs say today; the other arms were compared with them above."""
+    """Settings of the stock configs; the other arms were compared with them above."""
     cfg = read(name)
     backbone, images = cfg.model.backbone, cfg.model.data_preprocessor
     assert backbone.style == 'pytorch' and tuple(backbone.out_indices) == (0, 1, 2, 3)

@@ -115,7 +115,7 @@ def _loader(data: Path, split: str, shuffle: bool, *steps: Any) -> dict[str, Any
 
 @dataclass
 class Run:
-    """What a run was told, what it has at its end, and its files."""
+    """A run's config, its model at the end, and its files."""
 
     cfg: Config
     runner: Runner

@@ -1,4 +1,4 @@
-"""What a run will need, against what it then needs."""
+"""Estimated memory of a run against what it then uses."""
 
 from pathlib import Path
 

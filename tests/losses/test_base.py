@@ -1,4 +1,4 @@
-"""What a loss that declares nothing is, and an optimizer of a loss's own."""
+"""Defaults of a loss that declares nothing, and a loss with its own optimizer."""
 
 import copy
 from functools import partial

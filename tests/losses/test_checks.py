@@ -1,4 +1,4 @@
-"""What no student could change: refused, and for a reason."""
+"""Losses that no student could change are refused with the reason."""
 
 import pytest
 import torch

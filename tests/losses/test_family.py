@@ -1,4 +1,4 @@
-"""What every loss of the family owes: one table of losses, one test a duty."""
+"""Properties that every segmentation loss must have: a table of losses, a test a property."""
 
 import inspect
 

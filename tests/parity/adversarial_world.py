@@ -15,7 +15,7 @@ CLASSES = 5
 
 
 class Student(nn.Module):
-    """What DDP sees: a network with the term inside."""
+    """Network with the term inside, as DDP wraps it."""
 
     def __init__(self, norm_cfg: Any) -> None:
         super().__init__()

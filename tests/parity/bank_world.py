@@ -41,7 +41,7 @@ def banks(dtype: torch.dtype) -> list[dict[str, Tensor]]:
 
 
 class _Sum(nn.Module):
-    """What DDP sees: a module whose forward is the sum of the parts."""
+    """Module for DDP whose forward is the sum of the parts."""
 
     def __init__(self) -> None:
         super().__init__()

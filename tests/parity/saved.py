@@ -1,4 +1,4 @@
-"""What a forward pass keeps for the backward pass, and what shapes it makes on the way."""
+"""Memory kept for the backward pass, and shapes made in the forward pass."""
 
 from collections.abc import Callable
 

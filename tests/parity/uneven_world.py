@@ -81,7 +81,7 @@ def shapes_that_do_not_fit() -> str:
 
 
 def answers() -> dict[str, bool]:
-    """What loaders say of themselves."""
+    """Answers of loaders about their batches."""
     five = range(5)
 
     def loader(sampler: Any, **changes: Any) -> bool:

@@ -30,7 +30,7 @@ def global_maps() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def averaged(grad: torch.Tensor) -> torch.Tensor:
-    """What DDP's mean makes of a gradient to this rank's images, collected in global order."""
+    """This rank's image gradients under DDP's mean, collected in global order."""
     return gather_images(grad / collective.world_size())
 
 
@@ -91,7 +91,7 @@ def row_queue() -> list[dict[str, torch.Tensor]]:
 
 
 class _Terms(torch.nn.Module):
-    """What DDP sees: a module whose forward is the sum of the parts."""
+    """Module for DDP whose forward is the sum of the parts."""
 
     def __init__(self) -> None:
         super().__init__()

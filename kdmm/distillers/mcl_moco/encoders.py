@@ -1,4 +1,4 @@
-"""What is done with each MoCo of a cohort: queries, keys, queue."""
+"""Queries, keys and queue of each MoCo in a cohort."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -45,7 +45,7 @@ def step(model: nn.Module, lr: float = 0.1, labels: tuple[int, ...] = LABELS) ->
 
 
 def calls(modules: dict[str, nn.Module]) -> dict[str, int]:
-    """How often each is called from now on."""
+    """Count the calls of each from now on."""
     counted = dict.fromkeys(modules, 0)
 
     def count(name: str) -> Any:

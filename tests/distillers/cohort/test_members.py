@@ -1,4 +1,4 @@
-"""Who is in a cohort."""
+"""Members of a cohort."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""What ``kd.type='Cohort'`` says of a section that cannot be."""
+"""Errors of a ``kd.type='Cohort'`` section."""
 
 import copy
 

@@ -52,5 +52,5 @@ def batch(*labels: int, size: int = 8) -> tuple[Tensor, list[Any]]:
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:
-    """What MMEngine adds up."""
+    """The total that MMEngine adds up."""
     return torch.stack([value for name, value in losses.items() if 'loss' in name]).sum()

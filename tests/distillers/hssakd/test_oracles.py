@@ -24,7 +24,7 @@ Q_TEACHER = dict(stage1=fix((8, 12), 5), stage2=fix((8, 12), 6))
 
 
 def output_of(p: Tensor, q: dict[str, Tensor]) -> BranchedOutput:
-    """What a network of these logits would report."""
+    """Output that a network of these logits reports."""
     own = torch.nn.functional.cross_entropy(unrotated(p), LABELS)
     return BranchedOutput(p, q, dict(loss=own))
 
