@@ -2,6 +2,7 @@
 
 from .adversarial import AdversarialLoss
 from .at import ATLoss
+from .bank import BankLoss
 from .base import Batch, DistillLoss, OwnedOptimizer
 from .cirkd import CIRKDMemoryLoss, CIRKDMiniBatchLoss
 from .cirkd_channel import CIRKDChannelLoss
@@ -17,6 +18,7 @@ from .skd import SKDLoss
 __all__ = [
     'ATLoss',
     'AdversarialLoss',
+    'BankLoss',
     'Batch',
     'BinaryKDLoss',
     'CIRKDChannelLoss',

@@ -1,35 +1,27 @@
 """Mutual contrastive learning for large data sets (MCL, arXiv 2104.12565): banks of all images."""
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from kdmm.datasets.annotations import read_labels, read_sample_ids
-from kdmm.errors import ConfigError
 from kdmm.registry import MODELS
 
 from ..functional import draw_columns, mutual_bank_contrast
-from ..memory import InstanceBank, SampleRows
-from .base import Batch, DistillLoss
+from .bank import BankLoss
 from .checks import check_positive
 from .embedding import EmbeddingHeads, check_pooled
 
 WHERE = 'MCLBankLoss'
-_DTYPES = ('float16', 'bfloat16', 'float32', 'float64')
 
 
 @MODELS.register_module()
-class MCLBankLoss(DistillLoss):
+class MCLBankLoss(BankLoss):
     """Contrast of N peers with a bank of embeddings each, a row for every training image.
 
     The authors' ImageNet form; see :func:`kdmm.functional.mutual_bank_contrast` for the four terms
     and where they depart from that code. Per image one positive and ``negatives`` images of other
     classes are drawn, with replacement, by a hash of step, place in the global batch and column: on
-    any number of ranks the same ones. The banks, a copy on every device, learn a batch when
-    :meth:`after_step` is called, and are saved with the run. The loss is the mean over this
-    process's images.
+    any number of ranks the same ones. The loss is the mean over this process's images.
 
     Args:
         peer_channels: Channels of each peer's embedding.
@@ -50,9 +42,7 @@ class MCLBankLoss(DistillLoss):
     """
 
     mutual = True
-    needs = ('labels', 'sample_ids')
     parts = ('vcl', 'soft_vcl', 'icl', 'soft_icl')
-    stateful = True
 
     def __init__(
         self,
@@ -67,54 +57,29 @@ class MCLBankLoss(DistillLoss):
         seed: int = 0,
         icl_self_positive: bool = True,
     ) -> None:
-        super().__init__()
-        self.icl_self_positive = icl_self_positive
-        if dtype not in _DTYPES:
-            raise ValueError(f'{WHERE}: dtype must be one of {_DTYPES}, got {dtype!r}')
+        super().__init__(len(peer_channels), num_samples, dim, momentum, dtype, seed)
         if negatives < 1:
             raise ValueError(f'{WHERE}: negatives must be at least 1, got {negatives!r}')
         check_positive(WHERE, tau=tau, temperature=temperature)
         self.negatives, self.tau, self.temperature = negatives, tau, temperature
-        self.bank = InstanceBank(
-            len(peer_channels), num_samples, dim, momentum, getattr(torch, dtype), seed, WHERE
-        )
-        self.samples = SampleRows(WHERE)
+        self.icl_self_positive = icl_self_positive
         self.heads = EmbeddingHeads(peer_channels, dim)
 
     def check(self, peers: Sequence[Tensor]) -> None:
         """Refuse features that are not pooled (`ValueError`)."""
         check_pooled(peers)
 
-    def memory_bytes(self) -> int:
-        """Memory of the banks."""
-        return self.bank.memory_bytes()
-
-    def see_dataset(self, dataset: Any) -> None:
-        """Read ids and classes of the training set; to be called before each (resumed) training.
-
-        Raises:
-            ConfigError: If its images are not ``num_samples`` different ones with one class each.
-        """
-        ids, labels = read_sample_ids(dataset, WHERE), read_labels(dataset, WHERE)
-        self.samples.fill(torch.from_numpy(ids), torch.from_numpy(labels))
-        expected, found = self.bank.rows.shape[1], len(self.samples)
-        if found != expected:
-            raise ConfigError(
-                f'{WHERE}.num_samples: {expected}, but the training set has {found} different '
-                f'images. Set num_samples={found}'
-            )
-
     def forward(
         self, peers: Sequence[Tensor], labels: Tensor, sample_ids: Tensor
     ) -> dict[str, Tensor]:
         """Embeddings (B, d_i) of N peers, classes (B,) and ids (B,) -> the four unweighted parts.
 
-        In training with gradients the batch is kept for :meth:`after_step`.
+        In training the batch is kept for `after_step`, see `BankLoss`.
 
         Raises:
             ConfigError: If the training set was not seen, or an image is not in it.
         """
-        rows, classes = self.samples.find(sample_ids, labels)
+        rows, classes = self.rows_of(sample_ids, labels)
         noise = self.bank.noise(len(rows), 1 + self.negatives)
         index = draw_columns(self.samples.classes, rows, classes, noise)
         embeddings = self.heads(peers)  # (N, B, dim)
@@ -126,10 +91,5 @@ class MCLBankLoss(DistillLoss):
             self.temperature,
             self.icl_self_positive,
         )
-        if self.training and torch.is_grad_enabled():
-            self.bank.remember(rows, embeddings)
+        self.remember(rows, embeddings)
         return terms._asdict()
-
-    def after_step(self, batch: Batch) -> None:
-        """Write what was embedded since the last call; after the backward pass."""
-        self.bank.after_step()

@@ -1,0 +1,95 @@
+"""`BankLoss`: what losses that score images against a memory bank of the training set share."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdmm.datasets.annotations import read_labels, read_sample_ids
+from kdmm.errors import ConfigError
+
+from ..memory import InstanceBank, SampleRows
+from .base import Batch, DistillLoss
+
+_DTYPES = ('float16', 'bfloat16', 'float32', 'float64')
+
+
+class BankLoss(DistillLoss):
+    """Keeps a row for every training image and network, and writes it after each step.
+
+    A subclass finds the rows of a batch by `rows_of`, scores its embeddings against
+    ``self.bank.rows``, and hands them to `remember`. The banks, a copy on every device, are equal
+    on all ranks and saved with the run.
+
+    Args:
+        networks: N, a bank each.
+        num_samples: Different images in the training set.
+        dim: Length of an embedding.
+        momentum: Share of its old value in a bank row that is written.
+        dtype: Of the banks; ``'float16'`` or ``'bfloat16'`` for half the memory.
+        seed: Of the banks' start and of the draws.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        ConfigError: If there is no memory for the banks.
+    """
+
+    needs = ('labels', 'sample_ids')
+    stateful = True
+
+    def __init__(
+        self,
+        networks: int,
+        num_samples: int,
+        dim: int = 128,
+        momentum: float = 0.5,
+        dtype: str = 'float32',
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if dtype not in _DTYPES:
+            raise ValueError(f'{name}: dtype must be one of {_DTYPES}, got {dtype!r}')
+        self.bank = InstanceBank(
+            networks, num_samples, dim, momentum, getattr(torch, dtype), seed, name
+        )
+        self.samples = SampleRows(name)
+
+    def memory_bytes(self) -> int:
+        """Return the memory of the banks."""
+        return self.bank.memory_bytes()
+
+    def see_dataset(self, dataset: Any) -> None:
+        """Read ids and classes of the training set; to be called before each (resumed) training.
+
+        Raises:
+            ConfigError: If its images are not ``num_samples`` different ones with one class each.
+        """
+        name = type(self).__name__
+        ids, labels = read_sample_ids(dataset, name), read_labels(dataset, name)
+        self.samples.fill(torch.from_numpy(ids), torch.from_numpy(labels))
+        expected, found = self.bank.rows.shape[1], len(self.samples)
+        if found != expected:
+            raise ConfigError(
+                f'the training set has {found} different images',
+                key=f'{name}.num_samples',
+                got=expected,
+                fix=f'Set num_samples={found}.',
+            )
+
+    def rows_of(self, sample_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the bank rows (B,) and classes (B,) of images by their ids (B,).
+
+        Raises:
+            ConfigError: If the training set was not seen, or an image is not in it.
+        """
+        return self.samples.find(sample_ids, labels)
+
+    def remember(self, rows: Tensor, embeddings: Tensor) -> None:
+        """Keep embeddings (N, B, dim) for bank rows (B,) until `after_step`, in training only."""
+        if self.training and torch.is_grad_enabled():
+            self.bank.remember(rows, embeddings)
+
+    def after_step(self, batch: Batch) -> None:
+        """Write what was embedded since the last call."""
+        self.bank.after_step()
