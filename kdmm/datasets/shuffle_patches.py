@@ -7,7 +7,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from kdmm.datasets.puzzle import PatchGrid, generator_of, permutation_set
-from kdmm.errors import ConfigError, listed
+from kdmm.errors import ConfigError, about, listed
 from kdmm.registry import TRANSFORMS
 
 FILL = (104, 116, 124)
@@ -65,27 +65,28 @@ class ShufflePatches(BaseTransform):
         color_jitter: float = 0.0,
         seed: int | None = None,
     ) -> None:
-        self.grid = PatchGrid(*grid, *input_size)
-        if mode not in MODES:
-            raise ConfigError(key='mode', got=mode, expected=f'one of {listed(MODES)}')
-        if not 0 <= gap < min(self.grid.patch) / 2 or gap % 2:
-            raise ConfigError(
-                key='gap',
-                got=gap,
-                expected='an even number of pixels from 0 to below half a patch, which has '
-                f'{self.grid.patch[0]}x{self.grid.patch[1]} pixels',
+        with about('ShufflePatches'):
+            self.grid = PatchGrid(*grid, *input_size)
+            if mode not in MODES:
+                raise ConfigError(key='mode', got=mode, expected=f'one of {listed(MODES)}')
+            if not 0 <= gap < min(self.grid.patch) / 2 or gap % 2:
+                raise ConfigError(
+                    key='gap',
+                    got=gap,
+                    expected='an even number of pixels from 0 to below half a patch, which has '
+                    f'{self.grid.patch[0]}x{self.grid.patch[1]} pixels',
+                )
+            if jitter and not gap:
+                raise ConfigError('there is no room for it without a gap', key='jitter', got=jitter)
+            for name, value in dict(p_identity=p_identity, color_jitter=color_jitter).items():
+                if not 0 <= value <= 1:
+                    raise ConfigError(key=name, got=value, expected='0 to 1')
+            self.mode, self.gap, self.jitter = mode, gap, jitter
+            self.fill = np.asarray(fill, np.uint8)
+            self.p_identity, self.color_jitter, self.seed = p_identity, color_jitter, seed
+            self.permutations = (
+                None if permutations is None else permutation_set(self.grid.count, permutations)
             )
-        if jitter and not gap:
-            raise ConfigError('there is no room for it without a gap', key='jitter', got=jitter)
-        for name, value in dict(p_identity=p_identity, color_jitter=color_jitter).items():
-            if not 0 <= value <= 1:
-                raise ConfigError(key=name, got=value, expected='0 to 1')
-        self.mode, self.gap, self.jitter = mode, gap, jitter
-        self.fill = np.asarray(fill, np.uint8)
-        self.p_identity, self.color_jitter, self.seed = p_identity, color_jitter, seed
-        self.permutations = (
-            None if permutations is None else permutation_set(self.grid.count, permutations)
-        )
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Shuffle ``results['img']`` and set what the codec and the metric read."""

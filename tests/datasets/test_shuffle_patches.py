@@ -299,7 +299,7 @@ def test_color_jitter_of_each_patch() -> None:
 )
 def test_refuses_what_cannot_be(options: dict[str, Any], told: dict[str, Any]) -> None:
     ((key, value),) = options.items()
-    with refused(key=key, got=value, **told):
+    with refused(key=f'ShufflePatches.{key}', got=value, **told):
         ShufflePatches(input_size=SIZE, **options)
 
 

@@ -167,9 +167,15 @@ def test_learns_eight_puzzles_by_heart(people: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('options', 'words'),
     [
-        (['train_dataloader.dataset.pipeline.5.grid=[3,3]'], ('grid 3x3', 'height of 128')),
-        (['train_dataloader.dataset.pipeline.5.grid=[64,3]'], ('out_channels=12', '192 patches')),
-        (['val_dataloader.dataset.pipeline.3.gap=3'], ('gap=3', 'even')),
+        (
+            ['train_dataloader.dataset.pipeline.5.grid=[3,3]'],
+            ('ShufflePatches.grid', '(3, 3)', 'height of 128'),
+        ),
+        (
+            ['train_dataloader.dataset.pipeline.5.grid=[64,3]'],
+            ('out_channels', 'got 12', '192, the patches'),
+        ),
+        (['val_dataloader.dataset.pipeline.3.gap=3'], ('ShufflePatches.gap', 'got 3', 'even')),
         (['train_dataloader.dataset.ann_file=gone.json'], ('ann_file', 'gone.json')),
         (['train_dataloader.dataset.data_prefix.img=train'], ('data_prefix.img', 'train')),
         (['train_dataloader.dataset.data_prefix.img=val2017/x'], ('data_prefix.img',)),

@@ -199,18 +199,18 @@ WRONG: dict[str, tuple[Any, Change | None, tuple[str, ...]]] = {
         ONLINE,
         backbone_of('VisionTransformer', 192, arch='deit-t', img_size=8, patch_size=4,
                     out_type='avg_featmap'),
-        ('model.backbone', 'VisionTransformer', 'Expected'),
+        ('model.backbone', 'VisionTransformer', 'expected'),
     ),
     'a net without stages': (
         ONLINE,
         backbone_of('MobileNetV3', 576, dict(type='GlobalAveragePooling'), arch='small'),
-        ('model.backbone', 'MobileNetV3', 'Expected'),
+        ('model.backbone', 'MobileNetV3', 'expected'),
     ),
     "another library's net": (
         ONLINE,
         backbone_of('mmseg.ResNet', 32, dict(type='GlobalAveragePooling'), depth=18,
                     stem_channels=4, base_channels=4),
-        ('model.backbone', 'ResNet', 'Expected'),
+        ('model.backbone', 'ResNet', 'expected'),
     ),
     'mixup': (ONLINE, mixup, ('batch_augments', 'Mixup', 'one class an image')),
     'random weights': (
