@@ -158,7 +158,7 @@ class _OperatorFinder(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The specification of ``mmcv._ext``; None for any other module."""
+        """Module spec of ``mmcv._ext``; None for any other module."""
         return ModuleSpec(NAME, self) if fullname == NAME else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:

@@ -20,7 +20,7 @@ PSD = (
     [2 * gen((2, 5, 4, 6), 1.7), FT, ZT],
 )
 
-#: Values computed once in double precision.
+#: Reference numbers in double precision (docs/methods/segmentation.md, cirkd.md).
 VALUES = {
     'kd': (lambda: naive.kd(ZS, ZT), 0.672662120159),
     'kd, T = 4': (lambda: naive.kd(ZS, ZT, temperature=4), 1.01049186179),
@@ -35,12 +35,12 @@ VALUES = {
 
 
 @pytest.mark.parametrize('name', VALUES)
-def test_against_fixed_values(name):
+def test_reference_numbers(name):
     form, value = VALUES[name]
     assert form().item() == pytest.approx(value, rel=1e-7)
 
 
-def test_memory_against_fixed_values():
+def test_memory_against_the_specification():
     maps = (gen((2, 10, 4, 6), phi).permute(0, 2, 3, 1).reshape(-1, 10) for phi in (0.3, 1.1))
     valid = (lab(2, 4, 6, 3) != 255).flatten()
     student, teacher = (unit(rows[valid]) for rows in maps)

@@ -1,4 +1,4 @@
-"""The pretext task beside MMPose's own codec, packing and loss, and numbers drawn once."""
+"""The pretext task beside MMPose's own codec, packing and loss (docs/methods/hsjp.md)."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def shuffled(image: np.ndarray | None = None, **options: Any) -> dict[str, Any]:
     return ShufflePatches(input_size=SIZE, **options)(dict(img=image, id=0))
 
 
-def test_sets_exactly_these_keys() -> None:
+def test_keys_that_it_sets_and_keeps() -> None:
     before = dict(img=painted(), id=0, bbox=np.zeros((1, 4)), flip_indices=list(range(17)))
     after = ShufflePatches(input_size=SIZE, seed=0)(dict(before))
     for key in ('id', 'bbox', 'flip_indices'):
@@ -114,7 +114,10 @@ def test_codec_gives_back_the_cells(kind: str, mode: str) -> None:
 def test_loss_levels(
     size: tuple[int, int], sigma: float, grid: tuple[int, int], zero: float, blind: float
 ) -> None:
-    """Levels computed once, and MMPose's loss of outputs that see nothing."""
+    """pi sigma^2 / (W H), times 1 - 1 / K for the mean map; 8 x 6 cuts and overlaps Gaussians.
+
+    MMPose's own loss of these two outputs is the same.
+    """
     transform = ShufflePatches(input_size=size, grid=grid, seed=3)
     slots = slot_maps(codec(sigma, size), transform.grid.centres())
     levels = loss_levels(slots, transform.prior())

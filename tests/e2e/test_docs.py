@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / 'docs').glob('*.md'))
-LINKED = [ROOT / 'README.md', *PAGES, *sorted((ROOT / 'configs').rglob('*.md'))]
+LINKED = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+LINKED += sorted((ROOT / 'configs').rglob('*.md'))
 LINK = re.compile(r'\]\(([^)#:]+)\)')
 
 

@@ -113,7 +113,7 @@ def convolutions_and_statistics(entry: dict[str, Tensor]) -> set[str]:
 
 
 def test_frozen_classifier_is_the_baseline_to_the_bit(chain: Chain) -> None:
-    """Specification 14.10, of parameters and BN buffers."""
+    """Parameters and BN buffers."""
     first = chain['baseline'].file('epoch_2.pth')['state_dict']
     assert any('running_var' in key for key in first)
     for file in chain['frozen'].files():
@@ -151,7 +151,7 @@ def test_peers_learn_and_differ(chain: Chain) -> None:
 def test_teacher_stays_as_in_its_file_and_out_of_the_others(
     chain: Chain, role: str, source: str
 ) -> None:
-    """Specification 14.11."""
+    """A student's step changes no tensor of its teacher, and its files have none of it."""
     model, content = chain[role].model, chain[source].file('epoch_2.pth')
     module, branches = objective_of(model).teachers[0].parts
     assert_same(snapshot(module), dict(content['state_dict']))
@@ -213,7 +213,7 @@ def test_best_files_of_teachers_keep_their_branches(chain: Chain, role: str) -> 
 
 @pytest.mark.parametrize('role', ['frozen', 'joint', 'student', 'online'])
 def test_branches_have_no_part_in_prediction(chain: Chain, role: str) -> None:
-    """Specification 14.9."""
+    """Other weights of the branches leave the predictions as they are."""
     model = chain[role].model.eval()
     before, kept = logits(model), snapshot(model.kd)
     batch = next(iter(chain[role].runner.val_dataloader))

@@ -25,7 +25,7 @@ from .tiny_data import walk  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / 'configs/mcl'
 ALL = [path.stem for path in sorted(CONFIGS.glob('*.py')) if 'moco' not in path.stem]
-#: mcl section 2.3: parameters of two networks, and of four with a common trunk.
+#: Parameters of two networks, and of four with a common trunk, in the authors' code.
 TOTALS = dict(
     resnet32_cifar100=(945_512, 1_819_552),
     resnet56_cifar100=(1_723_240, 3_318_944),

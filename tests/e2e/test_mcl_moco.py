@@ -210,7 +210,7 @@ def test_linear_evaluation_of_a_pretrained_encoder(
 
 
 def test_recipe_of_the_paper() -> None:
-    """MCL, section 4 of the specification."""
+    """Settings of the authors' code for MCL on MoCo (arXiv 2104.12565)."""
     cfg, linear = read(PRETRAINING[0]), read(LINEAR)
     assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.03, momentum=0.9, weight_decay=1e-4)
     assert linear.optim_wrapper.optimizer == dict(type='SGD', lr=30, momentum=0.9, weight_decay=0)

@@ -1,4 +1,4 @@
-"""MCL's terms with banks against the specification's numbers (mcl section 9) and a double loop."""
+"""MCL's terms with banks against a double loop and reference numbers (docs/methods/mcl.md)."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from .test_mutual import CLOSE, PAPER, fix, gradients, naive_kd, second_derivati
 
 
 def problem(networks: int = 2, dim: int = 6) -> tuple[Tensor, Tensor, Tensor]:
-    """Oracle B, or the same for more networks: anchors, banks, columns."""
+    """Inputs of the reference numbers, also for more networks: anchors, banks, columns."""
     own = torch.arange(4) * 9
     columns = [own, own + 1, *(own + shift for shift in (4, 8, 12, 16, 20))]
     banks = torch.stack([unit(fix((32, dim), 10 + i)) for i in range(networks)])

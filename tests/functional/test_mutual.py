@@ -1,4 +1,4 @@
-"""MCL's in-batch terms against the specification's numbers (mcl section 9) and a pair loop."""
+"""MCL's in-batch terms against a pair loop and reference numbers (docs/methods/mcl.md)."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The sampler of CRD's specification (crd sections 4.1 and 11)."""
+"""The sampler of negatives: a worked example, uniformity, edge cases."""
 
 import pytest
 import torch

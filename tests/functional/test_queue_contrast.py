@@ -1,4 +1,4 @@
-"""MCL's terms on MoCo against the specification's numbers (mcl section 9) and a double loop."""
+"""MCL's terms on MoCo against a double loop and reference numbers (docs/methods/mcl.md)."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from .test_mutual import CLOSE, fix, gradients, naive_kd, second_derivatives, un
 
 
 def problem(networks: int = 2, apart: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    """Oracle M, or the same for more networks: queries, keys, queues."""
+    """Inputs of the reference numbers, also for more networks: queries, keys, queues."""
     shapes = ((4, 6), (4, 6), (16, 6))
     found = (
         torch.stack([unit(fix(shape, i + 1 + apart * kind)) for i in range(networks)])

@@ -1,4 +1,4 @@
-"""The rotation task, by the specification's examples (hssakd sections 2 and 14.1)."""
+"""The rotation task, by worked examples."""
 
 import pytest
 import torch

@@ -14,7 +14,7 @@ def heads(*channels: int, dim: int = 128) -> EmbeddingHeads:
 
 
 def test_parameters_of_two_heads_on_resnet32():
-    """Specification, mcl section 2.3."""
+    """64 x 128 + 128 for the first layer and 128 x 128 + 128 for the second."""
     made = heads(64, 64)
     assert [sum(p.numel() for p in head.parameters()) for head in made.heads] == [24_832] * 2
 

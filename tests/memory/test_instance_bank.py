@@ -53,8 +53,8 @@ class TestStart:
 
 
 class TestWrite:
-    def test_numbers_of_the_specification(self):
-        """After oracle B (mcl section 9)."""
+    def test_reference_numbers(self):
+        """The inputs of test_bank_contrast.py, written (docs/methods/mcl.md)."""
         store = bank()
         store.rows.copy_(torch.stack([unit(fix((32, 6), 10 + i)) for i in range(2)]))
         write(store, [0, 9, 18, 27], batch())

@@ -1,4 +1,4 @@
-"""Auxiliary branches by their counts and fixed outputs."""
+"""Auxiliary branches against counts and logits of the authors' code (docs/methods/hssakd.md)."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def counts(trunk: nn.Module, outputs: int) -> list[int]:
     return [sum(p.numel() for p in branch.parameters()) for branch in branches.values()]
 
 
-def look(network: Classifier, branches: AuxiliaryBranches, x) -> tuple[Tensor, list[Tensor]]:
+def run(network: Classifier, branches: AuxiliaryBranches, x) -> tuple[Tensor, list[Tensor]]:
     """Logits of the network and of the branches, under weights that depend on shapes only."""
     fill(network), fill(branches)
     maps: list[Tensor] = []
@@ -90,7 +90,7 @@ def test_cifar_last_branch(name):
     network = classifier(name)
     last = len(CIFAR[name][0]) - 1
     branches = AuxiliaryBranches(network.trunk, 400, stages=(last,))
-    logits, (joint,) = look(network, branches, fix((4, 3, 32, 32), 0))
+    logits, (joint,) = run(network, branches, fix((4, 3, 32, 32), 0))
     check_last(logits, joint, CIFAR[name][1:])
 
 
@@ -99,7 +99,7 @@ def test_imagenet_last_branch(depth):
     trunk = resnet(depth)
     network = Classifier(trunk, trunk.feat_dim, 1000)
     branches = AuxiliaryBranches(trunk, 4000, stages=(3,))
-    logits, (joint,) = look(network, branches, fix((2, 3, 224, 224), 0))
+    logits, (joint,) = run(network, branches, fix((2, 3, 224, 224), 0))
     expected, main = IMAGENET[depth]
     check_last(logits, joint, expected[1:])
     found = torch.stack([logits.sum(), logits.abs().sum()])
@@ -114,7 +114,7 @@ def test_the_others_are_the_rest_of_the_network(name):
     else:
         network = classifier(name)
     branches = AuxiliaryBranches(network.trunk, 400)
-    logits, joint = look(network, branches, fix((2, 3, 32, 32), 0))
+    logits, joint = run(network, branches, fix((2, 3, 32, 32), 0))
     for found in joint[:-1]:
         torch.testing.assert_close(found[:, :100], logits, rtol=1e-12, atol=1e-11)
     assert (joint[-1][:, :100] - logits).abs().max() > 1e-3
@@ -171,7 +171,7 @@ def test_negative_index_counts_from_the_end():
     ],
 )
 def test_initialisation(name, kaiming, linear):
-    """torch's own is uniform in +-1/sqrt(fan_in) for weights and biases."""
+    """Normal with variance 2/fan_out, or torch's: uniform in +-1/sqrt(fan_in), biases too."""
     branch = AuxiliaryBranches(backbone(name), 400)['stage1']
     conv = max(
         (m for m in branch.modules() if isinstance(m, nn.Conv2d)), key=lambda m: m.weight.numel()

@@ -1,4 +1,4 @@
-"""The numbers of the CIRKD specification's second version, fp64."""
+"""Reference numbers of CIRKD's channel terms in float64 (docs/methods/cirkd.md)."""
 
 import pytest
 import torch

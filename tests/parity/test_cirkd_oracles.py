@@ -1,4 +1,4 @@
-"""The numbers of the CIRKD specification, fp64, and the values that betray a mistake."""
+"""CIRKD's reference numbers in float64 (docs/methods/cirkd.md), and those of likely mistakes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The numbers of the segmentation specification, fp64, and the values that betray a mistake."""
+"""Reference numbers in float64 (docs/methods/segmentation.md), and those of likely mistakes."""
 
 import math
 

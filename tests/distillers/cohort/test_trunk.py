@@ -1,4 +1,4 @@
-"""The part that all networks of a cohort share (mcl sections 2.3 and 9.8)."""
+"""The part that all networks of a cohort share."""
 
 import copy
 
@@ -82,7 +82,7 @@ def test_parameters_of_resnet18_on_imagenet(monkeypatch):
 @pytest.mark.parametrize('peers', [2, 4])
 @pytest.mark.parametrize('student, trunk', [(None, TRUNK), (resnet18(), SMALL18)])
 def test_branches_of_equal_weights_say_what_one_network_says(peers, student, trunk):
-    """mcl section 9.8."""
+    """Weights that depend on shapes only make every branch the single network."""
     images, samples = batch(*LABELS)
     single = fill(MODELS.build(copy.deepcopy(student or classifier_config())))
     model = fill(cohort(peers, student, trunk=trunk))

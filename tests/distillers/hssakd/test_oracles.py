@@ -1,4 +1,4 @@
-"""The specification's numbers (hssakd section 14)."""
+"""Reference numbers of the authors' code (docs/methods/hssakd.md)."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def test_online():
 def test_resnet20_end_to_end(joint, stem):
     student = classifier_config(100, depth=20, widths=(16, 16, 32, 64))
     model = fill(build('HSSAKDTeacher', student, joint=joint, random=not joint))
-    if not joint:  # the specification's numbers are of batch statistics
+    if not joint:  # the reference numbers are of batch statistics
         for part in (model.backbone, model.neck, model.head):
             torch.nn.Module.train(part)
     losses = model(fix((2, 3, 32, 32), 0), samples(7, 9), mode='loss')
@@ -92,7 +92,7 @@ def test_resnet20_end_to_end(joint, stem):
 
 
 def test_detached_stem_gradient_is_that_of_the_main_loss():
-    """What the specification calls 3.755530852: branches that read detached features."""
+    """3.755530852 is the norm of the gradient where the branches read detached features."""
     student = classifier_config(100, depth=20, widths=(16, 16, 32, 64))
     model = fill(build('HSSAKDTeacher', student, joint=True, weight=dict(joint=0.0)))
     losses = model(fix((2, 3, 32, 32), 0), samples(7, 9), mode='loss')

@@ -1,4 +1,4 @@
-"""What trains what, in which mode, and what stays as it was (hssakd sections 5, 6 and 14)."""
+"""Parts that each role trains, their modes, and parts that stay unchanged."""
 
 import copy
 

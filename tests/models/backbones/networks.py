@@ -1,4 +1,7 @@
-"""Counts of the networks (100 classes), and the inputs and weights of their fixed outputs."""
+"""Reference figures for 100 classes and the fill under which they were computed.
+
+Their origin is in docs/methods/cifar_networks.md.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -105,7 +108,7 @@ def classifier(name: str) -> Classifier:
 
 
 def fix(shape: Sequence[int], s: int) -> Tensor:
-    """Fixed numbers: the first of one sequence for each ``s``, drawn once."""
+    """Quadratic residues, scaled to variance one: the first of one sequence for each ``s``."""
     count = torch.Size(shape).numel()
     if s not in _DRAWN or len(_DRAWN[s]) < count:
         _DRAWN[s] = _sequence(count, s)

@@ -1,4 +1,4 @@
-"""Every network of the papers against its counts and fixed outputs."""
+"""Every network of the papers against the authors' code (docs/methods/cifar_networks.md)."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_counts(name, monkeypatch):
     assert counted == COUNTS[name][:3]
 
 
-def test_fixture_starts_with_known_numbers():
+def test_fixture_starts_as_published():
     start = torch.tensor(
         [-1.0795288057, 1.4106262394, 1.2738318335, -1.4899120234], dtype=torch.float64
     )
