@@ -31,7 +31,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleName
     """A folder, the address that it is served at, and what was asked for."""
     (tmp_path / 'site').mkdir()
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
-    handler = type('Handler', (Quiet,), dict(seen=[]))
+    handler: Any = type('Handler', (Quiet,), dict(seen=[]))
     serve = partial(handler, directory=str(tmp_path / 'site'))
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), serve)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

@@ -13,6 +13,7 @@ from kdmm.__main__ import COMMANDS, main
 def leaving(*arguments: str) -> int:
     with pytest.raises(SystemExit) as stop:
         main([*arguments])
+    assert isinstance(stop.value.code, int)
     return stop.value.code
 
 

@@ -79,7 +79,7 @@ def test_a_class(name):
     with refused(key=name, got={old: 2.5, 'temperature': 1.5}, fix='Give temperature alone'):
         cls(**more, **{old: 2.5}, temperature=1.5)
     with pytest.raises(TypeError, match='multiple values'), pytest.warns(RenamedWarning):
-        KDLoss(1.0, tau=2.0)
+        KDLoss(1.0, tau=2.0)  # type: ignore[call-arg]
 
 
 def test_an_attribute():

@@ -16,6 +16,7 @@ else:
 
     path = os.path.join(os.path.dirname(os.__file__), 'profile.py')
     spec = importlib.util.spec_from_file_location(__name__, path)
+    assert spec is not None and spec.loader is not None
     standard = importlib.util.module_from_spec(spec)
     sys.modules[__name__] = standard
     spec.loader.exec_module(standard)

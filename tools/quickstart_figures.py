@@ -14,12 +14,18 @@ COLOURS = {'teacher': '#444444', 'student': '#1f77b4', 'student_cirkd': '#d62728
 class Arm(Protocol):
     """Figures of an arm that are drawn; see ``quickstart_report.Arm``."""
 
-    name: str
-    title: str
-    folder: Path
-    checkpoint: Path
-    config: Path
-    miou: float
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def title(self) -> str: ...  # noqa: D102
+    @property
+    def folder(self) -> Path: ...  # noqa: D102
+    @property
+    def checkpoint(self) -> Path: ...  # noqa: D102
+    @property
+    def config(self) -> Path: ...  # noqa: D102
+    @property
+    def miou(self) -> float: ...  # noqa: D102
 
 
 def _pyplot() -> Any:

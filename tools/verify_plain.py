@@ -84,7 +84,7 @@ def kdmm_logits(config: str, checkpoint: str, count: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _predict(model: torch.nn.Module, cfg: Any, count: int) -> list[torch.Tensor]:
+def _predict(model: Any, cfg: Any, count: int) -> list[torch.Tensor]:
     from mmengine.dataset import pseudo_collate
     from mmengine.registry import DATASETS
 

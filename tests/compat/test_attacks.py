@@ -318,7 +318,7 @@ def test_persistent_names_are_of_storages(name, version, tmp_path):
 def test_what_is_called_takes_no_attributes(version, tmp_path):
     """Tensors with attributes are built by a function that calls another one."""
     tensor = torch.ones(2)
-    tensor.note = 'mine'
+    tensor.note = 'mine'  # type: ignore[attr-defined]
     torch.save(dict(x=tensor), tmp_path / 'a.pth')
     assert load_weights(tmp_path / 'a.pth')['x'].note == 'mine'
     new = b'ctorch._tensor\n_rebuild_from_type_v2\n'

@@ -20,6 +20,8 @@ class Arbitrary:
 
 
 class RunsCode:
+    path: str
+
     def __reduce__(self):
         return os.mkdir, (self.path,)
 
@@ -219,4 +221,4 @@ def test_the_versions_of_modules_are_kept(version, tmp_path):
     """Without them torch takes a state for one of its first releases."""
     state = torch.nn.BatchNorm1d(2).state_dict()
     for read in write(state, tmp_path / 'a.pth'):
-        assert read._metadata == state._metadata
+        assert read._metadata == state._metadata  # type: ignore[attr-defined]

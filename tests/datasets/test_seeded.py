@@ -235,7 +235,7 @@ def test_workers_that_are_started_anew_see_it(persistent):
         collate_fn=torch.tensor,
     )
     before = torch.cat(list(loader))
-    loader.dataset.pipeline = 1.0
+    loader.dataset.pipeline = 1.0  # type: ignore[attr-defined]
     if persistent:
         loader._DataLoader__initialized = False
         loader._iterator = None

@@ -73,9 +73,9 @@ def test_workers_go_on_when_the_group_is_told_to_end(number, persistent):
 def server():
     """The fork server, started anew."""
     found = multiprocessing.forkserver._forkserver
-    found._stop()
+    found._stop()  # type: ignore[attr-defined]
     yield found
-    found._stop()
+    found._stop()  # type: ignore[attr-defined]
 
 
 def test_a_fork_server_goes_on_too(server):
@@ -136,7 +136,7 @@ def test_closing_ends_them_at_once_and_the_loader_can_be_used_again(persistent):
     next(read)
     made.itself = (made, read)  # a cycle, as a Runner is one
     began = time.monotonic()
-    made.close()
+    made.close()  # type: ignore[attr-defined]
     assert workers() == [] and time.monotonic() - began < 3
     assert numbers(made) == list(range(12))
 
@@ -149,7 +149,7 @@ def test_a_worker_in_the_midst_of_a_sample_is_ended(monkeypatch):
         os.kill(worker.pid, signal.SIGTERM)
     time.sleep(0.2)
     began = time.monotonic()
-    made.close()
+    made.close()  # type: ignore[attr-defined]
     assert workers() == [] and read is not None and time.monotonic() - began < 20
 
 
@@ -168,7 +168,7 @@ def test_they_end_when_the_main_process_is_killed(monkeypatch):
     if (child := os.fork()) == 0:
         read = iter(loader(num_workers=1))
         next(read)
-        (worker,) = read._workers
+        (worker,) = read._workers  # type: ignore[attr-defined]
         os.kill(worker.pid, signal.SIGTERM)  # which it ignores
         os.write(writer, str(worker.pid).encode())
         os.kill(os.getpid(), signal.SIGKILL)
@@ -205,5 +205,5 @@ def test_closing_ends_a_worker_whose_iterator_is_gone(monkeypatch):
     os.kill(worker.pid, signal.SIGTERM)
     time.sleep(0.2)
     assert worker.is_alive()
-    made.close()
+    made.close()  # type: ignore[attr-defined]
     assert not worker.is_alive()

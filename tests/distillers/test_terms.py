@@ -1,6 +1,7 @@
 """Terms that the objective computes, and those that it leaves out."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def made(*, seed: int = 0, **changes: object) -> torch.nn.Module:
     return distill(tiny(), **{**copy.deepcopy(KD), **changes}).train()
 
 
-def count(teacher: object) -> list[int]:
+def count(teacher: Any) -> list[int]:
     calls = []
     teacher.module.stem[0].register_forward_hook(lambda *_: calls.append(1))
     return calls

@@ -1,6 +1,7 @@
 """Networks of a few hundred weights, for tests that need any model or a real segmentor."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
@@ -34,7 +35,7 @@ class TinyNet(BaseModel):
         self.head = nn.Conv2d(width, num_classes, 1)
         self.aux = nn.Conv2d(width, num_classes, 1)
 
-    def forward(self, inputs: Tensor, data_samples: object = None, mode: str = 'tensor') -> object:
+    def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = 'tensor') -> Any:
         features = self.body(self.stem(inputs)).relu()
         logits = self.head(features)
         if mode != 'loss':
@@ -66,7 +67,7 @@ class SideNet(TinyNet):
         super().__init__(**options)
         self.side = nn.Conv2d(3, 2, 1)
 
-    def forward(self, inputs: Tensor, data_samples: object = None, mode: str = 'tensor') -> object:
+    def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = 'tensor') -> Any:
         self.side(inputs)
         return super().forward(inputs, data_samples, mode)
 
@@ -80,7 +81,7 @@ class TinyClassifier(BaseModel):
         self.backbone = nn.Conv2d(3, width, 3)
         self.head = nn.Linear(width, num_classes)
 
-    def forward(self, inputs: Tensor, data_samples: object = None, mode: str = 'tensor') -> object:
+    def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = 'tensor') -> Any:
         logits = self.head(self.backbone(inputs).relu().mean((2, 3)))
         if mode != 'loss':
             return logits
@@ -188,7 +189,7 @@ def seg_samples(count: int = 2, size: int = 32, classes: int = CLASSES, seed: in
 
 
 TEACHER = dict(model=tiny(6), random=True)
-KD = dict(
+KD: dict[str, Any] = dict(
     teacher=TEACHER,
     taps=dict(logits='head.out'),
     losses=dict(kd=dict(type='KDLoss', on='logits')),

@@ -190,7 +190,8 @@ def test_the_wheels_for_a_host_without_network_are_complete():
 
 def needed(names) -> set[str]:
     """The distributions and all that their metadata requires, as far as they are installed."""
-    found, waiting = set(), list(names)
+    found: set[str] = set()
+    waiting = list(names)
     while waiting:
         name = canonicalize_name(waiting.pop())
         if name in found:

@@ -163,7 +163,7 @@ def test_a_resumed_run_replaces_what_it_repeats(tmp_path):
         lines = [json.dumps(dict(step=s, loss=v)) for s, v in zip(steps, values, strict=True)]
         (folder / 'scalars.json').write_text('\n'.join(lines))
     steps, values = series(read_scalars(tmp_path), 'loss')
-    assert steps.tolist() == [1, 2, 3] and values.tolist() == [1, 7, 8]
+    assert steps.tolist() == [1, 2, 3] and values.tolist() == [1, 7, 8]  # type: ignore[attr-defined]
 
 
 LINE = 'Iter(train) [ {:3d}/200]  lr: 4e-02  eta: 0:03:54  loss: {:.2f}  decode.loss_ce: 1.0\n'

@@ -51,9 +51,9 @@ def test_the_batches_behind_are_those_of_a_whole_pass_and_no_others_are_loaded(o
     made = loader(**options)
     whole = lists(made)
     for done in range(len(whole) + 1):
-        made.dataset.loaded.clear()
+        made.dataset.loaded.clear()  # type: ignore[attr-defined]
         assert lists(batches_behind(made, done)) == whole[done:]
-        assert made.dataset.loaded == [index for batch in whole[done:] for index in batch]
+        assert made.dataset.loaded == [index for batch in whole[done:] for index in batch]  # type: ignore[attr-defined]
         assert len(made) == len(whole)
     assert lists(made) == whole
 

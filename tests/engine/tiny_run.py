@@ -18,7 +18,7 @@ from kdmm.registry import DATASETS
 from tests.distillers.tiny_models import CLASSES, tiny
 
 PREPROCESSOR = dict(type='ImgDataPreprocessor')
-KD = dict(
+KD: dict[str, Any] = dict(
     teacher=dict(model=tiny(6, data_preprocessor=PREPROCESSOR), random=True),
     taps=dict(logits='head.out', body='body.out'),
     losses=dict(

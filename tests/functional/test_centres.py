@@ -85,7 +85,7 @@ def test_ignored_pixels_have_no_say(valid_only):
     ignored = (labels == 255)[:, None]
     assert grad[ignored.expand_as(grad)].abs().max() == 0
     changed = [torch.where(ignored, x.detach() * -7 + 3, x.detach()) for x in (student, teacher)]
-    assert centre_similarity_mse(*changed, labels, 3, valid_only=valid_only) == loss.detach()
+    assert centre_similarity_mse(*changed, labels, 3, valid_only=valid_only) == loss.detach()  # type: ignore[call-arg]
     for value in (-1, 3, 200):  # the name of the ignored label does not matter
         renamed = labels.masked_fill(labels == 255, value)
         other = centre_similarity_mse(student, teacher, renamed, 3, value, valid_only)

@@ -42,11 +42,11 @@ def naive_sup(g: Tensor, labels: Tensor, own: bool) -> Tensor:
         if positives:
             log_sum = g[a, columns].exp().sum().log()
             rows.append(sum(log_sum - g[a, b] for b in positives) / len(positives))
-    return sum(rows) / len(rows) if rows else 0 * g.sum()
+    return torch.stack(rows).mean() if rows else 0 * g.sum()
 
 
 def naive_kd(student: Tensor, teacher: Tensor, t: float, diag: bool) -> Tensor:
-    total = 0
+    total = student.new_zeros(())
     for a, (s, q) in enumerate(zip(student, teacher.detach(), strict=True)):
         keep = [c for c in range(len(s)) if diag or c != a]
         s, q = ((x[keep] / t).exp() / (x[keep] / t).exp().sum() for x in (s, q))

@@ -30,7 +30,7 @@ def naive(q: Tensor, k: Tensor, queues: Tensor, tau=0.07, t=3.0) -> Tensor:
         rows[i, j] = torch.stack([torch.stack(row) for row in logits])
     total = [0, 0, 0, 0]
     for (i, j), logits in rows.items():
-        entropy = -sum(row[0] - row.exp().sum().log() for row in logits) / len(logits)
+        entropy = -sum(row[0] - row.exp().sum().log() for row in logits) / len(logits)  # type: ignore[attr-defined]
         total[0 if i == j else 2] = total[0 if i == j else 2] + entropy
         if i != j:
             total[1] = total[1] + naive_kd(rows[i, i], rows[j, j], t, True)

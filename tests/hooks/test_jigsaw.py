@@ -209,7 +209,7 @@ def log_of(runner: Any) -> str:
 def test_no_warning_where_seeing_nothing_is_enough(make: Any) -> None:
     """Patches that stay where they are, or always lie alike, are found by a blind network."""
     for number, options in enumerate((dict(p_identity=1.0), dict(permutations=1))):
-        changes = {f'train_dataloader__dataset__pipeline__5__{k}': v for k, v in options.items()}
+        changes = {f'train_dataloader__dataset__pipeline__5__{k}': v for k, v in options.items()}  # type: ignore[attr-defined]
         hook = dict(type='kdmm.JigsawHook', patience=1.0)
         runner = make(custom_hooks=[hook], experiment_name=f'blind{number}', **changes)
         runner.train()

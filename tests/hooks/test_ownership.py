@@ -54,10 +54,10 @@ def saved():
 
 def test_taken_keys_lose_their_prefix_and_leave_no_trace():
     state = OrderedDict(a=1, **{'kd.b': 2, 'kdx.c': 3, 'kd.d.e': 4})
-    state._metadata = {'': 0, 'kd': 0, 'kd.d': 0, 'kdx': 0, 'a': 0}
+    state._metadata = {'': 0, 'kd': 0, 'kd.d': 0, 'kdx': 0, 'a': 0}  # type: ignore[attr-defined]
     assert taken(state, 'kd.') == {'b': 2, 'd.e': 4}
     assert dict(state) == {'a': 1, 'kdx.c': 3}
-    assert set(state._metadata) == {'', 'kdx', 'a'}
+    assert set(state._metadata) == {'', 'kdx', 'a'}  # type: ignore[attr-defined]
     assert taken({}, 'kd.') == {}
 
 

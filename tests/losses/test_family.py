@@ -216,7 +216,7 @@ class TestFinite:
     def test_logits(self, name, temperature, classes, dtype):
         loss = ON_LOGITS[name](temperature, classes)
         for storage in (dtype, torch.float32):
-            finite(loss, *extreme(classes, storage), dtype, classes)
+            finite(loss, *extreme(classes, storage), dtype, classes)  # type: ignore[call-arg]
 
     @pytest.mark.parametrize('name', ON_FEATURES)
     def test_features(self, name, classes, dtype):

@@ -143,7 +143,7 @@ def test_relatives_of_resnet(options):
 def test_drop_path_continues():
     trunk = resnet(18, drop_path_rate=0.4)
     stage = staging_of(trunk).new_stage(2)
-    rates = [block.drop_path.drop_prob for block in stage]
+    rates = [block.drop_path.drop_prob for block in stage]  # type: ignore[attr-defined]
     assert rates == [block.drop_path.drop_prob for block in trunk.layer3] and min(rates) > 0
 
 

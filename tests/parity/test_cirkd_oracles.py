@@ -58,7 +58,7 @@ def memory_case(temperature=1.0, weight=None, swap=False):
     rows = [map_to_rows(normalize_rows(x)) for x in (student, teacher)]
     rows = rows[::-1] if swap else rows
     weight = valid / 47 if weight is None else weight
-    return student, memory_kl(*rows, keys, 0.1, temperature, row_weight=weight).sum()
+    return student, memory_kl(*rows, keys, 0.1, temperature, row_weight=weight).sum()  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

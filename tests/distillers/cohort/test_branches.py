@@ -64,7 +64,7 @@ def test_each_branch_learns_the_labels():
             )
     losses = model(*batch(*LABELS), mode='loss')
     assert len(seen) == 9
-    for (name, stage), logits in seen.items():
+    for (name, stage), logits in seen.items():  # type: ignore[str-unpack]
         start = 'kd.loss' if name == 'student' else f'kd.{name}_loss'
         expected = nn.functional.cross_entropy(logits, torch.tensor(LABELS))
         torch.testing.assert_close(losses[f'{start}_branches_{stage}'], expected)

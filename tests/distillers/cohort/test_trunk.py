@@ -53,8 +53,8 @@ def parameters(model) -> int:
 def resnet18(**backbone):
     config = copy.deepcopy(RESNET18)
     small = dict(type='mmpretrain.ResNet_CIFAR', stem_channels=4, base_channels=4, **backbone)
-    config['backbone'].update(small)
-    config['head'].update(num_classes=3, in_channels=32)
+    config['backbone'].update(small)  # type: ignore[attr-defined]
+    config['head'].update(num_classes=3, in_channels=32)  # type: ignore[attr-defined]
     return config
 
 

@@ -72,7 +72,7 @@ def test_resnet20_end_to_end(joint, stem):
     model = fill(build('HSSAKDTeacher', student, joint=joint, random=not joint))
     if not joint:  # the reference numbers are of batch statistics
         for part in (model.backbone, model.neck, model.head):
-            torch.nn.Module.train(part)
+            torch.nn.Module.train(part)  # type: ignore[type-var]
     losses = model(fix((2, 3, 32, 32), 0), samples(7, 9), mode='loss')
     assert [round(float(value), 8) for value in losses.values()] == [
         4.68418893,

@@ -148,7 +148,7 @@ class TestMemory:
         student, teacher = (gen((2, 7, 3, 4), phi).requires_grad_() for phi in (0.3, 1.1))
         valid = (labels != 255).flatten().double()
         rows = [normalize_rows(x).permute(0, 2, 3, 1).flatten(0, 2) for x in (student, teacher)]
-        loss = memory_kl(
+        loss = memory_kl(  # type: ignore[call-arg]
             *rows, self.keys, 0.1, temperature, row_weight=valid / valid.sum(), chunk=chunk
         )
         naive = naive_memory(student, teacher, self.keys, labels, 0.1, temperature)
@@ -214,7 +214,7 @@ class TestMemory:
     @pytest.mark.parametrize('sections', [[4, 4], [9, 0], []])
     def test_wrong_sections(self, sections):
         with pytest.raises(ValueError, match='cover 9 keys'):
-            memory_kl(*self.rows(), self.keys, sections=sections)
+            memory_kl(*self.rows(), self.keys, sections=sections)  # type: ignore[call-arg]
 
     def test_wrong_channels(self):
         student, teacher = self.rows()
