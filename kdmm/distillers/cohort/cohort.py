@@ -85,15 +85,15 @@ class Cohort(TermedObjective):
         taps, losses = taps or {}, losses or {}
         check_dicts(taps, losses)
         losses = switched_on(losses)
+        networks = {'': student, **self.peers}
+        paths, read = paths_by_network(list(networks), keep, taps), _taps_read(losses, taps)
+        behind = {name: taps_behind(found, read) for name, found in paths.items()}
+        self._add_branches(networks, branches, behind)  # of peers as they are without a trunk
         with evaluating(student):  # what the peers share is in its mode
             for peer in self.peers.values():
                 self.trunk.plant(peer, probe_size)
-            networks = {'': student, **self.peers}
-            paths, read = paths_by_network(list(networks), keep, taps), _taps_read(losses, taps)
             self.taps = taps_of(networks, paths, read)
             refuse_shared(self.taps[''], self.trunk.paths)
-            behind = {name: taps_behind(found, read) for name, found in paths.items()}
-            self._add_branches(networks, branches, behind)
             self.terms = nn.ModuleDict(self._build_terms(student, losses, probe_size, crop_size))
         self.hooks.append(dict(type='kdmm.PeersHook', ensemble=ensemble))
         self._announced = False

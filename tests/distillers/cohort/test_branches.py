@@ -14,7 +14,7 @@ from kdmm.losses import DistillLoss  # noqa: E402
 from kdmm.registry import MODELS  # noqa: E402
 from tests.distillers.hssakd.classifiers import batch, total  # noqa: E402
 
-from .networks import LABELS, calls, classifier_config, cohort, networks  # noqa: E402
+from .networks import LABELS, TRUNK, calls, classifier_config, cohort, networks  # noqa: E402
 
 WIDER = classifier_config(widths=(4, 4, 8, 12))
 TAPS = {
@@ -119,6 +119,25 @@ def test_their_weight_and_stages():
         values.append(float(losses['kd.loss_branches_stage2'].detach()))
     assert values[0] == 0 and values[1] == pytest.approx(values[2] / 2)
     assert sum('_branches_' in key for key in losses) == 2
+
+
+@pytest.mark.parametrize('of', ['kdmm', 'mmpretrain'])
+def test_with_a_common_trunk(of):
+    """The branch behind the trunk is each network's own."""
+    student, trunk = None, TRUNK
+    if of == 'mmpretrain':
+        student = classifier_config()
+        student.update(
+            backbone=dict(type='ResNet_CIFAR', depth=18, base_channels=8),
+            head=dict(type='LinearClsHead', num_classes=3, in_channels=64),
+        )
+        trunk = ['backbone.conv1', 'backbone.bn1', 'backbone.relu', 'backbone.layer1']
+    model = made(peers=2, student=student, trunk=trunk)
+    losses = model(*batch(*LABELS), mode='loss')
+    total(losses).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    first = [losses[f'kd.{peer}loss_branches_stage1'] for peer in ('', 'peer1_')]
+    assert first[0] != first[1]
 
 
 @pytest.mark.parametrize(
