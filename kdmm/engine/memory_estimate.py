@@ -13,6 +13,7 @@ from kdmm.engine.meter import MIB, Meter
 from kdmm.engine.saved import total_bytes
 from kdmm.engine.small_passes import student_pass, teacher_pass, term_passes
 from kdmm.utils.models import unwrapped
+from kdmm.utils.tables import plain
 
 #: What a process on CPU holds besides tensors.
 PROCESS = 'process and libraries'
@@ -41,8 +42,8 @@ class Estimate:
         rows = [*self.held.items()]
         rows += [(f'{name} (the largest of these)', size) for name, size in self.passing.items()]
         rows.append(('estimate', self.total))
-        width = max(len(name) for name, _ in rows)
-        lines = [f'{name:<{width}}  {size / MIB:>9.1f} MiB' for name, size in rows]
+        cells = [(name, f'{size / MIB:.1f} MiB') for name, size in rows]
+        lines = [plain(('memory', 'size'), cells, numbers=True)]
         return '\n'.join([*lines, *(f'not estimated: {note}' for note in self.notes)])
 
 

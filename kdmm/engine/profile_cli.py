@@ -19,6 +19,7 @@ from kdmm.engine.profiling import ProfileLoop
 from kdmm.engine.runner import build_runner
 from kdmm.engine.trial import to_blank_data, to_trial
 from kdmm.errors import ConfigError
+from kdmm.utils.tables import for_stream
 
 DESCRIPTION = 'Where one training step of a config goes, and the memory that it needs'
 
@@ -104,16 +105,18 @@ def report(found: dict[str, Any], loop: ProfileLoop) -> str:
     """The figures as text."""
     parts = {name: row for name, row in found['parts'].items() if name != 'communication'}
     total = sum(row['ms'] for row in parts.values())
-    width = max(map(len, (*found['parts'], 'step as it is trained')))
-    lines = [f'{"part":<{width}}  {"ms":>9}  {"share":>6}  {"added MiB":>9}']
-    for name, row in parts.items():
-        share = row['ms'] / total
-        lines.append(f'{name:<{width}}  {row["ms"]:>9.2f}  {share:>6.1%}  {row["mib"]:>9.1f}')
-    communication = found['parts']['communication']['ms']
-    lines.append(f'{"sum of the parts":<{width}}  {total:>9.2f}')
-    lines.append(f'{"communication":<{width}}  {communication:>9.2f}  within the parts above')
+    rows = [
+        (name, f'{row["ms"]:.2f}', f'{row["ms"] / total:.1%}', f'{row["mib"]:.1f}')
+        for name, row in parts.items()
+    ]
     whole = sum(row['ms'] for row in found['whole'].values())
-    lines.append(f'{"step as it is trained":<{width}}  {whole:>9.2f}  data and hooks included')
+    rest = {
+        'sum of the parts': total,
+        'communication, within the parts above': found['parts']['communication']['ms'],
+        'step as it is trained, with data and hooks': whole,
+    }
+    rows += [(name, f'{ms:.2f}', '', '') for name, ms in rest.items()]
+    lines = [for_stream(('part', 'ms', 'share', 'added MiB'), rows, numbers=True)]
     memory = found['memory']
     lines += [
         '',
