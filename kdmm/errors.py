@@ -62,6 +62,11 @@ class ConfigError(ValueError):
             fields |= dict(got=got, has_got=True)
         return self._of(fields)
 
+    def advised(self, fix: str) -> 'ConfigError':
+        """Return the same error with ``fix`` behind its own."""
+        own = f'{self.fix.rstrip(".")}. ' if self.fix and fix else self.fix
+        return self._of({**vars(self), 'fix': f'{own}{fix}'})
+
     def __reduce__(self) -> Any:
         return type(self)._of, ({**vars(self)},)
 

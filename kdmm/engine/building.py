@@ -53,7 +53,7 @@ _WRAPPED = re.compile(r'class `\w+` in \S+: ')
 
 @contextmanager
 def building(cfg: Mapping[str, Any], where: str) -> Iterator[None]:
-    """Turn what is raised inside into a `ConfigError`.
+    """Turn what is raised inside into a `ConfigError`; one that is raised keeps its fields.
 
     Args:
         cfg: The run's config, in which the key of what was being built is looked for.
@@ -61,10 +61,13 @@ def building(cfg: Mapping[str, Any], where: str) -> Iterator[None]:
     """
     try:
         yield
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        first = _unwind(error)[0]
+        if first is error:
+            raise
+        raise first from error
     except MISTAKES as error:
-        raise ConfigError(explain(error, cfg, where)) from error
+        raise explain(error, cfg, where) from error
 
 
 @dataclass(frozen=True)
@@ -77,49 +80,65 @@ class Step:
     found: Any = None
 
 
-def explain(error: BaseException, cfg: Mapping[str, Any], where: str) -> str:
+def explain(error: BaseException, cfg: Mapping[str, Any], where: str) -> ConfigError:
     """Say what was being built when ``error`` was raised, and what is wrong with it."""
     error, steps, last = _unwind(error)
     key, node = _key_of(cfg, steps) or (where, {})
     if isinstance(error, KeyError) and isinstance(last.name, str) and last.found is None:
         key = f'{key}.type' if node.get('type') == last.name else key
-        return f'{key}: {unknown(last.name, last.registry)}'
+        return unknown(key, last.name, last.registry)
     if 'must contain the key "type"' in str(error):
-        return f'{key}: expected dict(type=...), got {_shortened(repr(last.config))}'
+        return ConfigError(key=key, got=last.config, expected='dict(type=...)')
     built = next((step for step in reversed(steps) if step.found is not None), None)
     if built is None:
-        return f'{key}: {_fault(error, None, node)}'
+        return _fault(error, key, '', given=node)
     called = built.name if isinstance(built.name, str) else built.found.__name__
-    return f'{key} ({called}): {_fault(error, built.found, node)}'
+    return _fault(error, key, called, built.found, node)
 
 
-def unknown(name: str, registry: Registry | None) -> str:
-    """That ``registry`` has no ``name``, and what it has."""
-    if registry is None:
-        return f'{name!r} is not known'
-    near = nearest(name, _names(registry))
-    return f'no {registry.name} {name!r} in the registry of {registry.scope}; {near}'
+def unknown(key: str, name: str, registry: Registry | None) -> ConfigError:
+    """Say that ``registry`` has no ``name``, and what it has."""
+    problem = 'no such name'
+    if registry is not None:
+        near = nearest(name, _names(registry))
+        problem = f'no such {registry.name} in the registry of {registry.scope}; {near}'
+    return ConfigError(problem, key=key, got=name)
 
 
-def _fault(error: BaseException, built: Any, node: Mapping[str, Any]) -> str:
-    """The error in terms of the config."""
-    text = str(error).strip()
+def _fault(
+    error: BaseException,
+    key: str,
+    raiser: str,
+    built: Any = None,
+    given: Mapping[str, Any] | None = None,
+) -> ConfigError:
+    """The error in terms of the config.
+
+    Args:
+        error: Of a library.
+        key: In the config.
+        raiser: The class that raised it, and when; empty if that is not known.
+        built: The class, if its arguments are meant.
+        given: Its config, of which the short arguments are told.
+    """
+    start, text = f'{raiser}: ' if raiser else '', str(error).strip()
     argument = re.search(r"unexpected keyword argument '(\w+)'", text)
     if argument and built is not None:
-        return f'unknown argument {argument[1]!r}; {nearest(argument[1], arguments(built))}'
+        near = nearest(argument[1], arguments(built))
+        return ConfigError(f'{start}unknown argument {argument[1]!r}; {near}', key=key)
     missing = re.search(r'missing \d+ required (?:positional|keyword-only) arguments?: (.*)', text)
     if missing:
-        return f'missing {missing[1]}'
+        return ConfigError(f'{start}missing {missing[1]}', key=key)
     if isinstance(error, KeyError) and error.args:
         text = str(error.args[0])
         text = text if ' ' in text else f'no key {error.args[0]!r}'
-    given = ', '.join(
-        f'{name}={value!r}'
-        for name, value in node.items()
+    short = {
+        name: value
+        for name, value in (given or {}).items()
         if name != 'type' and len(repr(value)) <= 40
-    )
-    kind = type(error).__name__
-    return f'{kind}: {_shortened(text)}' + (f'. Given: {_shortened(given)}' if given else '')
+    }
+    problem = f'{start}{type(error).__name__}: {_shortened(text)}'
+    return ConfigError(problem, key=key, got=short) if short else ConfigError(problem, key=key)
 
 
 def _unwind(error: BaseException) -> tuple[BaseException, list[Step], Step]:
@@ -244,37 +263,40 @@ def first_step(runner: BaseRunner) -> Iterator[None]:
     except ConfigError:
         raise
     except (*MISTAKES, RuntimeError) as error:
-        said = _of_first_step(error, runner)
-        if not said:
+        told = _of_first_step(error, runner)
+        if told is None:
             raise
-        raise ConfigError(said) from error
+        raise told from error
 
 
-def _of_first_step(error: BaseException, runner: BaseRunner) -> str:
-    """Describe an error and the place that raised it; empty if it is not to be translated."""
+def _of_first_step(error: BaseException, runner: BaseRunner) -> ConfigError | None:
+    """Describe an error and its place; None if it is not to be translated."""
     text = str(error)
     alone = 'Expected more than 1 value per channel' in text
     frames = list(_frames(error.__traceback__))[1:]  # the first has the Runner in it
     names = [frame.f_globals.get('__name__', '') for frame in frames]
     stage = next((stage for stage in STAGES if f'{stage.title()}Loop' in _loops(frames)), None)
     if alone and stage == 'train':
-        return (
-            f'train_dataloader: a batch of one image, {_place(frames, runner) or "BatchNorm"} has '
-            'one value per channel and no variance. If it is the last batch of an epoch, '
-            'set drop_last=True; else raise batch_size (of each process)'
+        path, kind = _place(frames, runner)
+        return ConfigError(
+            f'a batch of one image, {f"{path} ({kind})" if path else "BatchNorm"} has one value '
+            'per channel and no variance',
+            key='train_dataloader',
+            fix='If it is the last batch of an epoch, set drop_last=True; else raise batch_size '
+            '(of each process).',
         )
     if stage is None or _has_stepped(runner, stage) or not all(map(_is_library, names)):
-        return ''
+        return None
     if 'Original Traceback' in text:  # of a data loader's worker
         files = re.findall(r'File "(.*?)"', text)
         if any('site-packages' not in file and 'lib/python' not in file for file in files):
-            return ''
-        text, place = text.strip().splitlines()[-1], f'{stage}_dataloader'
-        return f'{place}: {_shortened(text)}'
+            return None
+        return ConfigError(_shortened(text.strip().splitlines()[-1]), key=f'{stage}_dataloader')
     if 'out of memory' in text or any(name.startswith('torch.distributed') for name in names):
-        return ''
-    place = _place(frames, runner) or f'{stage}_dataloader, {stage}_evaluator'
-    return f'{place}: {_fault(error, None, {})}. This is the first step of {stage}'
+        return None
+    path, kind = _place(frames, runner)
+    when = f'{kind} in the first step of {stage}'.strip()
+    return _fault(error, path or f'{stage}_dataloader, {stage}_evaluator', when)
 
 
 #: Stages of a run, the innermost loop first: validation runs inside of training.
@@ -313,18 +335,17 @@ def _has_stepped(runner: BaseRunner, stage: str) -> bool:
     return stage == 'val' and any(name.startswith('val/') for name in metrics)
 
 
-def _place(frames: list[FrameType], runner: BaseRunner) -> str:
-    """The part of the model, the transform, the data set or the metric that raised."""
+def _place(frames: list[FrameType], runner: BaseRunner) -> tuple[str, str]:
+    """The part of the model, the transform, the data set or the metric that raised: key, class."""
     paths = {id(part): path for path, part in runner.model.named_modules()}
     for frame in reversed(frames):
         owner = frame.f_locals.get('self')
         if isinstance(owner, nn.Module) and id(owner) in paths:
-            path = '.'.join(filter(None, ('model', paths[id(owner)])))
-            return f'{path} ({type(owner).__name__})'
+            return '.'.join(filter(None, ('model', paths[id(owner)]))), type(owner).__name__
         for base in type(owner).__mro__:
             if base.__name__ in _PARTS:
-                return f'{_PARTS[base.__name__]} ({type(owner).__name__})'
-    return ''
+                return _PARTS[base.__name__], type(owner).__name__
+    return '', ''
 
 
 class CheckedRunner(BaseRunner):
@@ -351,7 +372,7 @@ class CheckedRunner(BaseRunner):
         try:
             super()._maybe_compile(target)
         except (*MISTAKES, RuntimeError) as error:
-            raise ConfigError(f'compile: {_fault(error, None, {})}') from error
+            raise _fault(error, 'compile', '') from error
 
     setup_env = _checked('setup_env', 'env_cfg')
     set_randomness = _checked('set_randomness', 'randomness')
@@ -369,20 +390,25 @@ class CheckedRunner(BaseRunner):
 def _check_optim_wrapper(config: Mapping[str, Any], scheduled: bool) -> None:
     """The optimizer must be known and move, and ``clip_grad`` be what torch's function takes."""
     if not config:
-        raise ConfigError('optim_wrapper: expected dict(optimizer=dict(type=..., lr=...)), got {}')
+        raise ConfigError(
+            key='optim_wrapper', got={}, expected='dict(optimizer=dict(type=..., lr=...))'
+        )
     optimizer, clip = config.get('optimizer'), config.get('clip_grad')
     kind = optimizer.get('type') if isinstance(optimizer, Mapping) else None
     if config.get('type') == 'AmpOptimWrapper' and not _accelerated():
         raise ConfigError(
-            "optim_wrapper.type: 'AmpOptimWrapper' (--amp) trains on a GPU, and torch sees none. "
-            'Leave --amp out, or take OptimWrapper, to train in float32'
+            'it (--amp) trains on a GPU, and torch sees none',
+            key='optim_wrapper.type',
+            got='AmpOptimWrapper',
+            fix='Leave --amp out, or take OptimWrapper, to train in float32.',
         )
     if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
-        raise ConfigError(f'optim_wrapper.optimizer.type: {unknown(kind, OPTIMIZERS)}')
+        raise unknown('optim_wrapper.optimizer.type', kind, OPTIMIZERS)
     if isinstance(optimizer, Mapping) and optimizer.get('lr') == 0 and not scheduled:
         raise ConfigError(
-            'optim_wrapper.optimizer.lr: 0, and no param_scheduler changes it: nothing would be '
-            'trained'
+            'no param_scheduler changes it, and nothing would be trained',
+            key='optim_wrapper.optimizer.lr',
+            got=optimizer['lr'],
         )
     if config.get('constructor', DEFAULT_CONSTRUCTOR) == DEFAULT_CONSTRUCTOR:
         given = config.get('paramwise_cfg')

@@ -33,8 +33,7 @@ def check_data(cfg: Config, stages: tuple[str, ...] = ('train', 'val')) -> None:
                 check_archive(key, dataset, kind)
                 continue
             in_folders = kind in FOLDERS
-            expected = f' {layout(dataset)}' if in_folders else ''
-            _check_places(key, dataset, variables, expected)
+            _check_places(key, dataset, variables, layout(dataset) if in_folders else '')
             if in_folders:
                 folders.append((key, dataset))
             check_coco_file(_joined(dataset, dataset.get('ann_file')))
@@ -93,8 +92,8 @@ def _check_class_names(key: str, dataset: Mapping[str, Any], scope: str | None) 
     if known and wrong:
         near = '; '.join(f'{name!r}: {nearest(str(name), known)}' for name in wrong[:5])
         raise ConfigError(
-            f'{key}.metainfo.classes: {len(wrong)} of {len(classes)} names are no class of '
-            f'{_type_name(dataset)}: {near}'
+            f'{len(wrong)} of {len(classes)} names are no class of {_type_name(dataset)}: {near}',
+            key=f'{key}.metainfo.classes',
         )
 
 
@@ -107,7 +106,7 @@ def _joined(dataset: Mapping[str, Any], path: Any) -> str:
 def _root(dataset: Mapping[str, Any], key: str = 'dataset') -> str:
     root = dataset.get('data_root') or ''
     if not isinstance(root, str):
-        raise ConfigError(f'{key}.data_root: expected a path, got {root!r}')
+        raise ConfigError(key=f'{key}.data_root', got=root, expected='a path')
     return root
 
 
@@ -119,7 +118,7 @@ def _num_classes(cfg: Config) -> int | None:
 def _check_places(
     key: str, dataset: Mapping[str, Any], variables: Mapping[str, str], expected: str
 ) -> None:
-    """``expected`` is added to what is said of a missing path."""
+    """``expected`` is the layout of the files, for errors."""
     root = _root(dataset, key)
     places = {f'{key}.data_root': root} if root else {}
     prefixes = dataset.get('data_prefix') or {}
@@ -143,8 +142,12 @@ def _check_paths(
             read = [name for name, root in variables.items() if root and path.startswith(root)]
             option = option.replace('[', '.').replace(']', '')  # as --cfg-options takes it
             raise ConfigError(
-                f'{place}: there is no {path!r} (seen from {os.getcwd()!r}). Put or link the data '
-                f'set there, or name its place: --cfg-options {option}=...'
+                f'there is no such file or folder (seen from {os.getcwd()!r})',
+                key=place,
+                got=path,
+                expected=expected,
+                fix='Put or link the data set there, or name its place: '
+                f'--cfg-options {option}=...'
                 + ''.join(f', or the environment variable {name}' for name in read)
-                + expected
+                + '.',
             )

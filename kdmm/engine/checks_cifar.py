@@ -28,10 +28,12 @@ def check_archive(key: str, dataset: Mapping[str, Any], kind: str) -> None:
         names = [name for name, _ in (*cls.train_list, *cls.test_list)] + [cls.meta['filename']]
         place = f'{key}.data_root' if root or not prefix else f'{key}.data_prefix'
         raise ConfigError(
-            f'{place}: in {folder!r} (seen from {os.getcwd()!r}) {fault}. Unpack the official '
-            f'archive {cls.filename} there, so that it holds '
+            f'seen from {os.getcwd()!r}, {fault}',
+            key=place,
+            got=folder,
+            fix=f'Unpack the official archive {cls.filename} there, so that it holds '
             f'{cls.base_folder}/{{{",".join(names)}}}; or name the folder that does: '
-            f'--cfg-options {place}=...; or let MMPretrain fetch it: {key}.download=True'
+            f'--cfg-options {place}=...; or let MMPretrain fetch it: {key}.download=True',
         )
 
 

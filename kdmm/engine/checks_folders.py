@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.fileio import list_dir_or_file
 
-from kdmm.errors import ConfigError
+from kdmm.errors import ConfigError, listed
 
 FOLDERS = ('CustomDataset', 'ImageNet')
 
@@ -17,7 +17,7 @@ FOLDERS = ('CustomDataset', 'ImageNet')
 def layout(dataset: Mapping[str, Any]) -> str:
     """Describe the expected layout; empty where an annotation file lists the images."""
     folder = class_root(dataset)
-    return f'Expected: {os.path.join(folder, "<class>", "<image>")}' if folder else ''
+    return os.path.join(folder, '<class>', '<image>') if folder else ''
 
 
 def class_root(dataset: Mapping[str, Any]) -> str:
@@ -52,16 +52,21 @@ def check_class_folders(
             continue
         found = _class_folders(folder)
         if not found:
-            raise ConfigError(f'{key}: no class folder with images. {layout(dataset)}')
+            raise ConfigError(
+                'no class folder with images', key=key, got=folder, expected=layout(dataset)
+            )
         if dataset.get('classes') or (dataset.get('metainfo') or {}).get('classes'):
             continue
         first = first or (folder, found)
-        _compare(f'{key}: {folder!r}', found, *first)
+        _compare(key, folder, found, *first)
         if num_classes not in (None, len(found)):
             raise ConfigError(
-                f'{key}: {folder!r} has {len(found)} class folders ({_some(found)}), '
-                f'model.head.num_classes is {num_classes}. Is one missing, or is the folder a '
-                f'level too high or too low? {layout(dataset)}'
+                f'{len(found)} class folders ({listed(sorted(found), 5)}) for '
+                f'model.head.num_classes={num_classes}',
+                key=key,
+                got=folder,
+                expected=layout(dataset),
+                fix='Is one missing, or is the folder a level too high or too low?',
             )
 
 
@@ -73,18 +78,20 @@ def _class_folders(folder: str) -> set[str]:
     return found if any(os.listdir(os.path.join(folder, name)) for name in found) else set()
 
 
-def _compare(where: str, found: set[str], other: str, expected: set[str]) -> None:
+def _compare(key: str, folder: str, found: set[str], other: str, expected: set[str]) -> None:
     """A class is known by its folder's place in the list, so the lists must be equal."""
     lacking, extra = expected - found, found - expected
     if lacking or extra:
-        parts = [f'lacks {_some(lacking)}'] * bool(lacking) + [f'adds {_some(extra)}'] * bool(extra)
+        said = [
+            f'{verb} {listed(sorted(names), 5)}'
+            for verb, names in (('lacks', lacking), ('adds', extra))
+            if names
+        ]
         raise ConfigError(
-            f'{where} {" and ".join(parts)}, compared with {other!r}: labels are the places of the '
-            'class folders in the alphabet, so both must have the same. Add or remove folders (an '
-            'empty one counts), or, if only their names differ, give metainfo=dict(classes=...)'
+            f'it {" and ".join(said)}, compared with {other!r}; labels are the places of the class '
+            'folders in the alphabet, so both must have the same',
+            key=key,
+            got=folder,
+            fix='Add or remove folders (an empty one counts), or, if only their names differ, give '
+            'metainfo=dict(classes=...).',
         )
-
-
-def _some(names: set[str]) -> str:
-    ordered = sorted(names)
-    return ', '.join(ordered[:5]) + (f' and {len(ordered) - 5} more' if ordered[5:] else '')

@@ -110,8 +110,11 @@ def keep_predictions(cfg: Config, folder: str) -> None:
             str(m.get('type')) if isinstance(m, Mapping) else repr(m) for m in metrics
         )
         raise ConfigError(
-            f'--out: no metric of test_evaluator ({kinds}) takes output_dir. Leave --out out, or '
-            'set the argument with which the metric writes its predictions'
+            f'no metric of test_evaluator ({kinds}) takes output_dir',
+            key='--out',
+            got=folder,
+            fix='Leave --out out, or set the argument with which the metric writes its '
+            'predictions.',
         )
     make_folder(folder, '--out')
     for metric in able:

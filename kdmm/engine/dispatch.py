@@ -85,9 +85,11 @@ def _obeying(init: Callable[..., None]) -> Callable[..., None]:
         init(*given.args, **given.kwargs)
         if objective_in(self.model) is not None and serving(self.__class__) is not type(self):
             raise ConfigError(
-                f'model: {type(self).__name__} built one with an objective of kdmm and would train '
-                f'it without its hooks. Write the section {SECTION}, or '
-                "model=dict(type='kdmm.Distiller', student=..., ...)"
+                f'{type(self).__name__} built one with an objective of kdmm and would train it '
+                'without its hooks',
+                key='model',
+                fix=f'Write the section {SECTION}, or '
+                "model=dict(type='kdmm.Distiller', student=..., ...).",
             )
 
     return run
@@ -101,8 +103,11 @@ def _refusing(init: Callable[..., None]) -> Callable[..., None]:
         given = signature.bind(self, *args, **kwargs)
         if _normalise(given.arguments):
             raise ConfigError(
-                f"{type(self).__name__} with a {SECTION} section: expected MMEngine's Runner or a "
-                'subclass of it. Take another Runner, or leave the section out'
+                f'with a {SECTION} section',
+                key='runner_type',
+                got=type(self).__name__,
+                expected="MMEngine's Runner or a subclass of it",
+                fix='Take another Runner, or leave the section out.',
             )
         init(self, *args, **kwargs)
 
@@ -133,8 +138,10 @@ def _normalise(given: dict[str, Any]) -> bool:
         return section_of(cfg) is not None or objective_in(model) is not None
     if section_of(cfg) is not None:
         raise ConfigError(
-            f'model.type={given["model"]["type"]!r} and a section {SECTION}: one run has one '
-            'objective. Give either'
+            f'there is a section {SECTION}, too, and one run has one objective',
+            key='model.type',
+            got=given['model']['type'],
+            fix='Give either.',
         )
     config = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(dict(cfg or {}))
     config.model, config[SECTION] = student, section

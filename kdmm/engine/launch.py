@@ -44,23 +44,32 @@ def start_process_group(launcher: str, dist_cfg: dict[str, Any] | None = None) -
     missing = [name for name in needed if not os.environ.get(name)]
     if missing:
         raise ConfigError(
-            f'--launcher {launcher}: {", ".join(missing)} not set. Start with torchrun '
-            '(tools/dist_train.sh), srun or mpirun, or leave --launcher out'
+            f'{", ".join(missing)} not set',
+            key='--launcher',
+            got=launcher,
+            fix='Start with torchrun (tools/dist_train.sh), srun or mpirun, or leave --launcher '
+            'out.',
         )
     for name in ('RANK', 'WORLD_SIZE', 'MASTER_PORT', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE'):
         if not os.environ.get(name, '0').isdigit():
             raise ConfigError(
-                f'--launcher {launcher}: the environment variable {name} is '
-                f'{os.environ[name]!r}, expected a number'
+                f'the environment variable of --launcher {launcher}',
+                key=name,
+                got=os.environ[name],
+                expected='a number',
             )
     processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
     if torch.cuda.is_available():
         devices = torch.cuda.device_count()
         if processes > devices:
             raise ConfigError(
-                f'{processes} processes on this node, but it has {devices} GPU(s). Start at most '
-                f'{devices}, or hide the GPUs with CUDA_VISIBLE_DEVICES=-1 to run on CPU. Under '
-                'Slurm do not bind one GPU to each task: every task must see all of its node'
+                'processes on this node',
+                key='--launcher',
+                got=processes,
+                expected=f'at most {devices}, the number of its GPUs',
+                fix=f'Start at most {devices}, or hide the GPUs with CUDA_VISIBLE_DEVICES=-1 to '
+                'run on CPU. Under Slurm do not bind one GPU to each task: every task must see '
+                'all of its node.',
             )
         return
     seconds = (dist_cfg or {}).get('timeout', 1800)
@@ -116,12 +125,20 @@ def _environment_from_slurm() -> None:
             ).stdout.split()
         except (OSError, subprocess.CalledProcessError) as error:
             raise ConfigError(
-                f'--launcher slurm: scontrol does not say the first node ({error}); set MASTER_ADDR'
+                f'scontrol does not say the first node ({error})',
+                key='--launcher',
+                got='slurm',
+                fix='Set MASTER_ADDR.',
             ) from error
         os.environ['MASTER_ADDR'] = names[0]
     os.environ.setdefault('MASTER_PORT', '29500')
     if 'SLURM_PROCID' not in os.environ:
-        raise ConfigError('--launcher slurm: this is no task of a Slurm job, start it with srun')
+        raise ConfigError(
+            'this is no task of a Slurm job',
+            key='--launcher',
+            got='slurm',
+            fix='Start it with srun.',
+        )
     os.environ['RANK'] = os.environ['SLURM_PROCID']
     os.environ['WORLD_SIZE'] = os.environ['SLURM_NTASKS']
     os.environ['LOCAL_RANK'] = os.environ.get('SLURM_LOCALID', '0')
@@ -141,6 +158,11 @@ def _environment_from_mpi() -> None:
             os.environ[name] = os.environ[source]
     if 'MASTER_ADDR' not in os.environ:
         if os.environ.get('WORLD_SIZE') != os.environ.get('LOCAL_WORLD_SIZE'):
-            raise ConfigError('--launcher mpi on several nodes: set MASTER_ADDR to the first node')
+            raise ConfigError(
+                'on several nodes',
+                key='--launcher',
+                got='mpi',
+                fix='Set MASTER_ADDR to the first node.',
+            )
         os.environ['MASTER_ADDR'] = '127.0.0.1'
     os.environ.setdefault('MASTER_PORT', '29500')

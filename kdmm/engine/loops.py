@@ -85,18 +85,21 @@ def refuse_nothing(loop: Any) -> None:
         size = len(loader.dataset)
         if not len(loader) and not (isinstance(sampler, InfiniteSampler) and size):
             raise ConfigError(
-                f'train_dataloader: no batch. The data set has {size} samples ({len(sampler)} for '
-                f'each of {get_world_size()} process(es)), batch_size={loader.batch_size}, '
-                f'drop_last={loader.drop_last}: nothing would be trained. Lower batch_size, leave '
-                'drop_last out, or look at the data set'
+                f'no batch, so nothing would be trained: the data set has {size} samples '
+                f'({len(sampler)} for each of {get_world_size()} process(es)), '
+                f'batch_size={loader.batch_size}, drop_last={loader.drop_last}',
+                key='train_dataloader',
+                fix='Lower batch_size, leave drop_last out, or look at the data set.',
             )
         if isinstance(loop, BaseLoop):
             _refuse_different_lengths(loader)
     for name in ('max_epochs', 'max_iters'):
         if getattr(loop, name, 1) <= 0:
             raise ConfigError(
-                f'train_cfg.{name}: {getattr(loop, name)}, expected at least 1: nothing would be '
-                'trained'
+                'nothing would be trained',
+                key=f'train_cfg.{name}',
+                got=getattr(loop, name),
+                expected='at least 1',
             )
 
 
@@ -105,9 +108,11 @@ def _refuse_different_lengths(loader: DataLoader) -> None:
     lengths = all_gather_object(len(loader))
     if len(set(lengths)) > 1:
         raise ConfigError(
-            f'train_dataloader: the ranks have {lengths} batches an epoch, so that those with more '
-            'would wait for the others without end. Let the sampler deal equally many samples '
-            '(round_up=True of DefaultSampler), or change batch_size or drop_last'
+            f'the ranks have {lengths} batches an epoch, so that those with more would wait for '
+            'the others without end',
+            key='train_dataloader',
+            fix='Let the sampler deal equally many samples (round_up=True of DefaultSampler), or '
+            'change batch_size or drop_last.',
         )
 
 
@@ -116,8 +121,10 @@ def refuse_no_interval(loop: Any) -> None:
     interval = getattr(loop, 'val_interval', 1)
     if not isinstance(interval, int) or interval < 1:
         raise ConfigError(
-            f'train_cfg.val_interval: {interval!r}, expected a whole number from 1; to train '
-            'without validation leave val_dataloader, val_cfg and val_evaluator out'
+            key='train_cfg.val_interval',
+            got=interval,
+            expected='a whole number from 1',
+            fix='To train without validation leave val_dataloader, val_cfg and val_evaluator out.',
         )
 
 

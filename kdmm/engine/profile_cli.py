@@ -45,18 +45,27 @@ def profile(argv: list[str] | None = None) -> None:
 
 
 def _profile(cfg: Config, args: argparse.Namespace, work_dir: str) -> None:
-    if args.iters < 1 or args.warmup < 0:
-        raise ConfigError('--iters: at least 1; --warmup: at least 0')
+    if args.iters < 1:
+        raise ConfigError(key='--iters', got=args.iters, expected='at least 1')
+    if args.warmup < 0:
+        raise ConfigError(key='--warmup', got=args.warmup, expected='at least 0')
     if args.size and min(args.size) < 1:
-        raise ConfigError(f'--size: expected two positive numbers, got {args.size}')
+        raise ConfigError(key='--size', got=args.size, expected='two positive numbers')
     if args.json and not args.json.resolve().parent.is_dir():
-        raise ConfigError(f'--json {str(args.json)!r}: there is no such folder')
+        raise ConfigError('there is no such folder', key='--json', got=str(args.json))
     if args.size and not args.synthetic:
-        raise ConfigError("--size: the data set's pipeline says the size; it is for --synthetic")
+        raise ConfigError(
+            "the data set's pipeline says the size",
+            key='--size',
+            got=args.size,
+            fix='Give --synthetic, too, or leave --size out.',
+        )
     if not objective_class(cfg.get('kd') or {}).by_term:
         raise ConfigError(
-            f'kd.type: the steps of {cfg.kd.type} cannot be taken apart by term; time them beside '
-            f'the plain model: python -m benchmarks --steps {cfg.filename}'
+            'its steps cannot be taken apart by term',
+            key='kd.type',
+            got=cfg.kd.type,
+            fix=f'Time them beside the plain model: python -m benchmarks --steps {cfg.filename}',
         )
     if args.amp:
         use_amp(cfg, args.amp)

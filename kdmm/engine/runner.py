@@ -29,13 +29,14 @@ from kdmm.datasets.label_maps import leaf_datasets, watch_label_maps
 from kdmm.datasets.reading import name_files
 from kdmm.datasets.seeded import seed_loader, stream_of
 from kdmm.datasets.workers import ShelteredLoader, shelter
-from kdmm.distillers import ConfigError, Objective
+from kdmm.distillers import Objective
 from kdmm.distillers.objective import set_aside
 from kdmm.engine.building import CheckedRunner, building, first_step
 from kdmm.engine.launch import start_process_group
 from kdmm.engine.logs import Forgiving
 from kdmm.engine.loops import is_over, refuse_no_interval, refuse_nothing, with_place
 from kdmm.engine.work_dir import latest_checkpoint, make_folder, remove_drafts, sole_run
+from kdmm.errors import ConfigError, about
 from kdmm.hooks.buffers import with_common_buffers
 from kdmm.hooks.checkpoint import ATOMIC, check_state, previous_checkpoint
 from kdmm.hooks.ownership import PREFIX, objective_in, taken
@@ -242,10 +243,11 @@ class Runner(CheckedRunner):
             if 'state dict' not in str(error):
                 raise
             raise ConfigError(
-                f'--resume: {filename!r} is of a run with another optimizer, or with other '
-                f'parameters in it, as those of a kd section ({error}). Resume it with the config '
-                f'of that run; to begin anew with its weights: load_from={filename}, without '
-                '--resume'
+                'it is of a run with another optimizer, or with other parameters in it, as those '
+                f'of a kd section ({error})',
+                key='--resume',
+                got=filename,
+                fix=f'Resume it with the config of that run; {_anew(filename)}.',
             ) from error
         stream = stream_of(self.train_dataloader)
         if stream is not None:
@@ -266,21 +268,22 @@ class Runner(CheckedRunner):
         try:
             checkpoint = read_checkpoint(filename, map_location, self._unsafe)
         except ConfigError as error:
-            raise ConfigError(f'{error}{self._stands(filename)}') from error
+            raise error.advised(self._stands(filename)) from error.__cause__
         if self._resume:
             self._check_resumable(checkpoint, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = unwrapped(self.model)
-        state = state_dict_of(checkpoint, repr(filename))
-        if self._resume:
-            taken(state, PREFIX)  # what the hooks put there for each other
         strict = self._resume or self.cfg.get('strict_load', self._kd is not None)
-        with set_aside(model) as objective:  # the hooks have restored it; the state has none of it
+        # the hooks have restored the objective; the state has none of it
+        with set_aside(model) as objective, about('checkpoint', str(filename)):
+            state = state_dict_of(checkpoint, '')
+            if self._resume:
+                taken(state, PREFIX)  # what the hooks put there for each other
             if strict:
-                load_strictly(model, state, repr(filename))
+                load_strictly(model, state, '')
             else:
                 if objective is not None:
-                    refuse_misfits(model, state, repr(filename))
+                    refuse_misfits(model, state, '')
                 load_state_dict(model, state, strict=False, logger='current')
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
@@ -297,8 +300,10 @@ class Runner(CheckedRunner):
         if not place or 'message_hub' not in checkpoint:
             lacking = 'message_hub' if place else 'meta, with epoch and iter'
             raise ConfigError(
-                f'--resume: {filename!r} does not say where its run was (it has no {lacking}). To '
-                f'begin with its weights: load_from={filename}, without --resume'
+                f'it does not say where its run was (it has no {lacking})',
+                key='--resume',
+                got=filename,
+                fix=f'Name another, or, {_anew(filename)}.',
             )
         if 'optimizer' not in checkpoint:
             self.logger.warning(
@@ -337,9 +342,13 @@ class Runner(CheckedRunner):
             super().save_checkpoint(out_dir, filename, *args, backend_args=backend_args, **kwargs)
         except OSError as error:
             raise CheckpointError(
-                f'could not write {os.path.join(out_dir, filename)}: {error}'
+                f'could not write {os.path.join(out_dir, filename)}: {error}. '
                 + self._stands(os.path.join(out_dir, filename))
             ) from error
+
+
+def _anew(filename: str) -> str:
+    return f'to begin anew with its weights: load_from={filename}, without --resume'
 
 
 def _check_numbers(where: str, hooks: dict[str, Any], **arguments: tuple[str, ...]) -> None:
@@ -350,7 +359,9 @@ def _check_numbers(where: str, hooks: dict[str, Any], **arguments: tuple[str, ..
             value = (given or {}).get(name, 1)
             if type(value) is not int:
                 raise ConfigError(
-                    f'{where}.{hook}.{name}: expected a whole number, -1 for never, got {value!r}'
+                    key=f'{where}.{hook}.{name}',
+                    got=value,
+                    expected='a whole number, -1 for never',
                 )
 
 
@@ -366,8 +377,11 @@ def build_runner(cfg: Config) -> BaseRunner:
     made = RUNNERS.get(kind)
     if section_of(cfg) and not (isinstance(made, type) and issubclass(made, BaseRunner)):
         raise ConfigError(
-            f"runner_type={kind!r} with a kd section: expected MMEngine's Runner or a subclass of "
-            'it. Leave runner_type out, or the section'
+            'with a kd section',
+            key='runner_type',
+            got=kind,
+            expected="MMEngine's Runner or a subclass of it",
+            fix='Leave runner_type out, or the section.',
         )
     with building(cfg, 'runner_type'):
         return RUNNERS.build(cfg)

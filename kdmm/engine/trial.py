@@ -56,7 +56,7 @@ def only_term(cfg: Config, name: str) -> None:
     """
     terms = cfg[SECTION].losses
     if name not in terms:
-        raise ConfigError(f'kd.losses: no term {name!r}; {nearest(name, terms)}')
+        raise ConfigError(f'no term {name!r}; {nearest(name, terms)}', key='kd.losses')
     for other, term in terms.items():
         if other != name:
             term['weight'] = 0.0
@@ -92,8 +92,9 @@ def _task_and_classes(model: Mapping[str, Any]) -> tuple[str, int]:
         if isinstance(head, Mapping) and 'num_classes' in head:
             return task, head['num_classes']
     raise ConfigError(
-        'blank data: only segmentation and classification models (with num_classes in decode_head '
-        'or head) are served'
+        'for blank data',
+        key='model',
+        expected='a segmentation or classification model, with num_classes in decode_head or head',
     )
 
 
@@ -112,8 +113,9 @@ def crop_size(cfg: Config) -> tuple[int, int]:
         if isinstance(value, list | tuple) and len(value) == 2:
             return int(value[0]), int(value[1])
     raise ConfigError(
-        'blank data: the config names no crop size (RandomCrop, data_preprocessor.size); '
-        'give one: --size HEIGHT WIDTH'
+        'for blank data: the config names no crop size (RandomCrop, data_preprocessor.size)',
+        key='crop_size',
+        fix='Give one: --size HEIGHT WIDTH',
     )
 
 

@@ -36,20 +36,29 @@ def visualize(argv: list[str] | None = None) -> None:
 
 def _refuse(cfg: Config, out: Path, count: int) -> None:
     if count < 1:
-        raise ConfigError(f'--num {count}: at least 1')
+        raise ConfigError(key='--num', got=count, expected='at least 1')
     if not out.resolve().parent.is_dir() or out.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
-        raise ConfigError(f'--out {str(out)!r}: expected a .png or .jpg in a folder that exists')
+        raise ConfigError(
+            key='--out', got=str(out), expected='a .png or .jpg in a folder that exists'
+        )
     dataset = (cfg.get('val_dataloader') or {}).get('dataset') or {}
     pipeline = dataset.get('pipeline') or []
     kinds = [step['type'] for step in pipeline]
     if 'kdmm.ShufflePatches' not in kinds:
         raise ConfigError(
-            'val_dataloader.dataset.pipeline has no kdmm.ShufflePatches: this draws the puzzles of '
-            'a pretext config such as configs/hsjp/pretrain_simplebaseline_r50_256x192.py'
+            key='val_dataloader.dataset.pipeline',
+            got=kinds,
+            expected='kdmm.ShufflePatches among them',
+            fix='Give a pretext config, whose puzzles this draws, such as '
+            'configs/hsjp/pretrain_simplebaseline_r50_256x192.py',
         )
     packed: Any = next((step for step in pipeline if step['type'] == 'PackPoseInputs'), {})
     if not set(META_KEYS) <= set(packed.get('meta_keys', ())):
-        raise ConfigError(f'PackPoseInputs.meta_keys: expected {", ".join(META_KEYS)} among them')
+        raise ConfigError(
+            key='val_dataloader.dataset.pipeline: PackPoseInputs.meta_keys',
+            got=packed.get('meta_keys'),
+            expected=f'{", ".join(META_KEYS)} among them',
+        )
 
 
 def _solved(runner: Any, count: int) -> tuple[list[torch.Tensor], list[Any]]:
@@ -74,6 +83,6 @@ def _write(sheet: Any, path: Path) -> None:
 
     done, data = cv2.imencode(path.suffix.lower(), sheet[..., ::-1])
     if not done:
-        raise ConfigError(f'--out {str(path)!r}: OpenCV cannot write it')
+        raise ConfigError('OpenCV cannot write it', key='--out', got=str(path))
     path.write_bytes(data.tobytes())
     print(f'{path}: {sheet.shape[1]}x{sheet.shape[0]}')

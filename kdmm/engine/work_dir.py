@@ -42,17 +42,18 @@ def sole_run(work_dir: str) -> Iterator[None]:
         ConfigError: On all ranks, if another process holds it (the message says which), or nothing
             can be written there.
     """
-    path, mine, refusal = os.path.join(os.path.realpath(work_dir), LOCK), False, ''
+    path, mine = os.path.join(os.path.realpath(work_dir), LOCK), False
+    refusal: ConfigError | None = None
     if is_main_process() and path not in _held:
         try:
             make_folder(work_dir, 'work_dir')
-            refusal = _take(path)
+            _take(path)
         except ConfigError as error:
-            refusal = str(error)
+            refusal = error
         mine = path in _held
-    for text in all_gather_object(refusal):
-        if text:
-            raise ConfigError(text)
+    for found in all_gather_object(refusal):
+        if found is not None:
+            raise found
     try:
         yield
     finally:
@@ -77,13 +78,20 @@ def make_folder(path: str, key: str) -> None:
     except OSError as error:
         place = f' ({error.filename})' if error.filename not in (None, path) else ''
         raise ConfigError(
-            f'{key}: {path!r} is no folder in which files can be written: {error.strerror}{place}. '
-            'Name another, or see to its rights and the room on its disk'
+            f'{error.strerror}{place}',
+            key=key,
+            got=path,
+            expected='a folder in which files can be written',
+            fix='Name another, or see to its rights and the room on its disk.',
         ) from error
 
 
-def _take(path: str) -> str:
-    """Lock the file; why that cannot be, or nothing."""
+def _take(path: str) -> None:
+    """Lock the file, where the file system has locks.
+
+    Raises:
+        ConfigError: If another process has locked it.
+    """
     file = None
     try:
         file = open(path, 'a+')  # noqa: SIM115  (held as long as the run lasts)
@@ -94,23 +102,24 @@ def _take(path: str) -> str:
         folder = os.path.dirname(path)
         owner = _owner(file) if file is not None else ''
         if file is not None and error.errno in (errno.EAGAIN, errno.EACCES):
-            return (
-                f'work_dir: another run is training in {folder!r} ({owner}). Give this run another '
-                '--work-dir, or wait for the other to end'
-            )
+            raise ConfigError(
+                f'another run is training there ({owner})',
+                key='work_dir',
+                got=folder,
+                fix='Give this run another --work-dir, or wait for the other to end.',
+            ) from error
         print_log(
             f'work_dir: {folder!r} cannot be locked ({error}); see to it that no other run trains '
             'in it',
             'current',
             WARNING,
         )
-        return ''
+        return
     file.truncate(0)
     began = time.strftime('%Y-%m-%d %H:%M:%S')
     file.write(f'process {os.getpid()} on {socket.gethostname()}, since {began}\n')
     file.flush()
     _held[path] = file
-    return ''
 
 
 def _owner(file: IO[str]) -> str:
@@ -144,9 +153,10 @@ def latest_checkpoint(work_dir: str, cfg: Mapping[str, Any]) -> str | None:
     found, damaged = resumable(folders, cfg)
     if found is None and damaged:
         raise ConfigError(
-            f'--resume: {record} names no checkpoint that is there ({named!r}), and none of these '
-            f'can be read: {", ".join(damaged)}. Name another with --resume PATH, or start anew '
-            'without --resume'
+            f'{record} names no checkpoint that is there ({named!r}), and none of these can be '
+            f'read: {", ".join(damaged)}',
+            key='--resume',
+            fix='Name another with --resume PATH, or start anew without --resume.',
         )
     if found is not None:
         said = f'names {named!r}, which is not there' if named else 'is missing or names no file'

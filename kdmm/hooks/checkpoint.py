@@ -51,7 +51,7 @@ def check_state(runner: Any, filename: str) -> None:
         runner.call_hook('before_writing')
     except TrainingError as error:
         stands = previous_checkpoint(runner.work_dir, filename, runner.cfg)
-        raise type(error)(f'{error}: {filename} is not written{stands}') from error
+        raise type(error)(f'{error}: {filename} is not written. {stands}') from error
 
 
 def agree_to_save(runner: Any, filename: str) -> None:
@@ -67,7 +67,7 @@ def agree_to_save(runner: Any, filename: str) -> None:
 
 
 def previous_checkpoint(work_dir: str, failed: str, cfg: Mapping[str, Any]) -> str:
-    """Name the checkpoint that the run can be resumed from, as the end of an error message.
+    """Name the checkpoint that the run can be resumed from, as a sentence of an error message.
 
     Args:
         work_dir: Of the run.
@@ -83,8 +83,8 @@ def previous_checkpoint(work_dir: str, failed: str, cfg: Mapping[str, Any]) -> s
                 path = named
     path = path or resumable(folders, cfg, without)[0]
     if path is None:
-        return '. There is no earlier checkpoint in the work dir from which it can be resumed'
-    return f'. The previous checkpoint stands: {path}'
+        return 'There is no earlier checkpoint in the work dir from which it can be resumed'
+    return f'The previous checkpoint stands: {path}'
 
 
 def checkpoint_folders(work_dir: str, cfg: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from kdmm.checkpoints import (
     weights_only,
 )
 from kdmm.compat.packages import require_scopes
-from kdmm.errors import ConfigError
+from kdmm.errors import ConfigError, about
 from kdmm.taps import Taps
 from kdmm.teachers.inputs import InputAdapter
 from kdmm.teachers.zoo import zoo_checkpoint, zoo_config
@@ -41,15 +41,15 @@ def load_model_config(config: str, key: str = 'kd.teacher.config') -> tuple[dict
         ConfigError: If there is no such config, it has no model, or its base library is missing.
     """
     if not isinstance(config, str):
-        raise ConfigError(f'{key}: expected a file or package::path, got {config!r}')
+        raise ConfigError(key=key, got=config, expected='a file or package::path')
     try:
         cfg = Config.fromfile(zoo_config(config) if '::' in config else config)
     except (Exception, SystemExit) as error:  # a config's text may raise anything
         kind = '' if isinstance(error, (OSError, ImportError)) else f'{type(error).__name__}: '
-        raise ConfigError(f'{key}: {config!r} cannot be read ({kind}{error})') from error
+        raise ConfigError(f'it cannot be read ({kind}{error})', key=key, got=config) from error
     require_scopes(cfg, f'{key}: ')
     if 'model' not in cfg:
-        raise ConfigError(f'{key}: {config!r} has no model')
+        raise ConfigError('it has no model', key=key, got=config)
     model = copy.deepcopy(cfg.model)  # a ConfigDict: mmseg sets attributes on its parts
     if 'data_preprocessor' in cfg:
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
@@ -96,22 +96,39 @@ class Teacher:
         prefix: str | None = None,
     ) -> None:
         if (config is None) == (model is None):
-            raise ConfigError('kd.teacher: give either config or model')
+            both = config is not None
+            raise ConfigError(
+                'both config and model' if both else 'neither config nor model',
+                key='kd.teacher',
+                fix='Give either config or model.',
+            )
         if checkpoint is None and not random:
             raise ConfigError(
-                "kd.teacher.checkpoint: missing. Name a file, a URL or 'zoo'; a teacher with "
-                'random weights must be asked for: checkpoint=None, random=True'
+                'it is missing',
+                key='kd.teacher.checkpoint',
+                fix="Name a file, a URL or 'zoo'; a teacher with random weights must be asked "
+                'for: checkpoint=None, random=True.',
             )
         if checkpoint is not None and random:
-            raise ConfigError('kd.teacher: random=True contradicts a checkpoint; drop one of them')
+            raise ConfigError(
+                'it contradicts random=True',
+                key='kd.teacher.checkpoint',
+                got=checkpoint,
+                fix='Drop one of them.',
+            )
         for name, value in (('container', container), ('prefix', prefix)):
             if value is not None and (random or not isinstance(value, str) or not value):
                 raise ConfigError(
-                    f'kd.teacher.{name}: {value!r}, expected a name in a checkpoint'
-                    + (', and random=True has none: drop it' if random else '')
+                    'random=True has no checkpoint' if random else '',
+                    key=f'kd.teacher.{name}',
+                    got=value,
+                    expected='' if random else 'a name in a checkpoint',
+                    fix='Drop it.' if random else '',
                 )
         if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise ConfigError(f'kd.teacher.dtype: {dtype!r} is no torch dtype, try bfloat16')
+            raise ConfigError(
+                key='kd.teacher.dtype', got=dtype, expected='a torch dtype, such as bfloat16'
+            )
         with seeded(RANDOM) if random else nullcontext():
             with weights_only(unsafe):
                 self.module = self._build(config, model)
@@ -120,7 +137,8 @@ class Teacher:
                 self.source, content = self._read(config, checkpoint, unsafe)
                 what = f'kd.teacher.checkpoint: {self.source!r}'
                 state = state_dict_of(content, what, container, prefix, 'kd.teacher.container')
-                load_strictly(self.module, state, what)
+                with about('kd.teacher.checkpoint', self.source):
+                    load_strictly(self.module, state, '')
             #: Everything with weights.
             self.parts = [self.module, *self._further_parts(content)]
         self.dtype = getattr(torch, dtype) if dtype else None
@@ -218,9 +236,16 @@ class Teacher:
     def _read(config: str | None, checkpoint: str, unsafe: bool) -> tuple[str, dict[str, Any]]:
         if checkpoint == 'zoo':
             if config is None:
-                raise ConfigError("kd.teacher: checkpoint='zoo' needs a config of a base library")
+                raise ConfigError(
+                    'there is no config of a base library',
+                    key='kd.teacher.checkpoint',
+                    got=checkpoint,
+                    fix='Give the config in place of model, or the path or URL of a checkpoint.',
+                )
             try:
                 checkpoint = zoo_checkpoint(config)
             except (ValueError, OSError, ImportError) as error:
-                raise ConfigError(f'kd.teacher.checkpoint: {error}') from error
+                raise ConfigError(
+                    str(error), key='kd.teacher.checkpoint', got=checkpoint
+                ) from error
         return checkpoint, read_checkpoint(checkpoint, unsafe=unsafe, what='kd.teacher.checkpoint')

@@ -16,9 +16,9 @@ from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
 
 from kdmm.checkpoints import weights_only
 from kdmm.engine import Runner
-from kdmm.errors import ConfigError
 from tests.distillers.tiny_models import TinyNet
 from tests.engine.tiny_run import KD, config
+from tests.errors import refused
 
 
 class Attack:
@@ -85,7 +85,8 @@ def test_every_reader_is_served_weights_only(reader, file, tmp_path, monkeypatch
         READERS[reader](file)
     assert (tmp_path / 'made').is_dir(), 'no attack'
     (tmp_path / 'made').rmdir()
-    with weights_only(), pytest.raises(ConfigError, match='more than weights.*unsafe_checkpoint'):
+    told = dict(problem='more than weights', fix='unsafe_checkpoint=True')
+    with weights_only(), refused(key='pretrained weights', **told):
         READERS[reader](file)
     assert not (tmp_path / 'made').exists() and torch.load is kept
     with other, weights_only(), weights_only(unsafe=True):
@@ -121,7 +122,8 @@ def test_a_student_that_would_run_code(form, kd, file, tmp_path):
         Runner.from_cfg(cfg).train()
 
     kept = torch.load
-    with pytest.raises(ConfigError, match="holds more.*mkdir.*bad.pth'.*unsafe_checkpoint=True"):
+    told = dict(problem=('holds more', 'mkdir'), fix='unsafe_checkpoint=True')
+    with refused(key='pretrained weights', got=str(file), **told):
         run()
     assert not (tmp_path / 'made').exists() and torch.load is kept
     run(unsafe_checkpoint=True)

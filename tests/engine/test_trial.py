@@ -6,8 +6,8 @@ import pytest
 from mmengine.config import Config
 
 from kdmm.engine.trial import crop_size, only_term, to_blank_data, to_trial
-from kdmm.errors import ConfigError
 from kdmm.hooks import PretrainedBackboneHook
+from tests.errors import refused
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_one_term_alone(cfg: Config) -> None:
     only_term(cfg, 'plain')
     on = [name for name, term in cfg.kd.losses.items() if term.get('weight', 1) != 0]
     assert on == ['plain']
-    with pytest.raises(ConfigError, match=r"'plane'; nearest: plain"):
+    with refused(key='kd.losses', problem="'plane'; nearest: plain"):
         only_term(cfg, 'plane')
 
 
@@ -89,7 +89,7 @@ def test_the_pipeline_says_the_crop(cfg: Config) -> None:
     cfg.train_dataloader.dataset.pipeline = []
     assert crop_size(cfg) == (32, 48)
     del cfg.model['data_preprocessor']
-    with pytest.raises(ConfigError, match='--size HEIGHT WIDTH'):
+    with refused(key='crop_size', fix='--size HEIGHT WIDTH'):
         crop_size(cfg)
 
 
@@ -102,7 +102,7 @@ def test_blank_data(cfg: Config) -> None:
     assert cfg.train_dataloader.dataset.size == (40, 56)
     assert cfg.model.data_preprocessor.size == (40, 56), 'or images would be padded to another'
     cfg.model.pop('decode_head')
-    with pytest.raises(ConfigError, match='only segmentation and classification'):
+    with refused(key='model', expected='a segmentation or classification model'):
         to_blank_data(cfg)
     cfg.model.head = dict(type='LinearClsHead', num_classes=7)
     to_blank_data(cfg)

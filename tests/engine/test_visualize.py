@@ -43,7 +43,7 @@ def test_writes_a_sheet(prepared: tuple[Any, Path], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('words', 'complaint'),
     [
-        (['--num', '0'], '--num 0'),
+        (['--num', '0'], '--num: expected at least 1, got 0'),
         (['--out', 'gone/a.png'], 'folder that exists'),
         (['--out', 'a.gif'], '.png or .jpg'),
         (['--cfg-options', 'val_dataloader.dataset.pipeline.3.type=RandomFlip'], 'ShufflePatches'),
