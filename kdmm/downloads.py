@@ -71,7 +71,7 @@ def fetch(url: str, what: str = 'checkpoint') -> Path:
             problem = error
     problems = [error for error in all_gather_object(problem) if error is not None]
     if problems:  # no rank may wait for another that has left
-        raise problem or ConfigError('x')
+        raise problem or problems[0]
     path = _copy_of(url)
     if path is None:
         raise ConfigError('there is no file after its download', key=what, got=url)
