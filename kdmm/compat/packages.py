@@ -31,17 +31,20 @@ DISTRIBUTION: dict[str, tuple[str, str]] = {
     'mmdet': ('onedl-mmdetection', 'mmdet'),
     'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
     'mmpose': ('--no-deps mmpose', ''),  # it asks for chumpy, which does not build any more
-    'xtcocotools': ('--no-build-isolation --no-deps --no-binary xtcocotools xtcocotools', ''),
+    'xtcocotools': (
+        'cython && pip install --no-build-isolation --no-deps --no-binary xtcocotools xtcocotools',
+        '',
+    ),
     'cv2': ('opencv-python', ''),
     'yaml': ('pyyaml', ''),
 }
 #: Libraries that are a scope of MMEngine's registries, and the modules to try them by: they import
-#: mmcv late, and MMPose xtcocotools.
+#: mmcv late, MMPose xtcocotools, and the models of MMPose MMDetection.
 SCOPES = {
     'mmseg': ('mmcv', 'mmseg'),
     'mmdet': ('mmcv', 'mmdet'),
     'mmpretrain': ('mmcv', 'mmpretrain'),
-    'mmpose': ('mmcv', 'mmpose.datasets'),
+    'mmpose': ('mmcv', 'mmpose.datasets', 'mmpose.models'),
 }
 
 _mmengine_cfg_path = Config._get_cfg_path
@@ -77,20 +80,21 @@ def require(package: str, why: str) -> ModuleType:
     return found
 
 
-def require_scopes(cfg: Mapping[str, Any], where: str = '') -> None:
+def require_scopes(cfg: Mapping[str, Any] | Config, where: str = '') -> None:
     """Import the base libraries that a config names, as ``default_scope`` or ``type='mmdet.X'``.
 
     Args:
-        cfg: Any part of a config.
+        cfg: A config, or any part of one.
         where: What stands before the key in an error.
 
     Raises:
         ConfigError: One of them cannot be imported.
     """
     scope = cfg.get('default_scope')
+    node = cfg._cfg_dict if isinstance(cfg, Config) else cfg  # a Config is no Mapping
     if scope in SCOPES:
         require(scope, f'{where}default_scope={scope!r}')
-    for kind in _types(cfg):
+    for kind in _types(node):
         scope, _, name = kind.partition('.')
         if name and scope in SCOPES:
             require(scope, f'{where}type={kind!r}')

@@ -102,6 +102,13 @@ class Teacher:
                 key='kd.teacher',
                 fix='Give either config or model.',
             )
+        if model is not None and not isinstance(model, Mapping):
+            raise ConfigError(
+                key='kd.teacher.model',
+                got=model,
+                expected='the dict of a model',
+                fix='A file or package::path is named by config.',
+            )
         if checkpoint is None and not random:
             raise ConfigError(
                 'it is missing',

@@ -154,8 +154,31 @@ def without(monkeypatch):
 def test_a_config_is_refused_for_the_library_that_is_missing(without, hidden, cfg, key, told):
     without(hidden)
     problem = f'{hidden} is not installed: pip install', told
-    with refused(key=f'kd.teacher.config: {key}', problem=problem):
-        require_scopes(cfg, 'kd.teacher.config: ')
+    for given in (cfg, Config(cfg)):  # MMEngine's is no Mapping
+        with refused(key=f'kd.teacher.config: {key}', problem=problem):
+            require_scopes(given, 'kd.teacher.config: ')
+
+
+def test_mmpose_needs_mmdet(tmp_path):
+    """Its models import it."""
+    pytest.importorskip('xtcocotools.mask')
+    pytest.importorskip('mmpose')
+    code = (
+        'from importlib.machinery import PathFinder\n'
+        'find = PathFinder.find_spec\n'
+        'def others(name, path=None, target=None):\n'
+        "    return None if name.partition('.')[0] == 'mmdet' else find(name, path, target)\n"
+        'PathFinder.find_spec = others\n'
+        'from kdmm.compat.packages import require_scopes\n'
+        'try:\n'
+        "    require_scopes(dict(default_scope='mmpose'))\n"
+        'except ValueError as error:\n'
+        '    print(error)'
+    )
+    (line,) = [x for x in run_python(code, path=ROOT, cwd=tmp_path) if 'installed' in x]
+    assert line.startswith(
+        "default_scope='mmpose': mmdet is not installed: pip install onedl-mmdet"
+    )
 
 
 def test_configs_of_libraries_that_are_there_pass(without):

@@ -65,6 +65,8 @@ def checkpoint(tmp_path):
          dict(got='no/such.py', problem='cannot be read')),
         (dict(config='mmseg::no/such.py', random=True), '.config',
          dict(got='mmseg::no/such.py', problem='cannot be read')),
+        (dict(model='x.py', random=True), '.model',
+         dict(got='x.py', expected='the dict', fix='named by config')),
         (dict(config=3, random=True), '.config', dict(got=3, expected='a file or package::path')),
     ],
 )  # fmt: skip
