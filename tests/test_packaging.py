@@ -19,7 +19,7 @@ import kdmm
 ROOT = Path(__file__).resolve().parents[1]
 FILES = (
     'pyproject.toml', 'setup.py', 'MANIFEST.in', 'LICENSE', 'README.md', 'CHANGELOG.md',
-    'requirements.txt', 'model-index.yml',
+    'requirements.txt', 'model-index.yml', 'CONTRIBUTING.md',
 )  # fmt: skip
 FOLDERS = ('kdmm', 'benchmarks', 'configs', 'docs', 'tools')
 BUILD = (
@@ -149,7 +149,7 @@ def test_the_source_distribution_is_complete(checkout: Path, tmp_path: Path) -> 
     (archive,) = tmp_path.glob('*.tar.gz')
     with tarfile.open(archive) as packed:
         names = {name.partition('/')[2] for name in packed.getnames()}
-    folders = {'benchmarks/naive.py', 'docs/guide.md', 'tools/setup.sh'}
+    folders = {'benchmarks/naive.py', 'docs/guide.md', 'docs/rooms.svg', 'tools/setup.sh'}
     assert {*FILES, *folders, 'configs/cirkd/metafile.yml'} <= names
     assert 'kdmm/py.typed' in names and not [name for name in names if name.endswith('.pyc')]
 

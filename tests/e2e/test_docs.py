@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / 'docs').glob('*.md'))
-LINKED = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+LINKED = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 LINKED += sorted((ROOT / 'configs').rglob('*.md'))
 LINK = re.compile(r'\]\(([^)#:]+)\)')
 
