@@ -19,9 +19,10 @@ import kdmm
 ROOT = Path(__file__).resolve().parents[1]
 FILES = (
     'pyproject.toml', 'setup.py', 'MANIFEST.in', 'LICENSE', 'README.md', 'CHANGELOG.md',
-    'requirements.txt', 'model-index.yml', 'CONTRIBUTING.md',
+    'requirements.txt', 'model-index.yml', 'CONTRIBUTING.md', 'CITATION.cff',
+    '.pre-commit-config.yaml',
 )  # fmt: skip
-FOLDERS = ('kdmm', 'benchmarks', 'configs', 'docs', 'tools')
+FOLDERS = ('kdmm', 'benchmarks', 'configs', 'docs', 'tools', '.github')
 BUILD = (
     'import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])'
 )
@@ -150,6 +151,7 @@ def test_the_source_distribution_is_complete(checkout: Path, tmp_path: Path) -> 
     with tarfile.open(archive) as packed:
         names = {name.partition('/')[2] for name in packed.getnames()}
     folders = {'benchmarks/naive.py', 'docs/guide.md', 'docs/rooms.svg', 'tools/setup.sh'}
+    folders |= {'.github/workflows/ci.yml'}
     assert {*FILES, *folders, 'configs/cirkd/metafile.yml'} <= names
     assert 'kdmm/py.typed' in names and not [name for name in names if name.endswith('.pyc')]
 
