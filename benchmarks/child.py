@@ -81,25 +81,25 @@ def fingerprint(value: Tensor) -> tuple[float, float]:
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Times in seconds, memory in MiB, and what the results were."""
-    from kdmm.engine.meter import Meter
+    from kdmm.engine.resources import ResourceMonitor
 
     Call(job, job['warm'])()  # loads libraries, starts threads
     call = Call(job, job['shape'])
-    meter = Meter(job['device'])
-    if meter.device.type == 'cuda':  # kernels are compiled and chosen for this shape
+    monitor = ResourceMonitor(job['device'])
+    if monitor.device.type == 'cuda':  # kernels are compiled and chosen for this shape
         call()
     times: list[float] = []
-    with meter.stretch() as first:
+    with monitor.measure() as first:
         found = call()
     values = {key: fingerprint(value) for key, value in found.items()}
     del found
     times.append(first.seconds)
     while sum(times) < job['seconds'] and len(times) < MOST:
-        with meter.stretch() as again:
+        with monitor.measure() as again:
             call()
         times.append(again.seconds)
     memory = dict(peak_mib=first.peak / MIB, added_mib=first.added / MIB)
-    return dict(times=times, values=values, memory_exact=meter.exact, **memory)
+    return dict(times=times, values=values, memory_exact=monitor.exact, **memory)
 
 
 def main() -> None:

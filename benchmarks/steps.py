@@ -131,8 +131,8 @@ def measure_steps(job: dict[str, Any]) -> dict[str, Any]:
 def _measure(job: dict[str, Any], folder: str) -> dict[str, Any]:
     import kdmm  # noqa: F401  (registers everything)
     from kdmm.engine import build_runner, load_config, use_amp
-    from kdmm.engine.meter import MIB
-    from kdmm.engine.trial import only_term, to_blank_data, to_trial
+    from kdmm.engine.dry_run import only_term, to_blank_data, to_dry_run
+    from kdmm.engine.resources import MIB
 
     terms = job['terms']
     cfg = load_config(job['config'], job['options'])
@@ -148,7 +148,7 @@ def _measure(job: dict[str, Any], folder: str) -> dict[str, Any]:
         cfg.train_dataloader.batch_size = job['batch']
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
     loop = dict(warmup=1, iters=job['iters'], apart=False, teacher_only=terms == TEACHER)
-    to_trial(cfg, dict(loop, type='kdmm.ProfileLoop'), folder)
+    to_dry_run(cfg, dict(loop, type='kdmm.ProfileLoop'), folder)
     runner = build_runner(cfg)
     if job.get('turns'):
         runner.register_hook(_turns(), priority='LOWEST')
@@ -158,7 +158,7 @@ def _measure(job: dict[str, Any], folder: str) -> dict[str, Any]:
         times=done.seconds,
         peak_mib=done.peak / MIB,
         added_mib=done.added / MIB,
-        memory_exact=done.meter.exact,
+        memory_exact=done.monitor.exact,
     )
 
 

@@ -1,4 +1,4 @@
-"""From a config file to a running job."""
+"""Runner, command lines, checks of configs, and profiling."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -45,7 +45,7 @@ def check_data(cfg: Config, stages: tuple[str, ...] = ('train', 'val')) -> None:
 
 
 def variables_in(cfg: Config) -> dict[str, str]:
-    """The environment variables that a config reads, and what it takes each to be."""
+    """Environment variables that a config reads, with the values that it uses."""
     read = re.findall(r'\{\{\W*\$(\w+)\s*:\s*(\S*?)\W*\}\}', cfg.text)
     return {name: os.environ.get(name, default) for name, default in read}
 
@@ -64,7 +64,7 @@ def _datasets(dataset: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]
 
 
 def _metrics(cfg: Config, stage: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The evaluator's, or each of several; keys as ``--cfg-options`` takes them."""
+    """Metrics of an evaluator with their keys, in the form of ``--cfg-options``."""
     key = f'{stage}_evaluator'
     found = cfg.get(key)
     if isinstance(found, Mapping):
@@ -80,7 +80,7 @@ def _type_name(dataset: Mapping[str, Any]) -> str:
 
 
 def _check_class_names(key: str, dataset: Mapping[str, Any], scope: str | None) -> None:
-    """Of MMSegmentation's data sets: those of MMDetection are compared with their files."""
+    """Check chosen classes of MMSegmentation's data sets; MMDetection's are in their files."""
     classes, kind = (dataset.get('metainfo') or {}).get('classes'), dataset.get('type')
     if not isinstance(classes, (list, tuple)):
         return
@@ -118,7 +118,7 @@ def _num_classes(cfg: Config) -> int | None:
 def _check_places(
     key: str, dataset: Mapping[str, Any], variables: Mapping[str, str], expected: str
 ) -> None:
-    """``expected`` is the layout of the files, for errors."""
+    """Check the paths of a data set; ``expected`` is its layout, for errors."""
     root = _root(dataset, key)
     places = {f'{key}.data_root': root} if root else {}
     prefixes = dataset.get('data_prefix') or {}
@@ -136,7 +136,7 @@ def _check_places(
 def _check_paths(
     places: Mapping[str, Any], option: str, variables: Mapping[str, str], expected: str = ''
 ) -> None:
-    """Keys and what they name; ``option`` names another place, and so may a variable."""
+    """Refuse missing local paths; the message names ``option`` and variables that change them."""
     for place, path in places.items():
         if isinstance(path, str) and path and '://' not in path and not os.path.exists(path):
             read = [name for name, root in variables.items() if root and path.startswith(root)]

@@ -1,4 +1,4 @@
-"""CIFAR as MMPretrain reads it: the unpacked archive of its authors."""
+"""Check of the unpacked CIFAR archive that MMPretrain reads."""
 
 import os
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ ARCHIVED = ('CIFAR10', 'CIFAR100')
 def check_archive(key: str, dataset: Mapping[str, Any], kind: str) -> None:
     """The unpacked files must be there and whole, unless the config says ``download=True``.
 
-    MMPretrain would fetch them if ``download`` were left out, and calls damaged ones missing.
+    Without ``download`` MMPretrain would fetch them, and it reports damaged files as missing.
 
     Raises:
         ConfigError: Names the folder, the files, the archive and where it belongs.

@@ -1,6 +1,6 @@
-"""Images in a folder a class: the number of a class is the place of its folder in the alphabet.
+"""Checks of data sets with a folder a class, numbered in the order of the alphabet.
 
-A folder too few, or ``.ipynb_checkpoints`` among them, moves all labels behind it.
+A missing folder, or an extra one such as ``.ipynb_checkpoints``, shifts all later labels.
 """
 
 import os
@@ -21,7 +21,7 @@ def layout(dataset: Mapping[str, Any]) -> str:
 
 
 def class_root(dataset: Mapping[str, Any]) -> str:
-    """The local folder of the class folders; empty where there is none."""
+    """Local folder that holds the class folders; empty where there is none."""
     root, split = (dataset.get(key) or '' for key in ('data_root', 'split'))
     prefix = dataset.get('data_prefix') or split
     if isinstance(prefix, Mapping):
@@ -71,7 +71,7 @@ def check_class_folders(
 
 
 def _class_folders(folder: str) -> set[str]:
-    """As MMPretrain lists them; none if there is nothing in any."""
+    """Class folders as MMPretrain lists them; none if all are empty."""
     if not os.path.isdir(folder):
         return set()
     found = set(list_dir_or_file(folder, list_file=False))
@@ -79,7 +79,7 @@ def _class_folders(folder: str) -> set[str]:
 
 
 def _compare(key: str, folder: str, found: set[str], other: str, expected: set[str]) -> None:
-    """A class is known by its folder's place in the list, so the lists must be equal."""
+    """Refuse different lists of folders: the place in the list is the label."""
     lacking, extra = expected - found, found - expected
     if lacking or extra:
         said = [

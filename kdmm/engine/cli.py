@@ -17,11 +17,11 @@ from mmengine.registry import METRICS
 
 from kdmm.config import load_config, use_amp
 from kdmm.datasets.workers import close_workers
-from kdmm.engine.building import arguments
+from kdmm.engine.build_errors import arguments
 from kdmm.engine.checks import check_data
 from kdmm.engine.launch import COLLECTED, report, start_process_group, stop_process_group
 from kdmm.engine.runner import build_runner
-from kdmm.engine.work_dir import latest_checkpoint, make_folder, sole_run
+from kdmm.engine.work_dir import exclusive_run, latest_checkpoint, make_folder
 from kdmm.errors import ConfigError, TrainingError
 from kdmm.hooks.interrupt import Interrupted, end_at_once
 
@@ -43,14 +43,14 @@ def train(argv: list[str] | None = None) -> None:
         metavar='{float16,bfloat16}',
         help='mixed precision (GPU only); without a dtype the base library chooses',
     )
-    args = parser.parse_args(with_configs_apart(argv))
+    args = parser.parse_args(separate_configs(argv))
 
     def run(cfg: Config) -> None:
         if args.amp is not None:
             use_amp(cfg, args.amp)
         choose_start(cfg, args.resume)
         check_data(cfg, ('train', 'val'))
-        with sole_run(cfg.work_dir):  # from before anything is written there
+        with exclusive_run(cfg.work_dir):  # from before anything is written there
             build_runner(cfg).train()
 
     launch(args, run)
@@ -122,7 +122,7 @@ def keep_predictions(cfg: Config, folder: str) -> None:
 
 
 def command_line(description: str) -> argparse.ArgumentParser:
-    """The flags that all commands have."""
+    """Parser with the flags of all commands."""
     parser = Parser(description=description)
     parser.add_argument('config', help="config file, or 'kdmm::cirkd/...' of the installed package")
     parser.add_argument('--work-dir', help='where logs and checkpoints go')
@@ -139,7 +139,7 @@ def command_line(description: str) -> argparse.ArgumentParser:
 
 
 class Parser(argparse.ArgumentParser):
-    """Of several processes one prints the usage."""
+    """Parser whose errors one of several processes prints."""
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the command line; exit code 2."""
@@ -148,7 +148,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Overrides(DictAction):
-    """MMEngine's ``--cfg-options``, with a message for what is no ``key=value``."""
+    """MMEngine's ``--cfg-options`` that refuses anything but ``key=value``."""
 
     def __call__(
         self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
@@ -166,8 +166,8 @@ class Overrides(DictAction):
                 raise argparse.ArgumentError(self, f'{value}: {error}') from None
 
 
-def with_configs_apart(argv: Sequence[str] | None) -> list[str]:
-    """The arguments, with ``--amp CONFIG`` and ``--resume CONFIG`` read as a flag and a config."""
+def separate_configs(argv: Sequence[str] | None) -> list[str]:
+    """Arguments in which ``--amp CONFIG`` and ``--resume CONFIG`` are a flag and a config."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     for place, (flag, value) in enumerate(zip(arguments, arguments[1:], strict=False)):
         config = value.endswith(('.py', '.json', '.yaml', '.yml')) or '::' in value
@@ -179,10 +179,10 @@ def with_configs_apart(argv: Sequence[str] | None) -> list[str]:
 
 
 def launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
-    """Read the config, open the process group, run; a wrong input is one message, exit code 2.
+    """Read the config, open the process group, run; turn errors into messages and exit codes.
 
-    What the system refuses (a full disk) and what fails in training is one message with exit code
-    1. Everything else is an error of the program and shows its traceback.
+    A wrong input is one message with exit code 2. Errors of the system (a full disk) and of
+    training are one message with exit code 1. Other errors show their traceback.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     with _signals_raise():
@@ -191,7 +191,7 @@ def launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, while nobody else listens."""
+    """Let SIGTERM end a command as Ctrl-C does, unless another handler is set."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -211,17 +211,17 @@ def _launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
     except (ConfigError, TrainingError, OSError) as error:
         if os.environ.get('KDMM_TRACEBACK'):
             raise
-        report(f'kdmm: error (rank {os.environ.get("RANK", "0")}): {told(error)}')
+        report(f'kdmm: error (rank {os.environ.get("RANK", "0")}): {one_line(error)}')
         code = 2 if isinstance(error, (ConfigError, FileNotFoundError)) else 1
         if dist.is_initialized():  # closing the group would wait for ranks that are not leaving
-            _leave(code)
+            _exit(code)
         raise SystemExit(code) from None
     except KeyboardInterrupt as stop:
         number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
         rank = os.environ.get('RANK', '0')
         print(f'kdmm: {number.name} (rank {rank}): ended at once', file=sys.stderr, flush=True)
         if dist.is_initialized():
-            _leave(128 + number)
+            _exit(128 + number)
         raise SystemExit(128 + number) from None
     except Interrupted as stop:  # all ranks agreed to leave
         _finish(int(stop.code or 0))
@@ -229,14 +229,14 @@ def _launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
     except Exception:
         if os.environ.get(COLLECTED):
             report(traceback.format_exc(), expected=False)
-            _leave(1)
+            _exit(1)
         raise
     else:
         _finish(0)
 
 
-def told(error: Exception) -> str:
-    """The message as one line; what a worker raised has its traceback above it."""
+def one_line(error: Exception) -> str:
+    """Reduce a message to one line, without a traceback of a worker."""
     text = str(error) or type(error).__name__
     if 'Original Traceback' in text:
         text = text.strip().splitlines()[-1].partition(': ')[2]
@@ -244,15 +244,15 @@ def told(error: Exception) -> str:
 
 
 def _finish(code: int) -> None:
-    """Close the process group; the end of a rank on CPU."""
+    """Close the process group; end the process of a gloo rank."""
     gloo = dist.is_initialized() and dist.get_backend() == 'gloo'
     stop_process_group()
     if gloo:  # its threads were seen to abort the process while the interpreter shuts down
-        _leave(code)
+        _exit(code)
 
 
-def _leave(code: int) -> None:
-    """End the process at once, with everything written and no worker left."""
+def _exit(code: int) -> None:
+    """End the process at once, after flushing the logs and closing the workers."""
     close_workers()
     logging.shutdown()
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Corners of a batch, and what they tell about the whole of it."""
+"""Corner crops of a batch, and extrapolation from them to the whole batch."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ SHORTEST = 256  # below this many pixels the whole crop is tried
 MULTIPLE = 32  # strides divide it
 
 
-def at_size(found: Sequence[tuple[int, float]], pixels: int) -> float:
+def extrapolate(found: Sequence[tuple[int, float]], pixels: int) -> float:
     """Extrapolate (pixels, bytes) by ``a * pixels + b * pixels^2``, one point by ``a`` alone."""
     (first, low), (last, high) = found[0], found[-1]
     square = 0.0
@@ -21,12 +21,12 @@ def at_size(found: Sequence[tuple[int, float]], pixels: int) -> float:
     return (high / last - square * last) * pixels + square * pixels**2
 
 
-def grown(value: Any, crop: Tensor, inputs: Tensor) -> Any:
-    """Noise of the shape that an activation will have for one image of the whole size."""
+def noise_at_full_size(value: Any, crop: Tensor, inputs: Tensor) -> Any:
+    """Noise in the shape of an activation for one image of the full size."""
     if isinstance(value, Mapping):
-        return {key: grown(item, crop, inputs) for key, item in value.items()}
+        return {key: noise_at_full_size(item, crop, inputs) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return tuple(grown(item, crop, inputs) for item in value)
+        return tuple(noise_at_full_size(item, crop, inputs) for item in value)
     if not isinstance(value, Tensor):
         return value
     shape = [1, *value.shape[1:]]
@@ -37,8 +37,8 @@ def grown(value: Any, crop: Tensor, inputs: Tensor) -> Any:
     return noise.requires_grad_(value.requires_grad)
 
 
-def corners(inputs: Tensor, samples: Sequence[Any]) -> list[tuple[Tensor, list[Any]]]:
-    """Corners of at most two images, with their samples."""
+def corner_crops(inputs: Tensor, samples: Sequence[Any]) -> list[tuple[Tensor, list[Any]]]:
+    """Crop the corners of at most two images, with their samples."""
     number, (height, width) = min(len(inputs), 2), inputs.shape[-2:]
     sides = [(height, width)]
     if min(height, width) >= SHORTEST:

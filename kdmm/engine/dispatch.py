@@ -1,7 +1,7 @@
-"""Whatever Runner of MMEngine reads a section ``kd`` obeys it, or refuses.
+"""Let every Runner of MMEngine obey a section ``kd`` or refuse it.
 
-`install` is part of ``import kdmm``. A Runner that finds neither a section nor an objective is
-MMEngine's own, untouched. What serves the others is imported when there is one.
+`install` is part of ``import kdmm``. A Runner with neither a section nor an objective stays
+MMEngine's own. The modules that others need are imported when there is one.
 """
 
 import copy
@@ -23,13 +23,13 @@ _MARK = '_kdmm'
 
 
 def install() -> None:
-    """Look at what MMEngine's Runners are given. May be called again."""
+    """Patch MMEngine's Runners to check their arguments. May be called again."""
     if hasattr(BaseRunner.__init__, _MARK):
         return
     for kind, name, wrap in (
-        (BaseRunner, '__init__', _obeying),
-        (BaseRunner, 'train', _announcing),
-        (FlexibleRunner, '__init__', _refusing),
+        (BaseRunner, '__init__', _patched_init),
+        (BaseRunner, 'train', _patched_train),
+        (FlexibleRunner, '__init__', _patched_flexible_init),
     ):
         wrapped = wrap(getattr(kind, name))
         setattr(wrapped, _MARK, True)
@@ -37,8 +37,8 @@ def install() -> None:
 
 
 @functools.cache
-def serving(kind: type[BaseRunner]) -> type[BaseRunner]:
-    """Return ``kind`` with what `kdmm.Runner` does; a subclass of both where it is a user's own."""
+def runner_class_for(kind: type[BaseRunner]) -> type[BaseRunner]:
+    """Return the Runner class that serves ``kind``: a subclass of both for a user's own class."""
     from kdmm.engine.runner import Runner
 
     if issubclass(kind, Runner):
@@ -57,7 +57,7 @@ def objective_in(model: Any) -> Any:
     return objective_in(model)
 
 
-def announcement(runner: Any) -> str:
+def describe_run(runner: Any) -> str:
     """Describe a run in one line: its objective, or plain training."""
     objective = objective_in(runner.model)
     if objective is None:
@@ -73,7 +73,7 @@ def announcement(runner: Any) -> str:
     return f'{SECTION}: {", ".join([kind, *objective.facts()])}'
 
 
-def _obeying(init: Callable[..., None]) -> Callable[..., None]:
+def _patched_init(init: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(init)
 
     @functools.wraps(init)
@@ -81,9 +81,11 @@ def _obeying(init: Callable[..., None]) -> Callable[..., None]:
         given = signature.bind(self, *args, **kwargs)
         if _normalise(given.arguments):
             kind: Any = type(self)
-            self.__class__ = serving(kind)
+            self.__class__ = runner_class_for(kind)
         init(*given.args, **given.kwargs)
-        if objective_in(self.model) is not None and serving(self.__class__) is not type(self):
+        if objective_in(self.model) is not None and runner_class_for(self.__class__) is not type(
+            self
+        ):
             raise ConfigError(
                 f'{type(self).__name__} built one with an objective of kdmm and would train it '
                 'without its hooks',
@@ -95,7 +97,7 @@ def _obeying(init: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _refusing(init: Callable[..., None]) -> Callable[..., None]:
+def _patched_flexible_init(init: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(init)
 
     @functools.wraps(init)
@@ -114,10 +116,10 @@ def _refusing(init: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _announcing(train: Callable[..., Any]) -> Callable[..., Any]:
+def _patched_train(train: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(train)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        line = announcement(self)
+        line = describe_run(self)
         plain = objective_in(self.model) is None
         doubtful = plain and nearly_section(self.cfg) is not None
         self.logger.log(logging.WARNING if doubtful else logging.INFO, line)

@@ -1,4 +1,4 @@
-"""Process groups: the same command on CPU and GPU, refused where it cannot work."""
+"""Process groups on CPU and GPU, with checks of the launch environment."""
 
 import json
 import os
@@ -13,14 +13,14 @@ import torch.distributed as dist
 
 from kdmm.errors import ConfigError
 
-#: Set by tools/torchrun.py, which prints the last words of its processes.
+#: Set by tools/torchrun.py, which prints the errors of its processes.
 COLLECTED = 'KDMM_ERRORS_COLLECTED'
-#: Seconds that all processes but the first wait before they repeat what it has probably said.
+#: Seconds that other processes wait before they print a message that the first may have printed.
 PATIENCE = 5.0
 
 
 def start_process_group(launcher: str, dist_cfg: dict[str, Any] | None = None) -> None:
-    """Open the process group that MMEngine cannot open by itself: gloo, on CPU.
+    """Open a gloo process group on CPU, which MMEngine does not do.
 
     With CUDA it only checks that every process of this node has a device and leaves the rest to
     the Runner.
@@ -77,10 +77,9 @@ def start_process_group(launcher: str, dist_cfg: dict[str, Any] | None = None) -
 
 
 def stop_process_group() -> None:
-    """Close it, if there is one, when every rank has come this far.
+    """Close the process group, if there is one, after a barrier.
 
-    A rank that left earlier would make the launcher end the others, the first one perhaps while it
-    writes.
+    When a rank leaves early, launchers end the others, perhaps while they write.
     """
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
@@ -88,15 +87,15 @@ def stop_process_group() -> None:
 
 
 def report(text: str, expected: bool = True) -> None:
-    """Say why this process fails; of several processes that say the same, one is heard.
+    """Report why this process fails; equal reports of several processes appear once.
 
-    ``tools/torchrun.py`` prints what it finds in the file of each process when all have ended.
-    Without it the text is printed here.
+    ``tools/torchrun.py`` prints the files of all processes at the end. Without it the text is
+    printed here.
 
     Args:
         text: A message, or a formatted traceback.
-        expected: Whether it is a message. Messages are preferred to tracebacks: those of other
-            processes are often mere consequences.
+        expected: Whether it is a message. Messages are preferred to tracebacks, which are often
+            consequences in other processes.
     """
     path = os.environ.get('TORCHELASTIC_ERROR_FILE') if os.environ.get(COLLECTED) else None
     if path:

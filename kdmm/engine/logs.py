@@ -1,62 +1,62 @@
-"""Logs that cannot be written: a warning, and the run goes on."""
+"""Let a run continue when its logs cannot be written."""
 
 import functools
 import logging
 from collections.abc import Callable
 from typing import Any
 
-#: What MMEngine's visualizer asks of its backends.
+#: Methods of MMEngine's visualizer backends that write.
 WRITERS = ('add_config', 'add_graph', 'add_image', 'add_scalar', 'add_scalars')
 
 
-class Forgiving:
-    """Warns once of what cannot be logged.
+class LogErrorHandler:
+    """Turn errors of log files and visualizer backends into one warning.
 
     Args:
         logger: Prints the warning.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
-        self._logger, self._told = logger, False
+        self._logger, self._warned = logger, False
 
     def warn(self, error: BaseException | None, what: str) -> None:
-        """Say that ``what`` failed, if nothing was said so far."""
-        if not self._told:
-            self._told = True
+        """Warn that ``what`` failed, unless a warning was given before."""
+        if not self._warned:
+            self._warned = True
             self._logger.warning(
                 f'{what} cannot be written ({error}): the run goes on, and its log has gaps'
             )
 
-    def files(self) -> None:
-        """The logger's files; MMEngine also writes into their streams itself."""
+    def guard_files(self) -> None:
+        """Guard the logger's files; MMEngine also writes into their streams directly."""
         for handler in self._logger.handlers:
             if isinstance(handler, logging.FileHandler) and handler.stream is not None:
                 stream: Any = _Stream(handler.stream, self, f'the log {handler.baseFilename}')
                 handler.stream = stream
 
-    def backends(self, visualizer: Any) -> None:
-        """The files of the visualizer's backends, such as the curves' ``scalars.json``."""
+    def guard_backends(self, visualizer: Any) -> None:
+        """Guard the visualizer's backends, such as the file ``scalars.json`` of the curves."""
         for backend in getattr(visualizer, '_vis_backends', {}).values():
             for name in WRITERS:
                 if name not in vars(backend):  # a visualizer serves several runners
-                    setattr(backend, name, self._forgiven(getattr(backend, name), backend))
+                    setattr(backend, name, self._guarded(getattr(backend, name), backend))
 
-    def _forgiven(self, write: Callable[..., Any], backend: Any) -> Callable[..., Any]:
+    def _guarded(self, write: Callable[..., Any], backend: Any) -> Callable[..., Any]:
         @functools.wraps(write)
-        def forgiven(*args: Any, **kwargs: Any) -> Any:
+        def guarded(*args: Any, **kwargs: Any) -> Any:
             try:
                 return write(*args, **kwargs)
             except OSError as error:
                 return self.warn(error, f'the log of {type(backend).__name__}')
 
-        return forgiven
+        return guarded
 
 
 class _Stream:
-    """A text file that forgives what cannot be written."""
+    """Text file whose write errors are warnings."""
 
-    def __init__(self, file: Any, forgiving: Forgiving, what: str) -> None:
-        self._file, self._forgiving, self._what = file, forgiving, what
+    def __init__(self, file: Any, handler: LogErrorHandler, what: str) -> None:
+        self._file, self._log_errors, self._what = file, handler, what
 
     def write(self, text: str) -> None:
         self._try(self._file.write, text)
@@ -71,7 +71,7 @@ class _Stream:
         try:
             do(*args)
         except OSError as error:
-            self._forgiving.warn(error, self._what)
+            self._log_errors.warn(error, self._what)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)

@@ -1,4 +1,4 @@
-"""Training loops: one that can go on in the middle of an epoch, none that trains nothing."""
+"""Resumable epoch-based training loop, and checks of training loops."""
 
 from collections.abc import Iterable, Iterator, Sized
 from itertools import islice
@@ -19,31 +19,31 @@ from kdmm.registry import LOOPS
 
 @LOOPS.register_module()
 class EpochBasedTrainLoop(BaseLoop):
-    """MMEngine's loop, except that it keeps its place within the epoch.
+    """MMEngine's loop with a position within the epoch.
 
-    The place is in the message hub, so that it is in every checkpoint. The first epoch of a resumed
-    run begins behind the batches that were trained; they are not loaded. Data order, schedules and
-    the numbers in the log are those of a run that was never interrupted.
+    The position is in the message hub and thus in every checkpoint. A resumed run skips the batches
+    of its first epoch that were trained, without loading them. Data order, schedules and logged
+    numbers equal those of a run without interruption.
     """
 
     def __init__(self, runner: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(runner, *args, **kwargs)
-        self._keep(0)
+        self._store(0)
 
     def run_epoch(self) -> None:
-        """Train one epoch, or what is left of it."""
+        """Train one epoch, or its remaining batches."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         done = self._done()
-        for index, batch in enumerate(batches_behind(self.dataloader, done), start=done):
-            self._keep(index + 1)
+        for index, batch in enumerate(skip_batches(self.dataloader, done), start=done):
+            self._store(index + 1)
             self.run_iter(index, batch)
-        self._keep(0)
+        self._store(0)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
     def _done(self) -> int:
-        """Batches of this epoch that the run which is resumed has trained."""
+        """Number of this epoch's batches that were trained before the run was resumed."""
         done, length = self.runner.message_hub.runtime_info.get(BATCHES_DONE, (0, 1))
         now = len(self.dataloader)
         if done and length != now:
@@ -57,12 +57,12 @@ class EpochBasedTrainLoop(BaseLoop):
             done = done * now // length
         return done
 
-    def _keep(self, done: int) -> None:
+    def _store(self, done: int) -> None:
         self.runner.message_hub.update_info(BATCHES_DONE, (done, len(self.dataloader)))
 
 
-def with_place(loop: Any) -> Any:
-    """The config of a training loop, with this file's in place of MMEngine's epoch-based one."""
+def with_resumable_epochs(loop: Any) -> Any:
+    """Replace MMEngine's epoch-based loop by the resumable one in the config of a training loop."""
     if not isinstance(loop, dict) or ('type' in loop) == ('by_epoch' in loop):
         return loop
     kind = loop.get('type')
@@ -73,8 +73,8 @@ def with_place(loop: Any) -> Any:
     return loop
 
 
-def refuse_nothing(loop: Any) -> None:
-    """Refuse a training loop that would not train.
+def check_not_empty(loop: Any) -> None:
+    """Refuse a training loop without iterations or batches.
 
     Raises:
         ConfigError: If it has no iteration, or its loader no batch.
@@ -92,7 +92,7 @@ def refuse_nothing(loop: Any) -> None:
                 fix='Lower batch_size, leave drop_last out, or look at the data set.',
             )
         if isinstance(loop, BaseLoop):
-            _refuse_different_lengths(loader)
+            _check_equal_lengths(loader)
     for name in ('max_epochs', 'max_iters'):
         if getattr(loop, name, 1) <= 0:
             raise ConfigError(
@@ -103,8 +103,8 @@ def refuse_nothing(loop: Any) -> None:
             )
 
 
-def _refuse_different_lengths(loader: DataLoader) -> None:
-    """Refuse epochs in which a rank would wait for others that have no batch any more."""
+def _check_equal_lengths(loader: DataLoader) -> None:
+    """Refuse epochs of different lengths, in which a rank would wait for others without end."""
     lengths = all_gather_object(len(loader))
     if len(set(lengths)) > 1:
         raise ConfigError(
@@ -116,8 +116,8 @@ def _refuse_different_lengths(loader: DataLoader) -> None:
         )
 
 
-def refuse_no_interval(loop: Any) -> None:
-    """Refuse a training loop that would divide by its interval of validation, 0."""
+def check_val_interval(loop: Any) -> None:
+    """Refuse an interval of validation below 1, by which MMEngine would divide."""
     interval = getattr(loop, 'val_interval', 1)
     if not isinstance(interval, int) or interval < 1:
         raise ConfigError(
@@ -135,28 +135,30 @@ def is_over(loop: Any) -> bool:
     return loop.iter >= loop.max_iters
 
 
-def batches_behind(loader: Any, done: int) -> Iterable[Any]:
-    """The batches of one pass over a loader, without the first ``done``.
+def skip_batches(loader: Any, done: int) -> Iterable[Any]:
+    """Iterate over one pass of a loader without its first ``done`` batches.
 
-    These are not loaded: only their indices are drawn, whatever the batch sampler. A loader without
-    one (single samples, an iterable data set) must load and drop them.
+    Only the indices of skipped batches are drawn. A loader without a batch sampler (single samples,
+    an iterable data set) loads and drops them.
     """
     batch_sampler = getattr(loader, 'batch_sampler', None)
     if not done:
         return loader
     if batch_sampler is None:
         return islice(loader, done, None)
-    object.__setattr__(loader, 'batch_sampler', _Behind(batch_sampler, done))  # it forbids setattr
+    object.__setattr__(
+        loader, 'batch_sampler', _SkippingBatchSampler(batch_sampler, done)
+    )  # it forbids setattr
     try:
         return iter(loader)
     finally:
         object.__setattr__(loader, 'batch_sampler', batch_sampler)
 
 
-class _Behind:
-    """A batch sampler whose first pass begins behind ``done`` batches.
+class _SkippingBatchSampler:
+    """Batch sampler whose first pass skips ``done`` batches; later passes are complete.
 
-    Persistent workers keep it for the passes after that.
+    Persistent workers keep it for all passes.
     """
 
     def __init__(self, batch_sampler: Any, done: int) -> None:

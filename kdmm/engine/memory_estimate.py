@@ -9,13 +9,13 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 
 from kdmm.distillers import CHILD
-from kdmm.engine.meter import MIB, Meter
-from kdmm.engine.saved import total_bytes
+from kdmm.engine.resources import MIB, ResourceMonitor
+from kdmm.engine.saved_tensors import total_bytes
 from kdmm.engine.small_passes import student_pass, teacher_pass, term_passes
 from kdmm.utils.models import unwrapped
 from kdmm.utils.tables import plain
 
-#: What a process on CPU holds besides tensors.
+#: Memory of a process on CPU besides tensors.
 PROCESS = 'process and libraries'
 
 
@@ -24,9 +24,9 @@ class Estimate:
     """Bytes by purpose.
 
     Attributes:
-        held: What is there at the same time, when the backward pass begins.
-        passing: What comes and goes on top of that; only the largest of it counts.
-        notes: What could not be estimated.
+        held: Memory in use when the backward pass begins.
+        passing: Temporary memory on top of that; only the largest entry counts.
+        notes: Terms that could not be estimated.
     """
 
     held: dict[str, int] = field(default_factory=dict)
@@ -50,10 +50,10 @@ class Estimate:
 def estimate_memory(runner: Any, batch: Any) -> Estimate:
     """Estimate the peak of one rank.
 
-    The student is run forward on small crops, the teacher likewise, and copies of the terms on one
-    image of noise at full size; what they keep for the backward pass is scaled to the batch.
+    The networks run on small crops, and copies of the terms on one image of noise at full size. The
+    memory that they keep for the backward pass is scaled to the batch.
 
-    On CPU the figure is for the whole process, as `Meter` measures it.
+    On CPU the figure is for the whole process, as `ResourceMonitor` measures it.
 
     Args:
         runner: Whose model and optimizer are built; its hooks have had their ``before_run``.
@@ -62,20 +62,20 @@ def estimate_memory(runner: Any, batch: Any) -> Estimate:
     student = unwrapped(runner.model)
     device = next(student.parameters()).device
     there = {key: total_bytes(value) for key, value in _existing(runner, student).items()}
-    result = Estimate({**there, **_of_the_step(runner, student)})
+    result = Estimate({**there, **_step_bytes(runner, student)})
     devices = [device] if device.type == 'cuda' else []
     with torch.random.fork_rng(devices):
-        _of_the_passes(runner, student, batch, result)
-    if device.type == 'cpu':  # the passes have loaded whatever steps need
-        meter = Meter(device)
-        meter.settle()
-        base = max(meter.used() - sum(there.values()), 0)
+        _add_passes(runner, student, batch, result)
+    if device.type == 'cpu':  # the passes have loaded all libraries
+        monitor = ResourceMonitor(device)
+        monitor.settle()
+        base = max(monitor.used() - sum(there.values()), 0)
         result.held = {PROCESS: base, **result.held}
     result.held = {name: size for name, size in result.held.items() if size}
     return result
 
 
-def _of_the_step(runner: Any, student: nn.Module) -> dict[str, int]:
+def _step_bytes(runner: Any, student: nn.Module) -> dict[str, int]:
     """Memory added by the first backward pass and the optimizer's first step."""
     trained = total_bytes(p for p in student.parameters() if p.requires_grad)
     buckets = is_model_wrapper(runner.model) and not runner.model.gradient_as_bucket_view
@@ -83,7 +83,7 @@ def _of_the_step(runner: Any, student: nn.Module) -> dict[str, int]:
     return {'gradients': trained * (2 if buckets else 1), 'optimizer state': state}
 
 
-def _of_the_passes(runner: Any, student: Any, batch: Any, result: Estimate) -> None:
+def _add_passes(runner: Any, student: Any, batch: Any, result: Estimate) -> None:
     """Add the memory that a batch needs to ``result``."""
     optim, objective = runner.optim_wrapper, getattr(student, CHILD, None)
     data = student.data_preprocessor(batch, True)
@@ -94,13 +94,13 @@ def _of_the_passes(runner: Any, student: Any, batch: Any, result: Estimate) -> N
     result.passing['its largest activation and its gradient'] = 2 * kept.largest
     if objective is None:
         return
-    for buffer in objective.buffers():  # a system gives no memory for pages never written to
+    for buffer in objective.buffers():  # the system gives memory to a page when it is written
         if buffer.is_floating_point():
             buffer.mul_(1)
-    taught = teacher_pass(objective, optim, inputs, samples)
-    result.held['taps of the teacher'] = taught.bytes
-    result.passing['forward pass of the teacher'] = taught.largest
-    work = term_passes(objective, optim, kept.taps, taught.taps, samples)
+    teachers = teacher_pass(objective, optim, inputs, samples)
+    result.held['taps of the teacher'] = teachers.bytes
+    result.passing['forward pass of the teacher'] = teachers.largest
+    work = term_passes(objective, optim, kept.taps, teachers.taps, samples)
     result.held['kept by the losses'] = work.bytes
     result.held['filled by the losses'] = work.state
     result.passing['blocks of the losses'] = work.largest
@@ -113,18 +113,18 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
     for group in optimizer.param_groups:
         options = {key: value for key, value in group.items() if key != 'params'}
         for dtype in {p.dtype for p in group['params']}:
-            trial = nn.Parameter(torch.zeros(8, 8, dtype=dtype))
-            trial.grad = torch.zeros_like(trial)
-            stand_in: Any = type(optimizer)([dict(options, params=[trial])], lr=0.0)  # type: ignore[call-arg]
+            probe = nn.Parameter(torch.zeros(8, 8, dtype=dtype))
+            probe.grad = torch.zeros_like(probe)
+            stand_in: Any = type(optimizer)([dict(options, params=[probe])], lr=0.0)  # type: ignore[call-arg]
             stand_in.step()
-            state = [x for x in stand_in.state[trial].values() if isinstance(x, torch.Tensor)]
-            copies = sum(x.numel() * x.element_size() for x in state if x.ndim) / trial.numel()
+            state = [x for x in stand_in.state[probe].values() if isinstance(x, torch.Tensor)]
+            copies = sum(x.numel() * x.element_size() for x in state if x.ndim) / probe.numel()
             total += sum(int(p.numel() * copies) for p in group['params'] if p.dtype == dtype)
     return total
 
 
 def _existing(runner: Any, student: nn.Module) -> dict[str, list[Any]]:
-    """Tensors that are there before the first step."""
+    """Tensors that exist before the first step."""
     objective: Any = getattr(student, CHILD, None)
     averages = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
     found: dict[str, list[Any]] = dict(parameters=list(student.parameters()))

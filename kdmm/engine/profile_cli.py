@@ -13,15 +13,15 @@ from mmengine.runner import Runner
 from kdmm.config import objective_class, use_amp
 from kdmm.engine.checks import check_data
 from kdmm.engine.cli import command_line, launch
+from kdmm.engine.dry_run import to_blank_data, to_dry_run
 from kdmm.engine.memory_estimate import PROCESS
-from kdmm.engine.meter import MIB
 from kdmm.engine.profiling import ProfileLoop
+from kdmm.engine.resources import MIB
 from kdmm.engine.runner import build_runner
-from kdmm.engine.trial import to_blank_data, to_trial
 from kdmm.errors import ConfigError
 from kdmm.utils.tables import for_stream
 
-DESCRIPTION = 'Where one training step of a config goes, and the memory that it needs'
+DESCRIPTION = 'Profile one training step of a config, and the memory that it needs'
 
 
 def profile(argv: list[str] | None = None) -> None:
@@ -74,7 +74,7 @@ def _profile(cfg: Config, args: argparse.Namespace, work_dir: str) -> None:
         to_blank_data(cfg, args.size)
     else:
         check_data(cfg, ('train',))
-    to_trial(cfg, loop, work_dir)
+    to_dry_run(cfg, loop, work_dir)
     runner = build_runner(cfg)
     runner.train()
     if is_main_process():
@@ -85,13 +85,13 @@ def _profile(cfg: Config, args: argparse.Namespace, work_dir: str) -> None:
 
 
 def figures(runner: Runner, cfg: Config) -> dict[str, Any]:
-    """Everything that was measured, in ms and MiB."""
+    """All measured figures, in ms and MiB."""
     loop: Any = runner.train_loop
     estimate = loop.estimate
     process = estimate.held.get(PROCESS, 0)
     return dict(
         config=cfg.filename,
-        device=str(loop.meter.device),
+        device=str(loop.monitor.device),
         world_size=runner.world_size,
         batch_size=cfg.train_dataloader.batch_size,
         iters=loop.iters,
@@ -111,7 +111,7 @@ def figures(runner: Runner, cfg: Config) -> dict[str, Any]:
 
 
 def report(found: dict[str, Any], loop: ProfileLoop) -> str:
-    """The figures as text."""
+    """Format the figures as text."""
     parts = {name: row for name, row in found['parts'].items() if name != 'communication'}
     total = sum(row['ms'] for row in parts.values())
     rows = [
@@ -134,6 +134,6 @@ def report(found: dict[str, Any], loop: ProfileLoop) -> str:
     ]
     if memory['process_mib']:
         lines.append(f'without the process itself: ratio {memory["ratio_without_process"]:.2f}')
-    if not loop.meter.exact:
+    if not loop.monitor.exact:
         lines.append('this system does not reset peaks: added MiB are lower bounds')
     return '\n'.join(lines)

@@ -9,9 +9,8 @@ from mmengine.dist import is_distributed, is_main_process
 from mmengine.runner import IterBasedTrainLoop
 
 from kdmm.distillers import CHILD
-from kdmm.engine.ledger import Ledger
 from kdmm.engine.memory_estimate import Estimate, estimate_memory
-from kdmm.engine.meter import Meter
+from kdmm.engine.resources import PartStatistics, ResourceMonitor
 from kdmm.engine.split_step import split_step, teacher_step
 from kdmm.registry import LOOPS
 from kdmm.utils.models import unwrapped
@@ -22,26 +21,26 @@ COLLECTIVES = ('gloo:', 'nccl:', 'mpi:')
 
 @LOOPS.register_module()
 class ProfileLoop(IterBasedTrainLoop):
-    """Estimates the memory, then takes whole steps, then steps in parts.
+    """Estimate the memory, then measure whole steps, then split steps.
 
-    Optimized weights stay as they are; BatchNorm statistics move, and a loss with an optimizer of
-    its own trains.
+    Optimized weights do not change. BatchNorm statistics do, and so does a loss with its own
+    optimizer.
 
     Attributes:
         estimate: Of the memory, made before the first step; None if not asked for.
-        whole: Part to figures of steps as they are trained: ``data wait``, ``hooks before``,
+        whole: Part to figures of complete steps: ``data wait``, ``hooks before``,
             ``step``, ``hooks after``.
-        parts: Part to figures of steps taken apart, see `split_step`; also ``communication``.
-        seconds: Of every whole step that counts, with the hooks and without waiting for data.
+        parts: Part to figures of split steps, see `split_step`; also ``communication``.
+        seconds: Of every counted step, hooks included, waiting for data excluded.
         peak: Bytes at the highest point of the whole steps.
-        added: The same without what was in use before the first.
+        added: ``peak`` without the bytes in use before the first.
 
     Args:
         runner: Given by the Runner.
         dataloader: Given by the Runner.
         warmup: Iterations that are not counted.
-        iters: Iterations that are.
-        apart: Whether to estimate and to take steps apart.
+        iters: Iterations that are counted.
+        apart: Whether to estimate the memory and to split steps.
         teacher_only: Take steps of the student with the teacher's forward pass, without terms.
     """
 
@@ -61,7 +60,7 @@ class ProfileLoop(IterBasedTrainLoop):
         self.parts: dict[str, dict[str, float]] = {}
 
     def run(self) -> Any:
-        """Measure."""
+        """Estimate and measure."""
         runner = self.runner
         torch.set_flush_denormal(True)  # random networks have them, trained ones do not
         _freeze(runner.optim_wrapper)
@@ -70,15 +69,15 @@ class ProfileLoop(IterBasedTrainLoop):
         runner.call_hook('before_train')
         runner.call_hook('before_train_epoch')
         runner.model.train()
-        self.meter = Meter(next(runner.model.parameters()).device)
+        self.monitor = ResourceMonitor(next(runner.model.parameters()).device)
         if self.apart:
             self.estimate = estimate_memory(runner, next(self.dataloader_iterator))
             if is_main_process():
                 print(f'before the first step\n\n{self.estimate}\n', flush=True)
-        used, ledger = self.meter.used(), self._repeat(self._whole)
-        self.whole, self.peak = ledger.rows(self.warmup), ledger.peak
-        self.added = max(ledger.peak - used, 0)
-        work = [times for name, times in ledger.seconds.items() if name != 'data wait']
+        used, statistics = self.monitor.used(), self._repeat(self._whole)
+        self.whole, self.peak = statistics.rows(self.warmup), statistics.peak
+        self.added = max(statistics.peak - used, 0)
+        work = [times for name, times in statistics.seconds.items() if name != 'data wait']
         self.seconds = [sum(times) for times in zip(*work, strict=True)][self.warmup :]
         if self.apart:
             self.parts = self._repeat(split_step).rows(self.warmup)
@@ -87,21 +86,21 @@ class ProfileLoop(IterBasedTrainLoop):
         runner.call_hook('after_train')
         return runner.model
 
-    def _repeat(self, step: Callable[[Any, Any, Ledger], None]) -> Ledger:
-        ledger = Ledger(self.meter)
+    def _repeat(self, step: Callable[[Any, Any, PartStatistics], None]) -> PartStatistics:
+        statistics = PartStatistics(self.monitor)
         for _ in range(self.warmup + self.iters):
-            with ledger.part('data wait'):
+            with statistics.part('data wait'):
                 batch = next(self.dataloader_iterator)
-            with ledger.part('hooks before'):
+            with statistics.part('hooks before'):
                 self._hook('before_train_iter', batch)
-            step(self.runner, batch, ledger)
-            with ledger.part('hooks after'):
+            step(self.runner, batch, statistics)
+            with statistics.part('hooks after'):
                 self._hook('after_train_iter', batch, outputs={})
             self._iter += 1
-        return ledger
+        return statistics
 
-    def _whole(self, runner: Any, batch: Any, ledger: Ledger) -> None:
-        with ledger.part('step'):
+    def _whole(self, runner: Any, batch: Any, statistics: PartStatistics) -> None:
+        with statistics.part('step'):
             if self.teacher_only:
                 teacher_step(runner, batch)
             else:
@@ -115,14 +114,14 @@ class ProfileLoop(IterBasedTrainLoop):
         if not is_distributed():
             return 0.0
         activities = [torch.profiler.ProfilerActivity.CPU]
-        if self.meter.device.type == 'cuda':
+        if self.monitor.device.type == 'cuda':
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         os.environ.setdefault('KINETO_LOG_LEVEL', '9')  # it reports on the error stream
         batches = [next(self.dataloader_iterator) for _ in range(self.iters)]
         with torch.profiler.profile(activities=activities) as profile:
             for batch in batches:
                 self._hook('before_train_iter', batch)
-                self._whole(self.runner, batch, Ledger(self.meter))
+                self._whole(self.runner, batch, PartStatistics(self.monitor))
                 self._hook('after_train_iter', batch, outputs={})
                 self._iter += 1
         spans = [e.time_range.elapsed_us() for e in profile.events() if _is_collective(e.name)]
@@ -134,6 +133,6 @@ def _is_collective(name: str) -> bool:
 
 
 def _freeze(optim_wrapper: Any) -> None:
-    """Let steps be made that change nothing: random weights must not run away."""
+    """Set the learning rate to 0, so that random weights do not diverge."""
     for group in optim_wrapper.optimizer.param_groups:
         group['lr'] = 0.0

@@ -31,11 +31,11 @@ from kdmm.datasets.seeded import seed_loader, stream_of
 from kdmm.datasets.workers import ShelteredLoader, shelter
 from kdmm.distillers import Objective
 from kdmm.distillers.objective import set_aside
-from kdmm.engine.building import CheckedRunner, building, first_step
+from kdmm.engine.build_errors import CheckedRunner, building, first_step
 from kdmm.engine.launch import start_process_group
-from kdmm.engine.logs import Forgiving
-from kdmm.engine.loops import is_over, refuse_no_interval, refuse_nothing, with_place
-from kdmm.engine.work_dir import latest_checkpoint, make_folder, remove_drafts, sole_run
+from kdmm.engine.logs import LogErrorHandler
+from kdmm.engine.loops import check_not_empty, check_val_interval, is_over, with_resumable_epochs
+from kdmm.engine.work_dir import exclusive_run, latest_checkpoint, make_folder, remove_partial_files
 from kdmm.errors import ConfigError, about
 from kdmm.hooks.buffers import with_common_buffers
 from kdmm.hooks.checkpoint import ATOMIC, check_state, previous_checkpoint
@@ -54,8 +54,8 @@ class CheckpointError(OSError):
 class Runner(CheckedRunner):
     """Runs a base library's config, and its ``kd`` section if it has one.
 
-    The config that it keeps and writes into the work dir is the one it was given, so that file
-    works with the base library's own tools. Without the section training is the base library's to
+    It keeps the config as given and writes it into the work dir, so that file works with the base
+    library's own tools. Without the section training is the base library's to
     the bit; with it the data pipeline and the steps are seeded so that a resumed run continues to
     the bit (``reproducible=False`` in the config leaves that out, ``True`` asks for it without
     ``kd``).
@@ -79,7 +79,7 @@ class Runner(CheckedRunner):
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> BaseRunner:
-        """As the base, after a look at the work dir.
+        """As the base, after a check of the work dir.
 
         Raises:
             ConfigError: For what cannot be built, and a work dir that cannot be written.
@@ -97,9 +97,9 @@ class Runner(CheckedRunner):
     def build_dataloader(  # type: ignore[override]
         cls, dataloader: Any, *args: Any, **kwargs: Any
     ) -> DataLoader:
-        """As the base; what of a data set and its batches cannot be meant is refused.
+        """As the base, after checks of the data set and the batch size.
 
-        Its workers outlive a signal that is meant for the whole run.
+        Its workers ignore signals to the whole process group.
         """
         loader = super().build_dataloader(dataloader, *args, **kwargs)
         if isinstance(loader.dataset, str | int | None):
@@ -165,32 +165,32 @@ class Runner(CheckedRunner):
     def build_train_loop(self, loop: Any) -> BaseLoop:
         """As the base.
 
-        The loader's stream is seeded, epochs can be resumed in their middle, and something must be
-        trained.
+        The loader's stream is seeded, and epochs can be resumed. A loop that would train nothing
+        is refused.
         """
         if self._reproducible and not isinstance(loop, BaseLoop):
             self._train_dataloader: Any = seed_loader(self._train_dataloader, self.seed)
-        built = super().build_train_loop(with_place(loop))
-        refuse_nothing(built)
-        refuse_no_interval(built)
+        built = super().build_train_loop(with_resumable_epochs(loop))
+        check_not_empty(built)
+        check_val_interval(built)
         return built
 
     def train(self) -> nn.Module:
-        """As the base; nobody else may train in this work dir meanwhile.
+        """As the base; lock the work dir against other runs.
 
         Raises:
-            ConfigError: If somebody does, or there is nothing to train.
+            ConfigError: If another run trains there, or there is nothing to train.
         """
         with (
-            sole_run(self.work_dir),
+            exclusive_run(self.work_dir),
             first_step(self),
             self._closing('_train_loop', '_val_loop'),
         ):
-            remove_drafts(self.work_dir, self.cfg)
+            remove_partial_files(self.work_dir, self.cfg)
             return super().train()
 
     def val(self) -> dict[str, float]:
-        """As the base; no worker stays behind.
+        """As the base; close the workers at the end.
 
         Raises:
             ConfigError: For what the libraries raise in the first step.
@@ -205,7 +205,7 @@ class Runner(CheckedRunner):
 
     @contextmanager
     def _closing(self, *loops: str) -> Iterator[None]:
-        """End the workers of the loaders of these loops behind what is done inside."""
+        """Close the workers of these loops' loaders after the block."""
         try:
             yield
         finally:
@@ -257,7 +257,7 @@ class Runner(CheckedRunner):
     def load_checkpoint(
         self, filename: str, map_location: Any = 'cpu', strict: bool = False, revise_keys: Any = ()
     ) -> dict[str, Any]:
-        """Load the student; missing, left-over or misshapen weights are an error.
+        """Load the student; refuse missing, unexpected and misshapen weights.
 
         ``strict_load=False`` in the config leaves that out for ``load_from``, as the base library
         does; it is the default without a ``kd`` section. A resumed run is always strict.
@@ -268,7 +268,7 @@ class Runner(CheckedRunner):
         try:
             checkpoint = read_checkpoint(filename, map_location, self._unsafe)
         except ConfigError as error:
-            raise error.advised(self._stands(filename)) from error.__cause__
+            raise error.advised(self._describe_previous(filename)) from error.__cause__
         if self._resume:
             self._check_resumable(checkpoint, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
@@ -289,7 +289,7 @@ class Runner(CheckedRunner):
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
-    def _stands(self, failed: str) -> str:
+    def _describe_previous(self, failed: str) -> str:
         """Name the checkpoint that remains when one could not be written or read."""
         return previous_checkpoint(self.work_dir, str(failed), self.cfg)
 
@@ -312,27 +312,27 @@ class Runner(CheckedRunner):
             )
 
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
-        """As the base; where its file cannot be written the run goes on."""
+        """As the base; the run continues where its file cannot be written."""
         logger = super().build_logger(*args, **kwargs)
-        self._forgiving = Forgiving(logger)
-        self._forgiving.files()
+        self._log_errors = LogErrorHandler(logger)
+        self._log_errors.guard_files()
         return logger
 
     def build_visualizer(self, *args: Any, **kwargs: Any) -> Any:
         """As `build_logger`."""
         visualizer = super().build_visualizer(*args, **kwargs)
-        self._forgiving.backends(visualizer)
+        self._log_errors.guard_backends(visualizer)
         return visualizer
 
     @with_common_buffers
     def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, backend_args: Any = None, **kwargs: Any
     ) -> None:
-        """Write atomically, what the hooks let pass; name what stands if it fails.
+        """Write a checkpoint atomically; on failure name the previous one.
 
         Raises:
-            TrainingError: If a weight is no number, or a teacher is not what it was.
-            OSError: If the file cannot be written; the message names the checkpoint that stands.
+            TrainingError: If a weight is not finite, or a teacher has changed.
+            OSError: If the file cannot be written; the message names the previous checkpoint.
         """
         check_state(self, filename)
         clients = (*args[:1], kwargs.get('file_client_args'), backend_args)
@@ -343,7 +343,7 @@ class Runner(CheckedRunner):
         except OSError as error:
             raise CheckpointError(
                 f'could not write {os.path.join(out_dir, filename)}: {error}. '
-                + self._stands(os.path.join(out_dir, filename))
+                + self._describe_previous(os.path.join(out_dir, filename))
             ) from error
 
 
@@ -352,7 +352,7 @@ def _anew(filename: str) -> str:
 
 
 def _check_numbers(where: str, hooks: dict[str, Any], **arguments: tuple[str, ...]) -> None:
-    """Arguments of hooks that are compared with numbers when an iteration or epoch ends."""
+    """Refuse arguments of hooks that are no whole numbers."""
     for hook, names in arguments.items():
         given = hooks.get(hook)
         for name in names if isinstance(given, dict) else ():
@@ -366,7 +366,7 @@ def _check_numbers(where: str, hooks: dict[str, Any], **arguments: tuple[str, ..
 
 
 def build_runner(cfg: Config) -> BaseRunner:
-    """The Runner for ``cfg``.
+    """Build the Runner for ``cfg``.
 
     Raises:
         ConfigError: If a ``kd`` section meets a runner type that kdmm does not serve.

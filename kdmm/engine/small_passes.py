@@ -1,4 +1,4 @@
-"""Forward passes that are small, and what they say about a whole step."""
+"""Memory of a whole step, extrapolated from small forward passes."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,22 @@ from torch import Tensor, nn
 
 from kdmm.distillers.objective import set_aside
 from kdmm.distillers.term import gather_context
-from kdmm.engine.crops import at_size, corners, grown
-from kdmm.engine.meter import Meter
-from kdmm.engine.saved import Saved, total_bytes
+from kdmm.engine.crops import corner_crops, extrapolate, noise_at_full_size
+from kdmm.engine.resources import ResourceMonitor
+from kdmm.engine.saved_tensors import SavedTensors, total_bytes
 from kdmm.functional.blocks import BUFFERS, block_elements
 from kdmm.functional.collective import distributed
 from kdmm.taps import leaves
 
 
 @dataclass
-class Pass:
+class PassMemory:
     """Memory needed by a pass over the whole batch.
 
     Attributes:
         bytes: Kept until the backward pass.
-        largest: Of the largest tensor, or of what comes and goes.
-        taps: Tap name to activations of one image at full size, as blank as the input.
+        largest: Of the largest tensor, or of temporary tensors.
+        taps: Tap name to noise in the shape of the activations of one image at full size.
         state: Memory that appears with the first step.
         notes: What failed.
     """
@@ -38,36 +38,41 @@ class Pass:
     notes: list[str] = field(default_factory=list)
 
 
-def student_pass(student: nn.Module, optim: Any, inputs: Tensor, samples: Sequence[Any]) -> Pass:
+def student_pass(
+    student: nn.Module, optim: Any, inputs: Tensor, samples: Sequence[Any]
+) -> PassMemory:
     """Memory kept by the student's own training loss, from crops of at most two images.
 
-    Kept memory grows with the pixels (convolutions) and with their square (attention); two crops
-    tell the two apart.
+    Kept memory grows with the pixels (convolutions) and with their square (attention); crops of two
+    sizes determine both factors.
     """
     known = [*student.parameters(), *student.buffers(), inputs]
     batch, whole = inputs.shape[0], inputs.shape[-2] * inputs.shape[-1]
     found: list[tuple[int, float]] = []
     largest, taps = 0, None
     before = {name: value.clone() for name, value in _own_buffers(student).items()}
-    for crop, labels in corners(inputs, samples):
-        saved = Saved([*known, crop])
+    for crop, labels in corner_crops(inputs, samples):
+        saved = SavedTensors([*known, crop])
         with optim.optim_context(student), set_aside(student) as kd:
             recorder = nullcontext({}) if kd is None else kd.student_taps.record()
-            with saved.watch(), recorder as found_taps:
+            with saved.record(), recorder as found_taps:
                 losses = student(crop, labels, mode='loss')
         pixels = crop.shape[-2] * crop.shape[-1]
         found.append((pixels, saved.total / crop.shape[0]))
         largest = int(saved.largest / crop.shape[0] * batch * whole / pixels)
-        taps = grown(found_taps, crop, inputs)
+        taps = noise_at_full_size(found_taps, crop, inputs)
         del losses, saved
     for name, value in _own_buffers(student).items():
         value.copy_(before[name])
-    return Pass(int(batch * at_size(found, whole)), largest, taps)
+    return PassMemory(int(batch * extrapolate(found, whole)), largest, taps)
 
 
-def teacher_pass(objective: Any, optim: Any, inputs: Tensor, samples: Sequence[Any]) -> Pass:
-    """The teachers' taps, and three times the largest output of a layer; ``taps`` is a list."""
-    crop, labels = corners(inputs, samples)[-1]
+def teacher_pass(objective: Any, optim: Any, inputs: Tensor, samples: Sequence[Any]) -> PassMemory:
+    """Memory of the teachers' taps, and three times the largest output of a layer.
+
+    ``taps`` of the result is a list, an item a teacher.
+    """
+    crop, labels = corner_crops(inputs, samples)[-1]
     scale = inputs.numel() / crop.numel()
     taps, kept, largest = [], 0, 0
     for teacher in objective.teachers:
@@ -84,20 +89,20 @@ def teacher_pass(objective: Any, optim: Any, inputs: Tensor, samples: Sequence[A
             hook.remove()
         kept += sum(sum(_sizes(value)) for value in found.values())
         largest = max([largest, *sizes])
-        taps.append(grown(found, crop, inputs))
-    return Pass(int(kept * scale), int(3 * largest * scale), taps)
+        taps.append(noise_at_full_size(found, crop, inputs))
+    return PassMemory(int(kept * scale), int(3 * largest * scale), taps)
 
 
 def term_passes(
     objective: Any, optim: Any, student: Mapping[str, Any], teachers: Any, samples: Sequence[Any]
-) -> Pass:
+) -> PassMemory:
     """Memory kept by copies of the terms for one image of noise at full size."""
-    result = Pass()
+    result = PassMemory()
     for name, term in objective.terms.items():
         try:
-            trial = copy.deepcopy(term)
-            pair = trial.pick(student), trial.pick(teachers[term.teacher])
-            _try_term(trial, optim, pair, samples, result)
+            copied = copy.deepcopy(term)
+            pair = copied.pick(student), copied.pick(teachers[term.teacher])
+            _run_term(copied, optim, pair, samples, result)
         except Exception as error:  # an estimate must not stop what would run
             if distributed():
                 raise  # the other ranks are waiting in this term's collectives
@@ -105,19 +110,23 @@ def term_passes(
     return result
 
 
-def _try_term(trial: Any, optim: Any, pair: Any, samples: Sequence[Any], result: Pass) -> None:
+def _run_term(term: Any, optim: Any, pair: Any, samples: Sequence[Any], result: PassMemory) -> None:
     """Add the memory of one term for the batch to ``result``."""
-    like, held = next(leaves(pair)), total_bytes(trial.buffers())
-    saved = Saved([*trial.parameters(), *leaves(pair)])
-    context = gather_context(trial.loss.needs, samples[:1])
-    with optim.optim_context(trial), saved.watch(), Meter(like.device).stretch() as stretch:
-        losses = trial(*pair, **context)
+    like, held = next(leaves(pair)), total_bytes(term.buffers())
+    saved = SavedTensors([*term.parameters(), *leaves(pair)])
+    context = gather_context(term.loss.needs, samples[:1])
+    with (
+        optim.optim_context(term),
+        saved.record(),
+        ResourceMonitor(like.device).measure() as interval,
+    ):
+        losses = term(*pair, **context)
     result.bytes += saved.total * len(samples)
-    result.state += max(total_bytes(trial.buffers()) - held, 0)
+    result.state += max(total_bytes(term.buffers()) - held, 0)
     passing = 0
     if like.is_cuda:
-        passing = stretch.added - saved.total
-    elif trial.loss.blockwise:
+        passing = interval.added - saved.total
+    elif term.loss.blockwise:
         maps = (len(samples) * like[0, 0].numel()) ** 2
         passing = BUFFERS * 4 * min(block_elements(like.new_empty((), dtype=torch.float32)), maps)
     result.largest = max(result.largest, passing)
@@ -125,7 +134,7 @@ def _try_term(trial: Any, optim: Any, pair: Any, samples: Sequence[Any], result:
 
 
 def _own_buffers(student: nn.Module) -> dict[str, Tensor]:
-    """Running statistics and the like, without the objective's."""
+    """The student's buffers without the objective's."""
     with set_aside(student):
         return dict(student.named_buffers())
 

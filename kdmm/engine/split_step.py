@@ -15,34 +15,33 @@ from kdmm.utils.models import unwrapped
 
 
 class Parts(Protocol):
-    """Measures blocks by name."""
+    """Measurement of blocks by name."""
 
     def part(self, name: str) -> AbstractContextManager:
-        """A context; what happens inside belongs to ``name``."""
+        """Attribute the block to ``name``."""
 
 
-def loosened(value: Any, pairs: list[tuple[Tensor, Tensor]]) -> Any:
-    """An activation, however nested, as leaves of a graph of their own.
+def detached_leaves(value: Any, pairs: list[tuple[Tensor, Tensor]]) -> Any:
+    """Detach the tensors of a nested activation that carry a gradient.
 
-    ``pairs`` collects (tap, leaf) of the tensors that carry a gradient.
+    ``pairs`` collects (tap, leaf) of them.
     """
 
-    def loosen(x: Tensor) -> Tensor:
+    def detach(x: Tensor) -> Tensor:
         if not x.requires_grad:
             return x
         pairs.append((x, x.detach().requires_grad_()))
         return pairs[-1][1]
 
-    return map_leaves(loosen, value)
+    return map_leaves(detach, value)
 
 
 def split_step(runner: Any, batch: Any, parts: Parts) -> None:
-    """The step that ``model.train_step`` makes, in parts.
+    """Take the step of ``model.train_step`` in parts.
 
-    The losses' gradients stop at the taps, and one backward pass through the student takes them
-    further together with the task's, so nothing is computed twice. Under DDP the gradients are
-    exchanged in that pass. The sum of the parts is a little more than the whole: a GPU is waited
-    for at every border.
+    The gradients of the losses stop at the taps. One backward pass through the student continues
+    them together with the task's, so nothing is computed twice; DDP exchanges gradients in it. The
+    sum of the parts exceeds the whole step a little, since each border waits for the GPU.
 
     Args:
         runner: With model and optimizer wrapper.
@@ -63,7 +62,7 @@ def split_step(runner: Any, batch: Any, parts: Parts) -> None:
         values = {}
         if objective is not None:
             objective.batch = Batch(data['inputs'], data['data_samples'])
-            leaves = loosened(taps, pairs)
+            leaves = detached_leaves(taps, pairs)
             values = _terms(objective, leaves, data['inputs'], data['data_samples'], parts)
     for name, value in values.items():
         with parts.part(f'{name} backward'):
@@ -84,7 +83,7 @@ def _terms(
 ) -> dict[str, Tensor]:
     """The sum of each term's weighted losses."""
     with parts.part('teacher forward'):
-        seen = [teacher(inputs, samples) for teacher in objective.teachers]
+        outputs = [teacher(inputs, samples) for teacher in objective.teachers]
     result = {}
     for name, term in objective.terms.items():
         context = gather_context(term.loss.needs, samples)
@@ -92,7 +91,7 @@ def _terms(
             if term.idle:
                 losses = term.silence(term.pick(taps))
             else:
-                losses = term(term.pick(taps), term.pick(seen[term.teacher]), **context)
+                losses = term(term.pick(taps), term.pick(outputs[term.teacher]), **context)
             result[name] = torch.stack([loss.float() for loss in losses.values()]).sum()
     return result
 
@@ -104,6 +103,6 @@ def teacher_step(runner: Any, batch: Any) -> None:
     with optim.optim_context(model), set_aside(student) as objective:
         data = student.data_preprocessor(batch, True)
         task, _ = student.parse_losses(model(**data, mode='loss'))
-        seen = [teacher(data['inputs'], data['data_samples']) for teacher in objective.teachers]
+        outputs = [teacher(data['inputs'], data['data_samples']) for teacher in objective.teachers]
     optim.update_params(task)
-    del seen
+    del outputs

@@ -17,7 +17,7 @@ from kdmm.visualization import jigsaw_sheet
 
 
 def visualize(argv: list[str] | None = None) -> None:
-    """Write a sheet of puzzles of the validation set and what a checkpoint makes of them."""
+    """Write a sheet of validation puzzles with the solutions of a checkpoint."""
     parser = command_line('Draw what a pretext network makes of its puzzles')
     parser.add_argument('checkpoint', help='a checkpoint of the pretext network')
     parser.add_argument('--out', type=Path, required=True, help='picture to write, .png or .jpg')

@@ -1,4 +1,4 @@
-"""The work dir of a run: it belongs to one run at a time, and says where that run goes on."""
+"""Lock of a work dir, its latest checkpoint, and files that killed runs left."""
 
 import errno
 import os
@@ -25,13 +25,13 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = '.lock'
-#: Files that this process holds. Closing a second descriptor of one would give the lock up.
+#: Locked files of this process. Closing a second descriptor would release the lock.
 _held: dict[str, IO[str]] = {}
 
 
 @contextmanager
-def sole_run(work_dir: str) -> Iterator[None]:
-    """Hold the work dir: no other run trains in it meanwhile. All ranks call this.
+def exclusive_run(work_dir: str) -> Iterator[None]:
+    """Lock the work dir against other runs. All ranks call this.
 
     The first rank holds a POSIX record lock on a file ``.lock``. The kernel releases it with the
     process, and data loader workers do not inherit it, so a killed run can be resumed at once.
@@ -47,7 +47,7 @@ def sole_run(work_dir: str) -> Iterator[None]:
     if is_main_process() and path not in _held:
         try:
             make_folder(work_dir, 'work_dir')
-            _take(path)
+            _lock(path)
         except ConfigError as error:
             refusal = error
         mine = path in _held
@@ -86,7 +86,7 @@ def make_folder(path: str, key: str) -> None:
         ) from error
 
 
-def _take(path: str) -> None:
+def _lock(path: str) -> None:
     """Lock the file, where the file system has locks.
 
     Raises:
@@ -123,18 +123,18 @@ def _take(path: str) -> None:
 
 
 def _owner(file: IO[str]) -> str:
-    """Close a file that another holds; what it says."""
+    """Close a lock file that another process holds; return its content."""
     with file:
         file.seek(0)
         return file.read().strip() or 'it does not say which'
 
 
 def latest_checkpoint(work_dir: str, cfg: Mapping[str, Any]) -> str | None:
-    """The checkpoint of the work dir to go on from, None if there is none.
+    """Checkpoint of the work dir from which to resume, None if there is none.
 
-    It is the file that ``last_checkpoint`` names, in this work dir (or the ``out_dir`` of the
-    `CheckpointHook`), wherever the work dir was when the name was written. If that file is not
-    there, or the name is no name, it is the one of most iterations that can be read and resumed.
+    It is the file that ``last_checkpoint`` names, looked up in this work dir or the ``out_dir`` of
+    the `CheckpointHook`, also after the work dir was moved. If that file is missing, it is the
+    readable and resumable one of most iterations.
 
     Args:
         work_dir: Of the run.
@@ -164,11 +164,11 @@ def latest_checkpoint(work_dir: str, cfg: Mapping[str, Any]) -> str | None:
     return found
 
 
-def remove_drafts(work_dir: str, cfg: Mapping[str, Any]) -> None:
-    """Remove what a run that was killed while it wrote has left; to be called in `sole_run`.
+def remove_partial_files(work_dir: str, cfg: Mapping[str, Any]) -> None:
+    """Remove partial files of a run that was killed while it wrote; call it in `exclusive_run`.
 
-    Only files under the temporary names of what a run writes, and only if this process holds the
-    work dir: where it could not be locked, another run may be writing.
+    Only files with the temporary names of a run are removed, and only if this process holds the
+    lock: otherwise another run may be writing.
     """
     if os.path.join(os.path.realpath(work_dir), LOCK) not in _held:  # nor do other ranks
         return

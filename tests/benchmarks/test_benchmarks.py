@@ -45,7 +45,7 @@ def test_the_child_imports_no_base_library():
     code = (
         'import sys; from benchmarks.child import bare_packages;'
         'bare_packages("kdmm", "kdmm.engine");'
-        'import kdmm.functional, kdmm.memory, kdmm.engine.meter;'
+        'import kdmm.functional, kdmm.memory, kdmm.engine.resources;'
         'print([m for m in sys.modules if m.startswith(("mm", "cv2"))])'
     )
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)

@@ -377,7 +377,7 @@ def ranks():
 
 
 def test_two_ranks_are_one_with_the_whole_batch(one, ranks):
-    """Where the norm acts on images: losses, weights, key encoders, queues in the same order."""
+    """Losses, weights, key encoders and queues are equal where the norm acts on images."""
     expected = one['group']
     for found in (rank['group'] for rank in ranks):
         torch.testing.assert_close(found['values'], expected['values'], **CLOSE)

@@ -18,7 +18,7 @@ pytest.importorskip('mmpretrain')
 
 from kdmm.config import use_amp  # noqa: E402
 from kdmm.distillers import ConfigError  # noqa: E402
-from kdmm.engine import building  # noqa: E402
+from kdmm.engine import build_errors  # noqa: E402
 from kdmm.hooks.ownership import objective_of  # noqa: E402
 from tests.e2e.job import assert_same  # noqa: E402
 from tests.e2e.tiny_hssakd import (  # noqa: E402
@@ -321,7 +321,7 @@ def test_without_losses_the_student_is_the_plain_run(root: Path, tmp_path: Path)
 def test_mixed_precision(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As ``--amp`` with bfloat16, which MMEngine would not let a CPU do; with a shared trunk."""
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
-    monkeypatch.setattr(building, '_accelerated', lambda: True)
+    monkeypatch.setattr(build_errors, '_accelerated', lambda: True)
     kd = dict(type='Cohort', peers=3, trunk=SHARED, taps=TAPS, losses=dict(mcl=MCL, dml=DML))
     cfg = config(root / 'data', tmp_path, kd)
     use_amp(cfg, 'bfloat16')

@@ -15,7 +15,7 @@ from mmengine.runner import Runner as BaseRunner
 from kdmm.config import nearly_section, section_of, split_model
 from kdmm.distillers import distill
 from kdmm.engine import Runner, build_runner
-from kdmm.engine.dispatch import announcement, install, serving
+from kdmm.engine.dispatch import describe_run, install, runner_class_for
 from tests.distillers.tiny_models import KD as SHORT
 from tests.distillers.tiny_models import TinyNet, tiny
 from tests.engine.tiny_run import KD, PREPROCESSOR, config
@@ -107,7 +107,7 @@ def test_no_section_is_no_section(tmp_path, kd):
     cfg.kd = kd
     made = BaseRunner.from_cfg(cfg)
     assert type(made) is BaseRunner and type(made.model) is TinyNet
-    assert announcement(made) == 'no section kd: plain training'
+    assert describe_run(made) == 'no section kd: plain training'
     assert type(Users.from_cfg(cfg)) is Users
 
 
@@ -142,7 +142,7 @@ def test_installing_again_changes_nothing():
     before = BaseRunner.__init__, BaseRunner.train, FlexibleRunner.__init__
     install()
     assert before == (BaseRunner.__init__, BaseRunner.train, FlexibleRunner.__init__)
-    assert serving(Users) is serving(Users) and serving(Runner) is Runner
+    assert runner_class_for(Users) is runner_class_for(Users) and runner_class_for(Runner) is Runner
 
 
 def test_what_a_users_runner_overrides_is_called(tmp_path):
@@ -188,7 +188,7 @@ def test_a_run_says_what_it_is(tmp_path):
 def test_a_key_that_is_nearly_the_section_is_named(tmp_path):
     cfg = config(tmp_path, kd=None)
     cfg.KD = copy.deepcopy(KD)
-    said = announcement(BaseRunner.from_cfg(cfg))
+    said = describe_run(BaseRunner.from_cfg(cfg))
     assert said.startswith("no section kd: plain training. The config has 'KD'")
 
 

@@ -6,7 +6,7 @@ import logging
 import pytest
 from mmengine.visualization import LocalVisBackend
 
-from kdmm.engine.logs import Forgiving
+from kdmm.engine.logs import LogErrorHandler
 from tests.engine.tiny_run import files, runner
 
 
@@ -18,7 +18,7 @@ def test_a_run_goes_on_without_its_curves(tmp_path, monkeypatch):
     monkeypatch.setattr(LocalVisBackend, '_dump', full)
     made = runner(tmp_path)
     warned = []
-    monkeypatch.setattr(made._forgiving._logger, 'warning', warned.append)
+    monkeypatch.setattr(made._log_errors._logger, 'warning', warned.append)
     made.train()
     assert 'iter_4.pth' in files(tmp_path)
     (told,) = (text for text in warned if 'cannot be written' in text)
@@ -34,7 +34,7 @@ def test_a_log_file_that_is_full(tmp_path, capsys):
     logger.addHandler(screen)
     handler.stream.close()
     handler.stream = open('/dev/full', 'w')  # noqa: SIM115
-    Forgiving(logger).files()
+    LogErrorHandler(logger).guard_files()
     handler.stream.write('as MMEngine writes the initial weights')
     handler.stream.flush()
     for number in range(3):
@@ -47,7 +47,7 @@ def test_a_log_file_that_is_full(tmp_path, capsys):
 def test_a_bug_in_a_line_of_the_log_is_shown(tmp_path, capsys):
     logger = logging.Logger('of a test')
     logger.addHandler(logging.FileHandler(tmp_path / 'run.log'))
-    Forgiving(logger).files()
+    LogErrorHandler(logger).guard_files()
     logger.warning('%d', 'no number')
     assert 'Logging error' in capsys.readouterr().err
 

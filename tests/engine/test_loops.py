@@ -8,7 +8,12 @@ from mmengine.runner import IterBasedTrainLoop
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from kdmm.engine import Runner
-from kdmm.engine.loops import EpochBasedTrainLoop, batches_behind, refuse_nothing, with_place
+from kdmm.engine.loops import (
+    EpochBasedTrainLoop,
+    check_not_empty,
+    skip_batches,
+    with_resumable_epochs,
+)
 from tests.engine.tiny_run import by_epoch, config, files
 from tests.errors import refused
 
@@ -52,7 +57,7 @@ def test_the_batches_behind_are_those_of_a_whole_pass_and_no_others_are_loaded(o
     whole = lists(made)
     for done in range(len(whole) + 1):
         made.dataset.loaded.clear()  # type: ignore[attr-defined]
-        assert lists(batches_behind(made, done)) == whole[done:]
+        assert lists(skip_batches(made, done)) == whole[done:]
         assert made.dataset.loaded == [index for batch in whole[done:] for index in batch]  # type: ignore[attr-defined]
         assert len(made) == len(whole)
     assert lists(made) == whole
@@ -60,8 +65,8 @@ def test_the_batches_behind_are_those_of_a_whole_pass_and_no_others_are_loaded(o
 
 def test_persistent_workers_draw_whole_passes_after_the_first():
     made = loader(num_workers=1, persistent_workers=True)
-    behind = lists(batches_behind(made, 2))
-    assert behind == lists(made)[2:] == lists(batches_behind(loader(), 2))
+    behind = lists(skip_batches(made, 2))
+    assert behind == lists(made)[2:] == lists(skip_batches(loader(), 2))
 
 
 def test_a_loader_without_batch_sampler_drops_what_was_trained():
@@ -69,7 +74,7 @@ def test_a_loader_without_batch_sampler_drops_what_was_trained():
         def __iter__(self):
             return iter(range(6))
 
-    assert list(batches_behind(DataLoader(Stream(), batch_size=None), 4)) == [4, 5]
+    assert list(skip_batches(DataLoader(Stream(), batch_size=None), 4)) == [4, 5]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +89,7 @@ def test_a_loader_without_batch_sampler_drops_what_was_trained():
     ],
 )
 def test_mmengines_loop_is_exchanged_and_no_other(config, kind):
-    made = with_place(config)
+    made = with_resumable_epochs(config)
     assert made == (config if kind is None else dict(type=kind, max_epochs=2))
 
 
@@ -99,15 +104,15 @@ def loop(size: int, sampler: type, **options: object) -> SimpleNamespace:
 
 def test_a_loader_without_a_batch_is_refused():
     with refused(key='train_dataloader', problem=('7 samples', 'batch_size=8', 'drop_last=True')):
-        refuse_nothing(loop(7, DefaultSampler, batch_size=8, drop_last=True))
+        check_not_empty(loop(7, DefaultSampler, batch_size=8, drop_last=True))
     with refused(key='train_dataloader', problem='0 samples'):
-        refuse_nothing(loop(0, DefaultSampler, batch_size=8))
+        check_not_empty(loop(0, DefaultSampler, batch_size=8))
 
 
 def test_one_batch_is_enough_and_an_endless_sampler_needs_none():
-    refuse_nothing(loop(8, DefaultSampler, batch_size=8, drop_last=True))
-    refuse_nothing(loop(7, DefaultSampler, batch_size=8))
-    refuse_nothing(loop(7, InfiniteSampler, batch_size=8, drop_last=True))
+    check_not_empty(loop(8, DefaultSampler, batch_size=8, drop_last=True))
+    check_not_empty(loop(7, DefaultSampler, batch_size=8))
+    check_not_empty(loop(7, InfiniteSampler, batch_size=8, drop_last=True))
 
 
 @pytest.mark.parametrize('kd', ['given', None])

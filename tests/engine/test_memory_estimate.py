@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from kdmm.distillers import CHILD
-from kdmm.engine.crops import at_size, corners, grown
+from kdmm.engine.crops import corner_crops, extrapolate, noise_at_full_size
 from kdmm.engine.memory_estimate import PROCESS, Estimate, estimate_memory, optimizer_bytes
-from kdmm.engine.saved import Saved, total_bytes
+from kdmm.engine.saved_tensors import SavedTensors, total_bytes
 from kdmm.functional.blocks import BUFFERS
 from tests.engine import tiny_run
 from tests.engine.test_profiling import profiled, started
@@ -17,8 +17,8 @@ from tests.engine.test_profiling import profiled, started
 
 def test_saved_tensors_count_once_and_what_is_there_anyway_not() -> None:
     weight, x = torch.ones(64, 64, requires_grad=True), torch.ones(8, 64)
-    saved = Saved([weight, x])
-    with saved.watch():
+    saved = SavedTensors([weight, x])
+    with saved.record():
         hidden = x @ weight  # saves x and weight
         out = hidden * hidden  # saves hidden, twice
         out = out.exp() + hidden.view(64, 8).square().sum()  # saves its result; hidden again
@@ -61,24 +61,24 @@ def test_two_sizes_tell_attention_from_convolutions() -> None:
         return 7.0 * pixels + 0.01 * pixels**2
 
     found = [(pixels, bytes_of(pixels)) for pixels in (1000, 4000)]
-    assert at_size(found, 16000) == pytest.approx(bytes_of(16000))
-    assert at_size(found[:1], 2000) == pytest.approx(2 * bytes_of(1000))
-    assert at_size([(1000, 9e3), (4000, 30e3)], 16000) == pytest.approx(120e3), 'never negative'
+    assert extrapolate(found, 16000) == pytest.approx(bytes_of(16000))
+    assert extrapolate(found[:1], 2000) == pytest.approx(2 * bytes_of(1000))
+    assert extrapolate([(1000, 9e3), (4000, 30e3)], 16000) == pytest.approx(120e3), 'never negative'
 
 
 def test_noise_has_the_size_of_a_whole_image() -> None:
     crop, whole = torch.zeros(2, 3, 128, 160), torch.zeros(4, 3, 360, 480)
     taps = dict(a=torch.ones(2, 7, 16, 20, requires_grad=True), b=(torch.ones(2, 5),))
-    found = grown(taps, crop, whole)
+    found = noise_at_full_size(taps, crop, whole)
     assert found['a'].shape == (1, 7, 45, 60) and found['a'].requires_grad
     assert found['b'][0].shape == (1, 5)
 
 
 def test_small_crops_are_multiples_of_the_strides() -> None:
     inputs = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 512, 1024)
-    sizes = [tuple(crop.shape) for crop, _ in corners(inputs, [None] * 4)]
+    sizes = [tuple(crop.shape) for crop, _ in corner_crops(inputs, [None] * 4)]
     assert sizes == [(2, 3, 128, 256), (2, 3, 256, 512)]
-    assert [tuple(crop.shape) for crop, _ in corners(inputs[:1, :, :200], [None])] == [
+    assert [tuple(crop.shape) for crop, _ in corner_crops(inputs[:1, :, :200], [None])] == [
         (1, 3, 200, 1024)
     ]
 
@@ -110,9 +110,9 @@ def test_activations_are_what_a_step_saves(tmp_path: Path) -> None:
     student = runner.model
     data = student.data_preprocessor(batch, True)
     known = [*student.parameters(), *student.buffers(), data['inputs']]
-    saved, kept = Saved(known), getattr(student, CHILD)
+    saved, kept = SavedTensors(known), getattr(student, CHILD)
     setattr(student, CHILD, None)
-    with saved.watch():
+    with saved.record():
         losses = student(**data, mode='loss')
     setattr(student, CHILD, kept)
     assert losses and held['activations of the student'] == pytest.approx(saved.total, rel=0.02)

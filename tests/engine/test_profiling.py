@@ -11,10 +11,9 @@ import torch
 from kdmm.distillers import CHILD
 from kdmm.distillers.objective import set_aside
 from kdmm.engine import Runner
-from kdmm.engine.ledger import Ledger
-from kdmm.engine.meter import Meter
 from kdmm.engine.profiling import _is_collective
-from kdmm.engine.split_step import loosened, split_step, teacher_step
+from kdmm.engine.resources import PartStatistics, ResourceMonitor
+from kdmm.engine.split_step import detached_leaves, split_step, teacher_step
 from tests.engine import tiny_run
 
 TERMS = ['kd', 'parts']
@@ -121,16 +120,16 @@ def test_the_teacher_step_trains_like_the_student_alone(tmp_path: Path) -> None:
 def test_taps_are_cut_wherever_they_are_nested() -> None:
     pairs: list[Any] = []
     x, fixed = torch.ones(2, requires_grad=True) * 2, torch.ones(2)
-    found = loosened(dict(a=(x, [x * 3]), b=fixed, c='text'), pairs)
+    found = detached_leaves(dict(a=(x, [x * 3]), b=fixed, c='text'), pairs)
     assert len(pairs) == 2 and found['b'] is fixed and found['c'] == 'text'
     assert found['a'][0].is_leaf and found['a'][0].requires_grad
     assert pairs[0] == (x, found['a'][0])
 
 
 def test_warm_up_is_not_counted() -> None:
-    ledger = Ledger(Meter('cpu'))
-    ledger.seconds, ledger.added = dict(a=[9.0, 1.0, 2.0, 6.0]), dict(a=[9, 2**20, 0, 0])
-    assert ledger.rows(1)['a'] == dict(ms=2000.0, min_ms=1000.0, mib=1.0)
+    statistics = PartStatistics(ResourceMonitor('cpu'))
+    statistics.seconds, statistics.added = dict(a=[9.0, 1.0, 2.0, 6.0]), dict(a=[9, 2**20, 0, 0])
+    assert statistics.rows(1)['a'] == dict(ms=2000.0, min_ms=1000.0, mib=1.0)
 
 
 def test_collectives_by_name() -> None:

@@ -16,10 +16,10 @@ from mmengine.config import Config
 from kdmm.engine import Runner, cli
 from kdmm.engine.work_dir import (
     LOCK,
+    exclusive_run,
     latest_checkpoint,
     make_folder,
-    remove_drafts,
-    sole_run,
+    remove_partial_files,
 )
 from kdmm.errors import ConfigError
 from tests.engine.tiny_run import config, files, validated
@@ -27,8 +27,8 @@ from tests.errors import refused
 
 HOLD = """
 import os, sys, time
-from kdmm.engine.work_dir import sole_run
-with sole_run(sys.argv[1]):
+from kdmm.engine.work_dir import exclusive_run
+with exclusive_run(sys.argv[1]):
     if os.fork() == 0:  # a data loader worker, which outlives a killed run for seconds
         time.sleep(60)
         os._exit(0)
@@ -54,7 +54,7 @@ def test_a_second_run_is_refused_by_name_until_the_first_is_gone(tmp_path, other
     with refused(key='work_dir', got=str(tmp_path), problem=holder, fix='--work-dir'):
         Runner.from_cfg(config(tmp_path)).train()
     assert files(tmp_path) == []
-    with sole_run(str(tmp_path / 'another')):
+    with exclusive_run(str(tmp_path / 'another')):
         pass
     other.kill()  # its child lives on
     other.wait()
@@ -80,8 +80,8 @@ def test_one_process_may_hold_it_twice(tmp_path):
         command = [sys.executable, '-c', try_it, str(tmp_path / LOCK)]
         return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
 
-    with sole_run(str(tmp_path)):
-        with sole_run(os.path.relpath(tmp_path)):
+    with exclusive_run(str(tmp_path)):
+        with exclusive_run(os.path.relpath(tmp_path)):
             assert not free()
         assert not free()
     assert free()
@@ -91,7 +91,7 @@ def test_a_rank_that_is_not_the_first_leaves_with_it(tmp_path, monkeypatch):
     monkeypatch.setattr('kdmm.engine.work_dir.is_main_process', lambda: False)
     held = pickle.loads(pickle.dumps(ConfigError('held', key='work_dir', got='w')))
     monkeypatch.setattr('kdmm.engine.work_dir.all_gather_object', lambda mine: [held, mine])
-    with refused(key='work_dir', got='w', problem='held'), sole_run(str(tmp_path)):
+    with refused(key='work_dir', got='w', problem='held'), exclusive_run(str(tmp_path)):
         pass
     assert not (tmp_path / LOCK).exists()
 
@@ -104,7 +104,7 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, cap
     monkeypatch.setattr('kdmm.engine.work_dir.fcntl.lockf', no)
     said = []
     monkeypatch.setattr('kdmm.engine.work_dir.print_log', lambda text, *_: said.append(text))
-    with sole_run(str(tmp_path)):
+    with exclusive_run(str(tmp_path)):
         assert 'cannot be locked' in said[0] and str(tmp_path) in said[0]
 
 
@@ -219,7 +219,7 @@ def test_drafts_of_a_killed_run_go_when_the_next_one_begins(tmp_path):
         folder.mkdir(parents=True)
         for name in ours + theirs:
             (folder / name).write_bytes(b'half')
-    remove_drafts(cfg.work_dir, cfg)
+    remove_partial_files(cfg.work_dir, cfg)
     assert (out / ours[0]).exists()  # it may be another run's that is writing
     Runner.from_cfg(cfg).train()
     for folder in (Path(cfg.work_dir), out):
@@ -230,7 +230,7 @@ def test_drafts_of_a_killed_run_go_when_the_next_one_begins(tmp_path):
 def test_a_file_in_the_place_of_the_work_dir(tmp_path, below):
     (tmp_path / 'file').touch()
     place = f'{tmp_path}/file{below}'
-    for start in (lambda: Runner.from_cfg(config(place)), lambda: sole_run(place).__enter__()):
+    for start in (lambda: Runner.from_cfg(config(place)), lambda: exclusive_run(place).__enter__()):
         with refused(key='work_dir', got=place, expected='a folder in which files can be written'):
             start()
 

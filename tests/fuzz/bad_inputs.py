@@ -59,7 +59,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended, and its last words."""
+    """Exit of a case and its last line."""
 
     case: Case
     verdict: str

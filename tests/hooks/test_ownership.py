@@ -1,4 +1,4 @@
-"""Who owns what in a checkpoint; of runs: tests/hooks/test_distill.py, tests/e2e/test_cohort.py."""
+"""Ownership of entries in a checkpoint; runs: test_distill.py, tests/e2e/test_cohort.py."""
 
 import copy
 from collections import OrderedDict

@@ -134,7 +134,7 @@ def killed(cfg: Config, point: str, at: int = 2) -> None:
 
 
 def again(cfg: Config) -> int:
-    """How many validations a resumed run makes."""
+    """Number of validations that a resumed run makes."""
     cfg.resume = True
     cfg.experiment_name += '_again'
     made, seen = Runner.from_cfg(cfg), []

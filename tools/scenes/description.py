@@ -1,4 +1,4 @@
-"""What is in a scene, in metres and independent of the resolution.
+"""Content of a scene in metres, independent of the resolution.
 
 One description serves every task: its rendering gives the label map (segmentation), boxes
 (detection) and joints (pose); ``Scene.kind`` is the class (classification).

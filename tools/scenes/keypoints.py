@@ -29,7 +29,7 @@ _SKELETON = [
 
 
 def keypoint_file(root: Path, split: str) -> Path:
-    """Where a split's keypoints are."""
+    """Path of a split's keypoint file."""
     return root / 'annotations' / f'person_keypoints_{split}.json'
 
 

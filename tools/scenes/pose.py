@@ -60,7 +60,7 @@ def joints(person: Person) -> np.ndarray:
 
 
 def hidden_by_head(person: Person) -> np.ndarray:
-    """Which joints (17,) of the face the head itself hides from the camera."""
+    """Mask of the joints (17,) of the face that the head itself hides from the camera."""
     hidden = np.zeros(17, dtype=bool)
     hidden[:3] = math.cos(person.heading) < -0.2
     side = math.sin(person.heading)  # > 0 walks to the right: the body's left is behind

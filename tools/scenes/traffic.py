@@ -10,7 +10,7 @@ from .description import Actor, Car, Colour, Person, Pole, Street, Tree
 
 @dataclass(frozen=True)
 class Habit:
-    """What a kind of scene has: ranges of counts, metres and probabilities."""
+    """Statistics of a kind of scene: ranges of counts, metres and probabilities."""
 
     half_road: tuple[float, float]
     pavement: tuple[float, float]

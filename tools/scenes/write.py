@@ -23,7 +23,7 @@ SETTINGS_FILE = 'scenes.json'
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """What determines a generated data set; ``height`` and ``width`` in pixels."""
+    """Settings that determine a generated data set; ``height`` and ``width`` in pixels."""
 
     n_train: int
     n_val: int
@@ -42,7 +42,7 @@ class SceneSettings:
 
 
 def is_there(root: Path, settings: SceneSettings) -> bool:
-    """Whether ``root`` holds the scenes of these settings; False where there is nothing.
+    """Return True if ``root`` holds the scenes of these settings; False where it is empty.
 
     Raises:
         FileExistsError: ``root`` holds other settings, or no generated data set.

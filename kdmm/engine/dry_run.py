@@ -1,4 +1,4 @@
-"""A config as it is measured: the same step, without what surrounds it in a run."""
+"""Turn a config into a dry run: the same training step without data, weights and files."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,10 +9,10 @@ from kdmm.config import SECTION, objective_class
 from kdmm.errors import ConfigError, nearest
 from kdmm.utils.models import without_pretrained
 
-#: Blank images, each the same whenever it is asked for.
+#: Number of blank images.
 LENGTH = 256
 _STAGES = ('val', 'test')
-#: MMEngine's own, which None leaves out.
+#: Default hooks of MMEngine that a dry run switches off.
 _DEFAULT_HOOKS = (
     'runtime_info',
     'timer',
@@ -23,12 +23,12 @@ _DEFAULT_HOOKS = (
 )
 
 
-def to_trial(cfg: Config, loop: Mapping[str, Any], work_dir: str) -> None:
-    """Let ``cfg`` run ``loop`` for training, and nothing else.
+def to_dry_run(cfg: Config, loop: Mapping[str, Any], work_dir: str) -> None:
+    """Let ``cfg`` run ``loop`` and nothing else.
 
     No weights are read, no checkpoint, log or validation is made. The config's own hooks (EMA and
-    the like) stay. Terms whose weight is a schedule or measured get weight 1, so that they are
-    there from the first step.
+    the like) stay. Terms with a scheduled or measured weight get weight 1, so that they act from
+    the first step.
 
     Args:
         cfg: Changed in place.
@@ -99,7 +99,7 @@ def _task_and_classes(model: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def crop_size(cfg: Config) -> tuple[int, int]:
-    """(height, width) that the training pipeline or the preprocessor makes of every image.
+    """Find (height, width) of the images after the training pipeline or the preprocessor.
 
     Raises:
         ConfigError: If neither says one.
@@ -120,7 +120,7 @@ def crop_size(cfg: Config) -> tuple[int, int]:
 
 
 def _needs_weights(hook: Any) -> bool:
-    """Whether a hook of the config refuses a backbone that starts from no file."""
+    """Return True if a hook of the config refuses a backbone that starts from no file."""
     kind = hook.get('type') if isinstance(hook, dict) else type(hook)
     return str(getattr(kind, '__name__', kind)).rpartition('.')[2] == 'PretrainedBackboneHook'
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from kdmm.engine.trial import crop_size, only_term, to_blank_data, to_trial
+from kdmm.engine.dry_run import crop_size, only_term, to_blank_data, to_dry_run
 from kdmm.hooks import PretrainedBackboneHook
 from tests.errors import refused
 
@@ -49,7 +49,7 @@ def cfg() -> Config:
 
 
 def test_only_the_step_is_left(cfg: Config, tmp_path: Path) -> None:
-    to_trial(cfg, dict(type='L', iters=2), str(tmp_path))
+    to_dry_run(cfg, dict(type='L', iters=2), str(tmp_path))
     assert cfg.train_cfg == dict(type='L', iters=2) and cfg.load_from is None
     assert cfg.val_dataloader is cfg.val_cfg is cfg.test_evaluator is cfg.param_scheduler is None
     assert set(cfg.default_hooks.values()) == {None} and 'visualization' not in cfg.default_hooks
@@ -62,12 +62,12 @@ def test_only_the_step_is_left(cfg: Config, tmp_path: Path) -> None:
 def test_a_hook_that_compares_the_file_goes_with_it(cfg: Config, tmp_path: Path) -> None:
     for kind in ('kdmm.PretrainedBackboneHook', PretrainedBackboneHook):
         cfg.custom_hooks = [dict(type='EMAHook'), dict(type=kind)]
-        to_trial(cfg, dict(type='L'), str(tmp_path))
+        to_dry_run(cfg, dict(type='L'), str(tmp_path))
         assert cfg.custom_hooks == [dict(type='EMAHook')]
 
 
 def test_every_term_takes_part_from_the_first_step(cfg: Config, tmp_path: Path) -> None:
-    to_trial(cfg, dict(type='L'), str(tmp_path))
+    to_dry_run(cfg, dict(type='L'), str(tmp_path))
     weights = {name: term.weight for name, term in cfg.kd.losses.items()}
     assert weights == dict(
         kd=1.0, auto=1.0, parts=dict(pixel=0.1, region=1.0, off=0), typed=1.0, plain=1.0, off=0.0
@@ -112,10 +112,10 @@ def test_blank_data(cfg: Config) -> None:
 
 def test_hssakd_needs_no_weights_and_writes_nothing(cfg: Config, tmp_path: Path) -> None:
     cfg.kd = dict(type='HSSAKDTeacher')
-    to_trial(cfg, dict(type='L'), str(tmp_path))
+    to_dry_run(cfg, dict(type='L'), str(tmp_path))
     nothing = dict(recalibrate=False, evaluate_branches=False)
     assert cfg.kd == dict(type='HSSAKDTeacher', random=True, **nothing)
     cfg.kd = dict(type='kdmm.HSSAKD', teacher=dict(config='a.py', checkpoint='b.pth'))
-    to_trial(cfg, dict(type='L'), str(tmp_path))
+    to_dry_run(cfg, dict(type='L'), str(tmp_path))
     assert cfg.kd.teacher == dict(config='a.py', checkpoint=None, random=True)
     assert cfg.kd.recalibrate is False

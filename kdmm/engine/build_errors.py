@@ -26,19 +26,19 @@ from torch.utils.data import DataLoader
 from kdmm.config import is_wrapper
 from kdmm.errors import ConfigError, nearest, refuse_unknown
 
-#: What registries, and classes given wrong arguments, raise.
+#: Errors of registries, and of classes with wrong arguments.
 MISTAKES = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError,
     NotImplementedError, TypeError, ValueError,
 )  # fmt: skip
-#: Of a config, what a Runner builds; other keys may hold copies of it.
+#: Keys of a config that a Runner builds; other keys may hold copies.
 BUILT = (
     'model', 'kd', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'optim_wrapper',
     'param_scheduler', 'val_evaluator', 'test_evaluator', 'default_hooks', 'custom_hooks',
     'train_cfg', 'val_cfg', 'test_cfg', 'visualizer', 'log_processor', 'data_preprocessor',
     'model_wrapper_cfg',
 )  # fmt: skip
-#: What MMEngine's constructor of optimizers reads of ``paramwise_cfg``; it ignores the rest.
+#: MMEngine's constructor of optimizers reads these keys of ``paramwise_cfg`` and ignores others.
 DEFAULT_CONSTRUCTOR = 'DefaultOptimWrapperConstructor'
 PARAMWISE = (
     'custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult',
@@ -53,10 +53,10 @@ _WRAPPED = re.compile(r'class `\w+` in \S+: ')
 
 @contextmanager
 def building(cfg: Mapping[str, Any], where: str) -> Iterator[None]:
-    """Turn what is raised inside into a `ConfigError`; one that is raised keeps its fields.
+    """Turn errors of the block into a `ConfigError`; a `ConfigError` keeps its fields.
 
     Args:
-        cfg: The run's config, in which the key of what was being built is looked for.
+        cfg: Config of the run, in which the key is looked up.
         where: The key if it is not found there.
     """
     try:
@@ -97,7 +97,7 @@ def explain(error: BaseException, cfg: Mapping[str, Any], where: str) -> ConfigE
 
 
 def unknown(key: str, name: str, registry: Registry | None) -> ConfigError:
-    """Say that ``registry`` has no ``name``, and what it has."""
+    """Say that ``registry`` has no ``name``, with the nearest names."""
     problem = 'no such name'
     if registry is not None:
         near = nearest(name, _names(registry))
@@ -112,14 +112,14 @@ def _fault(
     built: Any = None,
     given: Mapping[str, Any] | None = None,
 ) -> ConfigError:
-    """The error in terms of the config.
+    """Describe the error in terms of the config.
 
     Args:
         error: Of a library.
         key: In the config.
         raiser: The class that raised it, and when; empty if that is not known.
         built: The class, if its arguments are meant.
-        given: Its config, of which the short arguments are told.
+        given: Its config; short arguments appear in the message.
     """
     start, text = f'{raiser}: ' if raiser else '', str(error).strip()
     argument = re.search(r"unexpected keyword argument '(\w+)'", text)
@@ -252,24 +252,23 @@ def _checked(name: str, where: str) -> Callable[..., Any]:
 
 @contextmanager
 def first_step(runner: BaseRunner) -> Iterator[None]:
-    """Turn what the libraries raise inside, in the first step, into a `ConfigError`.
+    """Turn errors of the libraries in the first step into a `ConfigError`.
 
-    Training, validation and test each have a first step. An error that went through other code
-    than that of the libraries, a bug perhaps, is left alone, and so are those of communication and
-    of memory.
+    Training, validation and test each have a first step. Errors that passed through other code than
+    the libraries', and those of communication and memory, are left alone.
     """
     try:
         yield
     except ConfigError:
         raise
     except (*MISTAKES, RuntimeError) as error:
-        told = _of_first_step(error, runner)
-        if told is None:
+        described = _describe_first_step(error, runner)
+        if described is None:
             raise
-        raise told from error
+        raise described from error
 
 
-def _of_first_step(error: BaseException, runner: BaseRunner) -> ConfigError | None:
+def _describe_first_step(error: BaseException, runner: BaseRunner) -> ConfigError | None:
     """Describe an error and its place; None if it is not to be translated."""
     text = str(error)
     alone = 'Expected more than 1 value per channel' in text
@@ -307,7 +306,7 @@ _LIBRARIES = {
 }  # fmt: skip
 
 
-#: Bases of what is not in the model, and how a message calls them.
+#: Base classes outside the model, and their names in messages.
 _PARTS = dict(BaseTransform='pipeline', BaseDataset='dataset', BaseMetric='metric')
 
 
@@ -362,7 +361,7 @@ class CheckedRunner(BaseRunner):
             return super().from_cfg(cfg)
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
-        """As the base, which meets an unknown optimizer and a misspelt ``clip_grad`` too late."""
+        """As the base, after a check of the optimizer and ``clip_grad``."""
         with building(self.cfg, 'optim_wrapper'):
             if isinstance(optim_wrapper, Mapping):
                 _check_optim_wrapper(optim_wrapper, bool(self.cfg.get('param_scheduler')))

@@ -1,4 +1,4 @@
-"""Time and memory of stretches, each test in a process whose memory nobody else has used."""
+"""Time and memory of intervals, each test in a process of its own."""
 
 import time
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-import kdmm.engine.meter
-from kdmm.engine.meter import MIB, Meter, Stretch
+import kdmm.engine.resources
+from kdmm.engine.resources import MIB, Interval, ResourceMonitor
 
 
 def alone(measure: Callable[..., Any], *args: Any) -> Any:
@@ -19,13 +19,13 @@ def alone(measure: Callable[..., Any], *args: Any) -> Any:
         return pool.submit(measure, *args).result()
 
 
-def large_and_small() -> tuple[bool, Stretch, Stretch]:
-    meter = Meter('cpu')
-    with meter.stretch() as large:
+def large_and_small() -> tuple[bool, Interval, Interval]:
+    monitor = ResourceMonitor('cpu')
+    with monitor.measure() as large:
         torch.ones(200 * MIB // 4)  # gone at the end, and counted
-    with meter.stretch() as small:
+    with monitor.measure() as small:
         torch.ones(40 * MIB // 4)
-    return meter.exact, large, small
+    return monitor.exact, large, small
 
 
 def test_a_stretch_has_a_peak_of_its_own() -> None:
@@ -37,16 +37,16 @@ def test_a_stretch_has_a_peak_of_its_own() -> None:
     assert large.peak > small.peak > small.added
 
 
-def below_and_above(nowhere: Path) -> tuple[bool, Stretch, Stretch]:
-    kdmm.engine.meter._CLEAR = nowhere
-    meter = Meter('cpu')
+def below_and_above(nowhere: Path) -> tuple[bool, Interval, Interval]:
+    kdmm.engine.resources._CLEAR = nowhere
+    monitor = ResourceMonitor('cpu')
     torch.ones(400 * MIB // 4)
-    with meter.stretch() as below:
+    with monitor.measure() as below:
         torch.ones(40 * MIB // 4)
-    used = meter.peak() - meter.used()
-    with meter.stretch() as above:
+    used = monitor.peak() - monitor.used()
+    with monitor.measure() as above:
         torch.ones((used + 100 * MIB) // 4)
-    return meter.exact, below, above
+    return monitor.exact, below, above
 
 
 def test_without_a_reset_only_what_exceeds_the_peak_is_added(tmp_path: Path) -> None:
@@ -57,20 +57,20 @@ def test_without_a_reset_only_what_exceeds_the_peak_is_added(tmp_path: Path) -> 
     assert 80 * MIB < above.added < 160 * MIB
 
 
-def beside_what_is_there() -> Stretch:
-    meter = Meter('cpu')
+def beside_what_is_there() -> Interval:
+    monitor = ResourceMonitor('cpu')
     kept = torch.ones(150 * MIB // 4)
-    with meter.stretch() as stretch:
+    with monitor.measure() as interval:
         kept.add_(1)
-    return stretch
+    return interval
 
 
 def test_what_is_there_already_is_not_added() -> None:
-    stretch = alone(beside_what_is_there)
-    assert stretch.added < 20 * MIB and stretch.peak > 150 * MIB
+    interval = alone(beside_what_is_there)
+    assert interval.added < 20 * MIB and interval.peak > 150 * MIB
 
 
 def test_seconds() -> None:
-    with Meter('cpu').stretch() as stretch:
+    with ResourceMonitor('cpu').measure() as interval:
         time.sleep(0.05)
-    assert 0.05 <= stretch.seconds < 1
+    assert 0.05 <= interval.seconds < 1

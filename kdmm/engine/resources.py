@@ -1,13 +1,14 @@
-"""Wall-clock time and peak memory of stretches of code.
+"""Wall-clock time and peak memory of blocks of code.
 
-On CUDA memory is what torch's allocator hands out. On CPU it is the resident memory of the whole
-process: it contains the interpreter and its libraries, and what the C library keeps of memory that
-was freed. ``added`` leaves out what was resident when the stretch began.
+On CUDA it is the memory that torch's allocator hands out, on CPU the resident memory of the whole
+process, which contains the interpreter, its libraries and freed memory that the C library keeps.
+``added`` leaves out the memory that was resident at the beginning.
 """
 
 import ctypes
 import gc
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -23,13 +24,13 @@ _CLEAR = Path('/proc/self/clear_refs')
 
 
 @dataclass
-class Stretch:
-    """One measured stretch.
+class Interval:
+    """One measured interval.
 
     Attributes:
         seconds: Wall-clock time; the device is waited for at both ends.
         peak: Bytes at the highest point.
-        added: The same without what was in use at the beginning.
+        added: ``peak`` without the bytes in use at the beginning.
     """
 
     seconds: float = 0.0
@@ -37,12 +38,12 @@ class Stretch:
     added: int = 0
 
 
-class Meter:
-    """Measures on one device.
+class ResourceMonitor:
+    """Measure time and memory of blocks on one device.
 
     Attributes:
-        exact: Whether the peak can be set back, so that a stretch's peak is its own. Where the
-            system refuses that (CPU, not Linux), a stretch below an earlier peak adds 0.
+        exact: Whether the peak can be reset, so that each interval has its own. Where the system
+            refuses that (CPU, not Linux), an interval below an earlier peak adds 0.
 
     Args:
         device: Of the tensors.
@@ -64,7 +65,7 @@ class Meter:
         return _status('VmRSS')
 
     def settle(self) -> None:
-        """Give freed memory back to the system, as far as its C library knows how to."""
+        """Give freed memory back to the system where the C library can."""
         if self.device.type == 'cpu':
             gc.collect()
             with suppress(AttributeError, OSError):
@@ -77,7 +78,7 @@ class Meter:
         return _status('VmHWM')
 
     def reset(self) -> bool:
-        """Let the peak begin anew; whether that is possible."""
+        """Set the peak back to the memory in use; return False where the system refuses."""
         if self.device.type == 'cuda':
             torch.cuda.reset_peak_memory_stats(self.device)
             return True
@@ -87,9 +88,9 @@ class Meter:
         return False
 
     @contextmanager
-    def stretch(self) -> Iterator[Stretch]:
+    def measure(self) -> Iterator[Interval]:
         """Measure a block; the result is filled in at its end."""
-        result = Stretch()
+        result = Interval()
         self.synchronize()
         self.reset()
         base = self.used() if self.exact else self.peak()
@@ -101,8 +102,41 @@ class Meter:
         result.added = max(result.peak - base, 0)
 
 
+class PartStatistics:
+    """Time and added memory of named parts of a step, an entry an iteration.
+
+    Attributes:
+        peak: Highest number of bytes so far.
+    """
+
+    def __init__(self, monitor: ResourceMonitor) -> None:
+        self.monitor, self.peak = monitor, 0
+        self.seconds: dict[str, list[float]] = {}
+        self.added: dict[str, list[int]] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Measure a block."""
+        with self.monitor.measure() as interval:
+            yield
+        self.seconds.setdefault(name, []).append(interval.seconds)
+        self.added.setdefault(name, []).append(interval.added)
+        self.peak = max(self.peak, interval.peak)
+
+    def rows(self, skip: int) -> dict[str, dict[str, float]]:
+        """Medians without the first ``skip`` iterations: part to ``ms``, ``min_ms``, ``mib``."""
+        return {
+            name: dict(
+                ms=statistics.median(values[skip:]) * 1e3,
+                min_ms=min(values[skip:]) * 1e3,
+                mib=max(self.added[name][skip:]) / MIB,
+            )
+            for name, values in self.seconds.items()
+        }
+
+
 def _status(key: str) -> int:
-    """A size of this process in bytes; where there is no ``/proc``, its peak so far."""
+    """A size of this process in bytes; without ``/proc`` its peak so far."""
     if _STATUS.exists():  # unlike getrusage's, these are not inherited from the parent process
         for line in _STATUS.read_text().splitlines():
             if line.startswith(key):

@@ -14,11 +14,11 @@ def total_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(storages.values())
 
 
-class Saved:
+class SavedTensors:
     """Storages that autograd keeps for a backward pass.
 
     Args:
-        without: Tensors that are there anyway.
+        without: Tensors whose memory is not counted, such as parameters.
     """
 
     def __init__(self, without: Iterable[Tensor]) -> None:
@@ -26,8 +26,8 @@ class Saved:
         self._kept: dict[int, tuple[Any, int]] = {}
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Count what a block saves."""
+    def record(self) -> Iterator[None]:
+        """Count the storages that a block saves."""
         with saved_tensors_hooks(self._keep, lambda x: x):
             yield
 
@@ -39,10 +39,10 @@ class Saved:
 
     @property
     def total(self) -> int:
-        """Bytes."""
+        """Bytes of all storages."""
         return sum(size for _, size in self._kept.values())
 
     @property
     def largest(self) -> int:
-        """Bytes of the largest."""
+        """Bytes of the largest storage."""
         return max((size for _, size in self._kept.values()), default=0)

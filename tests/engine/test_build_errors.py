@@ -10,9 +10,8 @@ from mmengine.registry import HOOKS, MODELS, Registry
 from torch import nn
 from torch.nn import functional as F
 
-from kdmm.engine import Runner, build_runner
-from kdmm.engine import building as building_module
-from kdmm.engine.building import building
+from kdmm.engine import Runner, build_errors, build_runner
+from kdmm.engine.build_errors import building
 from kdmm.errors import ConfigError
 from tests.engine.tiny_run import TinyMetric, by_epoch, config, validated
 from tests.errors import refused
@@ -173,8 +172,8 @@ class Layer(nn.Module):
 @pytest.fixture
 def library(monkeypatch):
     """Let this file and those of the tiny networks pass for a library's."""
-    known = {'tests'} | building_module._LIBRARIES
-    monkeypatch.setattr(building_module, '_LIBRARIES', known)
+    known = {'tests'} | build_errors._LIBRARIES
+    monkeypatch.setattr(build_errors, '_LIBRARIES', known)
 
 
 def test_what_the_libraries_raise_in_the_first_step(tmp_path, library):
