@@ -315,10 +315,10 @@ def merged_errors(key: str, value: str, problem: str) -> Iterator[None]:
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
-        raise ConfigError(f'{problem} ({_told(error)})', key=key, got=value) from error
+        raise ConfigError(f'{problem} ({_described(error)})', key=key, got=value) from error
 
 
-def _told(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     text = str(error)
     clash = re.match(r'(\S+?)=.* but is of type <class \W(\w+)\W> in base', text, re.DOTALL)
     if clash:

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(args)
     except ChildFailedError as error:
-        return _told(error.failures)
+        return _report(error.failures)
     except SignalException as error:
         return 128 + int(error.sigval)
     except KeyboardInterrupt:
@@ -62,7 +62,7 @@ def _port_in_use(args: Any) -> str:
     return ''
 
 
-def _told(failures: Mapping[int, Any]) -> int:
+def _report(failures: Mapping[int, Any]) -> int:
     """Print why the processes failed; the exit code."""
 
     def order(rank: int) -> tuple[bool, float, int]:

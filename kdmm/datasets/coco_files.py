@@ -52,15 +52,15 @@ def check_coco(content: Any, where: str) -> None:
     strays = [entry for entry in _ids(content, 'annotations', 'image_id') if entry not in known]
     if not strays:
         return
-    said = (
+    message = (
         f'{len(strays)} of {len(content["annotations"])} annotations belong to images that are not '
         f'listed, first image_id {strays[0]!r}: they are left out'
     )
     texts = set(map(str, known))
     if len(strays) == len(content['annotations']) or any(str(entry) in texts for entry in strays):
         fix = 'List their images (1 and "1" are different ids).'
-        raise ConfigError(said, key=where, fix=fix)
-    print_log(f'{where}: {said}', 'current', WARNING)  # a subset that lists fewer images
+        raise ConfigError(message, key=where, fix=fix)
+    print_log(f'{where}: {message}', 'current', WARNING)  # a subset that lists fewer images
 
 
 def check_coco_file(path: Any) -> None:

@@ -102,7 +102,7 @@ def reader_of(dataset: Any) -> tuple[list[Any], int]:
     return [], -1
 
 
-def watch_label_maps(dataset: Any) -> None:
+def add_label_map_checks(dataset: Any) -> None:
     """Put a `LabelMapCheck` behind each transform that reads label maps."""
     for leaf in leaf_datasets(dataset):
         transforms, index = reader_of(leaf)

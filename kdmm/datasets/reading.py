@@ -14,7 +14,7 @@ PATHS = ('img_path', 'seg_map_path')
 LIBRARIES = ('mmcv', 'mmdet', 'mmpose', 'mmpretrain', 'mmseg')
 
 
-def name_files(dataset: Any) -> None:
+def name_files_in_errors(dataset: Any) -> None:
     """Let each transform ``Load...`` of the libraries name the picture that it fails on."""
     for leaf in leaf_datasets(dataset):
         steps = getattr(getattr(leaf, 'pipeline', None), 'transforms', None)

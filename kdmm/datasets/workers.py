@@ -23,8 +23,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ECHO = 3.0
 
 
-class EchoFilter:
-    """Tells a second signal from an echo of the first: a launcher and a terminal may both send."""
+class SignalEchoFilter:
+    """Distinguish a second signal from an echo of the first by a launcher or a terminal."""
 
     def __init__(self) -> None:
         self.received, self._at = 0, 0.0
@@ -38,8 +38,8 @@ class EchoFilter:
         return False
 
 
-class WorkerStart:
-    """The ``worker_init_fn`` of a sheltered loader.
+class WorkerInit:
+    """The ``worker_init_fn`` of a `SignalSafeLoader`.
 
     The worker ignores Ctrl-C and the first SIGTERM (a later one it obeys): it ends when the main
     process closes the loader, and, as PyTorch's workers do, when there is no main process any more.
@@ -53,7 +53,7 @@ class WorkerStart:
 
     def __call__(self, worker_id: int) -> None:
         """Handle signals, then do what the loader asks for."""
-        heard = EchoFilter()
+        heard = SignalEchoFilter()
 
         def handle(number: int, frame: Any) -> None:
             if number == signal.SIGTERM and heard.again(number):
@@ -67,7 +67,7 @@ class WorkerStart:
             self.then(worker_id)
 
 
-class ShelteredLoader(DataLoader):
+class SignalSafeLoader(DataLoader):
     """A `DataLoader` whose workers start with signals blocked, until they can handle them."""
 
     def __iter__(self) -> Any:
@@ -101,25 +101,25 @@ class ShelteredLoader(DataLoader):
 
 
 #: The iterators that started workers, and all workers that may still run.
-_running: 'weakref.WeakKeyDictionary[ShelteredLoader, tuple[weakref.WeakSet[Any], list[Any]]]' = (
+_running: 'weakref.WeakKeyDictionary[SignalSafeLoader, tuple[weakref.WeakSet[Any], list[Any]]]' = (
     weakref.WeakKeyDictionary()
 )
 
 
-def shelter(loader: Any) -> None:
-    """Make a loader a `ShelteredLoader`, in place; it holds for workers that start from now on.
+def keep_through_signals(loader: Any) -> None:
+    """Make a loader a `SignalSafeLoader`, in place; it holds for workers that start from now on.
 
     Args:
         loader: Left alone if it is of a class of its own, or one already.
     """
     if type(loader) is DataLoader:
-        loader.worker_init_fn = WorkerStart(loader.worker_init_fn)
-        loader.__class__ = ShelteredLoader
+        loader.worker_init_fn = WorkerInit(loader.worker_init_fn)
+        loader.__class__ = SignalSafeLoader
 
 
 @atexit.register  # later than those of PyTorch and multiprocessing, hence called before them
 def close_workers() -> None:
-    """End the workers of all sheltered loaders: else the process would wait for them at its end."""
+    """End the workers of all `SignalSafeLoader` objects; the process would wait for them."""
     for loader in list(_running):
         loader.close()
 

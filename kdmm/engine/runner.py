@@ -25,10 +25,10 @@ from kdmm.checkpoints import (
 from kdmm.config import image_size, model_config, section_of
 from kdmm.datasets.class_sampler import check_batch_size
 from kdmm.datasets.coco_files import check_class_names, check_coco_file
-from kdmm.datasets.label_maps import leaf_datasets, watch_label_maps
-from kdmm.datasets.reading import name_files
+from kdmm.datasets.label_maps import add_label_map_checks, leaf_datasets
+from kdmm.datasets.reading import name_files_in_errors
 from kdmm.datasets.seeded import seed_loader, stream_of
-from kdmm.datasets.workers import ShelteredLoader, shelter
+from kdmm.datasets.workers import SignalSafeLoader, keep_through_signals
 from kdmm.distillers import Objective
 from kdmm.distillers.objective import set_aside
 from kdmm.engine.build_errors import CheckedRunner, building, first_step
@@ -39,7 +39,7 @@ from kdmm.engine.work_dir import exclusive_run, latest_checkpoint, make_folder, 
 from kdmm.errors import ConfigError, about
 from kdmm.hooks.buffers import with_common_buffers
 from kdmm.hooks.checkpoint import ATOMIC, check_state, previous_checkpoint
-from kdmm.hooks.ownership import PREFIX, objective_in, taken
+from kdmm.hooks.ownership import PREFIX, objective_in, pop_prefix
 from kdmm.hooks.reproducible import restart_stream
 from kdmm.hooks.summary import FinalValidationHook, lacks_final_validation
 from kdmm.registry import RUNNERS
@@ -104,13 +104,13 @@ class Runner(CheckedRunner):
         loader = super().build_dataloader(dataloader, *args, **kwargs)
         if isinstance(loader.dataset, str | int | None):
             raise TypeError('dataset is no data set')
-        shelter(loader)
+        keep_through_signals(loader)
         check_batch_size(loader)
-        name_files(loader.dataset)
+        name_files_in_errors(loader.dataset)
         for dataset in leaf_datasets(loader.dataset):
             check_coco_file(getattr(dataset, 'ann_file', None))
             check_class_names(dataset)
-        watch_label_maps(loader.dataset)
+        add_label_map_checks(loader.dataset)
         return loader
 
     def build_model(self, model: Any) -> nn.Module:
@@ -211,7 +211,7 @@ class Runner(CheckedRunner):
         finally:
             for name in loops:
                 loader = getattr(getattr(self, name), 'dataloader', None)
-                if isinstance(loader, ShelteredLoader):
+                if isinstance(loader, SignalSafeLoader):
                     loader.close()
 
     def load_or_resume(self) -> None:
@@ -224,12 +224,12 @@ class Runner(CheckedRunner):
         super().load_or_resume()
         loop = self._train_loop
         if self._resume and isinstance(loop, BaseLoop) and is_over(loop):
-            said = f'The resumed run is finished, with {self.iter} iterations of {self.max_iters}: '
+            done = f'The resumed run is finished, with {self.iter} iterations of {self.max_iters}: '
             if lacks_final_validation(self, str(self._load_from)):
                 self.register_hook(FinalValidationHook())
-                self.logger.warning(f'{said}only its last validation is left')
+                self.logger.warning(f'{done}only its last validation is left')
             else:
-                self.logger.warning(f'{said}nothing is left to train, nor to validate')
+                self.logger.warning(f'{done}nothing is left to train, nor to validate')
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """As the base; the data stream takes the file's seed too.
@@ -278,7 +278,7 @@ class Runner(CheckedRunner):
         with set_aside(model) as objective, about('checkpoint', str(filename)):
             state = state_dict_of(checkpoint, '')
             if self._resume:
-                taken(state, PREFIX)  # what the hooks put there for each other
+                pop_prefix(state, PREFIX)  # what the hooks put there for each other
             if strict:
                 load_strictly(model, state, '')
             else:

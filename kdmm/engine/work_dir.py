@@ -159,8 +159,8 @@ def latest_checkpoint(work_dir: str, cfg: Mapping[str, Any]) -> str | None:
             fix='Name another with --resume PATH, or start anew without --resume.',
         )
     if found is not None:
-        said = f'names {named!r}, which is not there' if named else 'is missing or names no file'
-        print_log(f'{record} {said}; going on from {found}', 'current', WARNING)
+        message = f'names {named!r}, which is not there' if named else 'is missing or names no file'
+        print_log(f'{record} {message}; going on from {found}', 'current', WARNING)
     return found
 
 

@@ -50,7 +50,7 @@ def check_average(hooks: Iterable[Hook], objective: Objective) -> None:
             )
 
 
-def pair_average(hooks: Iterable[Hook]) -> None:
+def link_average(hooks: Iterable[Hook]) -> None:
     """Show each `EMAHook` those parts of the model that its average has.
 
     When it exchanges the two, MMEngine's hook pairs the parameters, and with ``update_buffers`` all
@@ -73,7 +73,7 @@ class TeacherChangedError(TrainingError):
     """A teacher's weights are not those that training began with."""
 
 
-class TeacherWatch:
+class TeacherGuard:
     """Detects changes of a teacher's weights.
 
     Args:
@@ -117,7 +117,7 @@ class DistillHook(Hook):
     priority = 'VERY_HIGH'
 
     def __init__(self) -> None:
-        self.watches: list[TeacherWatch] = []
+        self.guards: list[TeacherGuard] = []
         self._looked = False
         self._loader: Any = None
 
@@ -127,18 +127,18 @@ class DistillHook(Hook):
         objective.check_start(runner._has_loaded, runner._resume)
         self._see_loader(runner)
         check_average(runner.hooks, objective)
-        pair_average(runner.hooks)
-        self.watches = [TeacherWatch(teacher) for teacher in objective.teachers]
+        link_average(runner.hooks)
+        self.guards = [TeacherGuard(teacher) for teacher in objective.teachers]
         for teacher in objective.teachers:
             print_log(f'Teacher {type(teacher.module).__name__}: {teacher.source}', runner.logger)
 
     def before_val(self, runner: Any) -> None:
         """Remember the teachers' weights in a run that does not train, too."""
-        pair_average(runner.hooks)
+        link_average(runner.hooks)
 
     def before_test(self, runner: Any) -> None:
         """Remember the teachers' weights, as before validation."""
-        pair_average(runner.hooks)
+        link_average(runner.hooks)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Set schedules to the iteration that begins."""
@@ -159,7 +159,7 @@ class DistillHook(Hook):
     ) -> None:
         """Let losses that train networks of their own do their step; check the teachers."""
         objective_of(runner.model).after_step()
-        if any(watch.touched() for watch in self.watches):
+        if any(guard.touched() for guard in self.guards):
             self._check_teachers(runner)
 
     def before_writing(self, runner: Any) -> None:
@@ -177,10 +177,10 @@ class DistillHook(Hook):
         self._check_teachers(runner)
 
     def _check_teachers(self, runner: Any) -> None:
-        for index, watch in enumerate(self.watches):
-            if watch.changed():
+        for index, guard in enumerate(self.guards):
+            if guard.changed():
                 raise TeacherChangedError(
-                    f'kd.teacher: the weights of teacher {index} ({watch.teacher.source}) changed '
+                    f'kd.teacher: the weights of teacher {index} ({guard.teacher.source}) changed '
                     f'during training, at iteration {runner.iter + 1} or since the last file. '
                     'Something in the model, a hook or the optimizer writes to them; what was '
                     'trained since is worthless'
@@ -188,10 +188,10 @@ class DistillHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Write sources and fingerprints of the teachers into the file."""
-        if self.watches and 'optimizer' in checkpoint:
+        if self.guards and 'optimizer' in checkpoint:
             checkpoint[TEACHERS] = [
-                dict(source=watch.teacher.source, fingerprint=watch.fingerprint)
-                for watch in self.watches
+                dict(source=guard.teacher.source, fingerprint=guard.fingerprint)
+                for guard in self.guards
             ]
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
@@ -234,7 +234,7 @@ def _check_same_teachers(
     Raises:
         ConfigError: Names the teacher and its source.
     """
-    way_out = (
+    remedy = (
         'Give the teacher that the run began with, or start a new run from the student in this '
         'file: load_from=<this file>, without --resume.'
     )
@@ -251,7 +251,7 @@ def _check_same_teachers(
         raise ConfigError(
             f'{len(teachers)} teacher(s), but the resumed run had {len(written)}',
             key='kd.teacher',
-            fix=way_out,
+            fix=remedy,
         )
     for index, (teacher, was) in enumerate(zip(teachers, written, strict=True)):
         if teacher.fingerprint() != was['fingerprint']:
@@ -259,5 +259,5 @@ def _check_same_teachers(
                 f'teacher {index} ({teacher.source}) has other weights than the one of the resumed '
                 f'run ({was["source"]}), or is in another dtype',
                 key='kd.teacher',
-                fix=way_out,
+                fix=remedy,
             )

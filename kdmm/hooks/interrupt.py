@@ -9,7 +9,7 @@ from mmengine.dist import all_reduce, get_comm_device, is_distributed
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 
-from kdmm.datasets.workers import SIGNALS, EchoFilter, shelter
+from kdmm.datasets.workers import SIGNALS, SignalEchoFilter, keep_through_signals
 from kdmm.hooks.checkpoint import agree_to_save, has_stepped, remember
 from kdmm.registry import HOOKS
 
@@ -44,22 +44,22 @@ class InterruptHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self) -> None:
-        self._heard = EchoFilter()
+        self._heard = SignalEchoFilter()
         self._owner = os.getpid()
         self._previous: dict[int, Any] = {}
 
     def before_train(self, runner: Any) -> None:
         """Install the signal handlers."""
-        self._shelter(runner)
+        self._keep_workers(runner)
         self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
 
     def before_train_epoch(self, runner: Any) -> None:
         """Shelter the workers of a loader that a hook has put in place."""
-        self._shelter(runner)
+        self._keep_workers(runner)
 
     def before_val_epoch(self, runner: Any) -> None:
         """Shelter the workers of a loader that a hook has put in place."""
-        self._shelter(runner)
+        self._keep_workers(runner)
 
     def after_train(self, runner: Any) -> None:
         """Restore the signal handlers."""
@@ -70,7 +70,7 @@ class InterruptHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Save and end if any rank has received a signal."""
-        self._shelter(runner)
+        self._keep_workers(runner)
         number = self._agreed()
         if not number or not has_stepped(runner.optim_wrapper):
             return
@@ -80,10 +80,10 @@ class InterruptHook(Hook):
         raise Interrupted(128 + number)
 
     @staticmethod
-    def _shelter(runner: Any) -> None:
+    def _keep_workers(runner: Any) -> None:
         """Keep signals from the workers of loaders that the Runner has not built itself."""
         for loop in (runner.train_loop, runner.val_loop):
-            shelter(getattr(loop, 'dataloader', None))
+            keep_through_signals(getattr(loop, 'dataloader', None))
 
     def _handle(self, number: int, frame: Any) -> None:
         if os.getpid() != self._owner:  # a process that was forked, and inherited this handler

@@ -69,13 +69,13 @@ def check_same(shuffle: Any, other: Any, place: str) -> None:
         ours, theirs = getattr(shuffle, name), getattr(other, name)
         if ours != theirs:
             raise ConfigError(
-                f'ShufflePatches has {name}={_said(theirs)}, in training it is {_said(ours)}',
+                f'ShufflePatches has {name}={_shown(theirs)}, in training it is {_shown(ours)}',
                 key=place,
                 fix='Make them equal.',
             )
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     return repr(value) if isinstance(value, str) else f'({value.rows}, {value.cols})'
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
-from kdmm.datasets.first_samples import look_at, told
+from kdmm.datasets.label_survey import survey_labels, survey_warning
 from kdmm.distillers.builder import output_head, task_facts
 from kdmm.errors import ConfigError
 from kdmm.hooks.nonfinite import image_names
@@ -31,9 +31,9 @@ class LabelRangeHook(Hook):
     num_classes: int | None = None
 
     def before_train(self, runner: Any) -> None:
-        """Read the number of classes off the head; look at the first samples."""
+        """Read the number of classes off the head; survey the labels of some samples."""
         self._read_model(runner.model)
-        self._look(runner, 'train', 'val')
+        self._survey(runner, 'train', 'val')
 
     def before_val(self, runner: Any) -> None:
         """Read the model for a run that only validates; labels that its metrics ignore pass."""
@@ -44,7 +44,7 @@ class LabelRangeHook(Hook):
         """Check as before training."""
         self._read_model(runner.model)
         self._read_metrics(getattr(runner, 'test_evaluator', None))
-        self._look(runner, 'test')
+        self._survey(runner, 'test')
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Check one batch."""
@@ -73,20 +73,20 @@ class LabelRangeHook(Hook):
             if isinstance(getattr(metric, 'ignore_index', None), int):
                 self.ignored.append(metric.ignore_index)
 
-    def _look(self, runner: Any, *stages: str) -> None:
+    def _survey(self, runner: Any, *stages: str) -> None:
         """Warn, once a data set, of classes that never occur."""
         for stage in stages if is_main_process() else ():
             loop = getattr(runner, f'{stage}_loop', None)
             dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
-            look = look_at(dataset)
-            if look is None:
+            survey = survey_labels(dataset)
+            if survey is None:
                 continue
             key = f'{stage}_dataloader'
             ignored = [*self.ignored, getattr(dataset, 'ignore_index', 255)]
-            if self.num_classes is not None and look.kind != 'persons':
-                for label, where in look.wrong(self.num_classes, ignored):
+            if self.num_classes is not None and survey.kind != 'persons':
+                for label, where in survey.wrong(self.num_classes, ignored):
                     raise self._wrong(label, where, key)
-            warning = told(look, key)
+            warning = survey_warning(survey, key)
             if warning:
                 runner.logger.warning(warning)
 

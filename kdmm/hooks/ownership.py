@@ -51,8 +51,8 @@ class OwnershipHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Move the objective's keys to entries of their own."""
-        entry = taken(checkpoint['state_dict'], PREFIX)
-        trained = taken(checkpoint.get('ema_state_dict', {}), f'module.{PREFIX}')
+        entry = pop_prefix(checkpoint['state_dict'], PREFIX)
+        trained = pop_prefix(checkpoint.get('ema_state_dict', {}), f'module.{PREFIX}')
         objective = objective_of(runner.model) if runner is not None else None
         if objective is not None:
             entry = {**extra_states(objective), **entry}
@@ -65,7 +65,7 @@ class OwnershipHook(Hook):
             checkpoint.setdefault(ENTRY, results)
 
 
-def taken(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+def pop_prefix(state: dict[str, Any], prefix: str) -> dict[str, Any]:
     """Remove the keys with a prefix, and return them without it."""
     metadata = getattr(state, '_metadata', {})
     for key in [key for key in metadata if f'{key}.'.startswith(prefix)]:

@@ -8,7 +8,7 @@ import torch
 from mmengine.hooks import Hook
 
 from kdmm.datasets.seeded import seed_loader, stream_of
-from kdmm.datasets.workers import shelter
+from kdmm.datasets.workers import keep_through_signals
 from kdmm.registry import HOOKS
 
 
@@ -81,5 +81,5 @@ class StreamSeedHook(Hook):
 def restart_stream(loop: Any) -> None:
     """Let a loop that counts iterations draw from its loader as it is now."""
     if hasattr(loop, 'dataloader_iterator'):
-        shelter(loop.dataloader)  # upstream's iterator starts the workers at once
+        keep_through_signals(loop.dataloader)  # upstream's iterator starts the workers at once
         loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)

@@ -27,8 +27,8 @@ from kdmm.pretrained.libraries import (
     installed,
     load_model,
     parameters_of,
-    quiet,
     require,
+    silenced_logs,
 )
 from kdmm.utils.models import without_pretrained
 
@@ -79,7 +79,7 @@ class Architecture:
         Raises:
             ConfigError: If its class refuses the arguments.
         """
-        with own_randomness(), quiet(), weights_only():
+        with own_randomness(), silenced_logs(), weights_only():
             if self.library in ZOO:
                 return build_model(self.library, self.kind)
             args = ConfigDict(copy.deepcopy({**self.args, **more}))
@@ -106,7 +106,7 @@ class Architecture:
                 return load_model(self.library, self.kind, path)
         init = dict(type='Pretrained', checkpoint=path) | (dict(prefix=prefix) if prefix else {})
         net: Any = self.build(init_cfg=init) if self.by_init_cfg else self.build()
-        with own_randomness(), quiet(), weights_only():
+        with own_randomness(), silenced_logs(), weights_only():
             if self.by_init_cfg:
                 net.init_weights()
             else:

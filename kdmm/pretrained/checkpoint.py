@@ -41,7 +41,7 @@ class Weights:
     dropped: Collection[str] = ()
 
     @property
-    def left_behind(self) -> list[str]:
+    def unused_keys(self) -> list[str]:
         """Keys outside the prefix, of other branches, and dropped ones."""
         return [
             key
@@ -51,7 +51,7 @@ class Weights:
             or key in self.dropped
         ]
 
-    def survey(self, wanted: Collection[str] = ()) -> str:
+    def describe(self, wanted: Collection[str] = ()) -> str:
         """The starts of the keys, and where a backbone seems to be.
 
         Args:
@@ -118,7 +118,7 @@ def read_weights(
     found = Weights(tensors, prefix, state, meta, branch, {f'{prefix}{key}' for key in dropped})
     if not below:
         raise ConfigError(
-            f'{path!r} has no key under it: {found.survey()}', key='--prefix', got=prefix
+            f'{path!r} has no key under it: {found.describe()}', key='--prefix', got=prefix
         )
     if idle or not tensors:
         what = f'no key {" or ".join(idle)}' if idle else 'no other keys'

@@ -158,7 +158,7 @@ def model_code(library: str, name: str, path: str) -> str:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silenced_logs() -> Iterator[None]:
     """Silence MMEngine below an error, in its log and on standard output."""
     logger = MMLogger.get_current_instance()
     level = logger.level
@@ -176,7 +176,7 @@ def _registry(scope: str) -> Iterator[Registry]:
         importlib.import_module('mmcv.cnn')
         yield MODELS
         return
-    with quiet(), MODELS.switch_scope_and_registry(scope) as registry:
+    with silenced_logs(), MODELS.switch_scope_and_registry(scope) as registry:
         registry.import_from_location()
         yield registry
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from kdmm.config import load_config
 from kdmm.engine.cli import Overrides
 from kdmm.errors import ConfigError
-from kdmm.pretrained.libraries import MM, ZOO, quiet, require
+from kdmm.pretrained.libraries import MM, ZOO, require, silenced_logs
 from kdmm.transfer.convert import convert
 from kdmm.transfer.plan import Request
 from kdmm.transfer.verification import ProofError
@@ -103,7 +103,7 @@ def fresh_state(cfg: Config, seed: int) -> 'OrderedDict[str, Tensor]':
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     model['_scope_'] = scope
     set_random_seed(seed)
-    with quiet():
+    with silenced_logs():
         try:
             net = MODELS.build(model)
         except Exception as error:  # whatever a class thinks of its arguments

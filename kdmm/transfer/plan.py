@@ -261,7 +261,7 @@ def check_held(
     """
     if not set(weights.tensors) & set(wanted):
         raise ConfigError(
-            f'no key of the backbone under it: {weights.survey(wanted)}',
+            f'no key of the backbone under it: {weights.describe(wanted)}',
             key='--prefix',
             got=weights.prefix,
         )
@@ -321,7 +321,7 @@ def _library_of(name: str, to: str, keys: Collection[str]) -> str:
 def _inferred(found: Recognised | None, to: str, weights: Weights) -> Architecture:
     if found is None:
         raise ConfigError(
-            f'it does not say which network it holds ({weights.survey()})',
+            f'it does not say which network it holds ({weights.describe()})',
             key='checkpoint',
             fix=f'Give {WHICH}.',
         )
@@ -332,7 +332,7 @@ def _inferred(found: Recognised | None, to: str, weights: Weights) -> Architectu
     network = Architecture(
         library, found.model_name, 'recognised by its weights', inputs=entry.get('inputs')
     )
-    if not (found.certain or _told(entry, network)):
+    if not (found.certain or _stated(entry, network)):
         raise ConfigError(
             f'it holds {found.phrase}, but its weights do not show all that it computes (style of '
             'bottlenecks, way of scaling up)',
@@ -342,7 +342,7 @@ def _inferred(found: Recognised | None, to: str, weights: Weights) -> Architectu
     return network
 
 
-def _told(entry: Mapping[str, Any], network: Architecture) -> bool:
+def _stated(entry: Mapping[str, Any], network: Architecture) -> bool:
     """True for a file of ours that states the traits of the network of that name."""
     if 'traits' not in entry:
         return False

@@ -56,7 +56,7 @@ def report(
     keys = [*plan.mapping.pairs, *plan.mapping.filled]
     filled = sorted({*plan.held.filled, *plan.mapping.filled})
     carried = set(composition.also) if composition else set()
-    dropped = [key for key in weights.left_behind if key not in carried]
+    dropped = [key for key in weights.unused_keys if key not in carried]
     dropped += [f'{weights.prefix}{key}' for key in (*plan.held.heads, *plan.mapping.heads)]
     surplus = [f'{weights.prefix}{key}' for key in plan.mapping.surplus]
     lines = [

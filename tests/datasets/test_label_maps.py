@@ -15,8 +15,8 @@ pytest.importorskip('mmseg')
 
 from mmseg.datasets import BaseSegDataset  # noqa: E402
 
-from kdmm.datasets.first_samples import look_at, told  # noqa: E402
-from kdmm.datasets.label_maps import LabelMapCheck, watch_label_maps  # noqa: E402
+from kdmm.datasets.label_maps import LabelMapCheck, add_label_map_checks  # noqa: E402
+from kdmm.datasets.label_survey import survey_labels, survey_warning  # noqa: E402
 from kdmm.engine import Runner  # noqa: E402
 from kdmm.errors import ConfigError  # noqa: E402
 from tests.errors import refused  # noqa: E402
@@ -71,36 +71,36 @@ def path_of(dataset, index):
 @pytest.mark.parametrize('size', [(48, 64), (24, 31), (32, 24)])
 def test_another_size_than_the_image(tmp_path, pipeline, size):
     made = data(tmp_path, labels(size=size), pipeline=pipeline)
-    watch_label_maps(made)
-    told = dict(key=path_of(made, 0), problem=(f'{size[1]}x{size[0]}', '32x24'))
-    with refused(**told):
+    add_label_map_checks(made)
+    expected = dict(key=path_of(made, 0), problem=(f'{size[1]}x{size[0]}', '32x24'))
+    with refused(**expected):
         made[0]
-    with refused(**told):  # before training, too
-        look_at(made)
+    with refused(**expected):  # before training, too
+        survey_labels(made)
 
 
 @pytest.mark.parametrize('value', [256, 258, 700, 65534])
 def test_a_label_of_more_than_eight_bits_is_named(tmp_path, value):
     """258 would be the class 2."""
     made = data(tmp_path, labels(0, 1, value, dtype=np.uint16))
-    watch_label_maps(made)
-    told = dict(key=path_of(made, 0), problem=(f'label {value} ', f'make {value % 256} of it'))
-    with refused(**told):
+    add_label_map_checks(made)
+    expected = dict(key=path_of(made, 0), problem=(f'label {value} ', f'make {value % 256} of it'))
+    with refused(**expected):
         made[0]
-    with refused(**told):
-        look_at(made)
+    with refused(**expected):
+        survey_labels(made)
 
 
 def test_sixteen_bits_of_small_labels_and_void_pass(tmp_path):
     made = data(tmp_path, labels(0, 1, 2, 65535, dtype=np.uint16))
-    watch_label_maps(made)
+    add_label_map_checks(made)
     made[0]
-    assert set(look_at(made).seen) == {0, 1, 2, 255}
+    assert set(survey_labels(made).seen) == {0, 1, 2, 255}
 
 
 def test_colours_in_place_of_numbers(tmp_path):
     made = data(tmp_path, np.zeros((24, 32, 3), np.uint8))
-    watch_label_maps(made)
+    add_label_map_checks(made)
     with refused(key=path_of(made, 0), problem='3 channels', expected='one'):
         made[0]
 
@@ -115,10 +115,10 @@ def test_samples_are_what_they_were_to_the_bit(tmp_path, pipeline):
 
     before = drawn()
     state = np.random.get_state()[1].copy(), torch.get_rng_state()
-    watch_label_maps(made)
-    watch_label_maps(made)  # once is enough
+    add_label_map_checks(made)
+    add_label_map_checks(made)  # once is enough
     assert sum(isinstance(t, LabelMapCheck) for t in made.pipeline.transforms) == 1
-    assert look_at(made).looked == 2
+    assert survey_labels(made).sampled == 2
     assert (np.random.get_state()[1] == state[0]).all()
     assert torch.equal(torch.get_rng_state(), state[1])
     for first, second in zip(before, drawn(), strict=True):
@@ -149,26 +149,26 @@ def test_the_runners_loaders_refuse_too(tmp_path, workers):
 
 def test_zero_and_255_for_two_classes(tmp_path):
     made = data(tmp_path, labels(0, 255), labels(0, 255), classes=('road', 'crack'))
-    said = told(look_at(made), 'train_dataloader')
+    said = survey_warning(survey_labels(made), 'train_dataloader')
     assert said.startswith('train_dataloader: 1 of 2 classes occur in none of the 2 label maps')
     assert '1 (crack)' in said and '0 and 255 alone' in said and 'write it as 1' in said
 
 
 def test_a_class_that_never_occurs_is_named(tmp_path):
-    said = told(look_at(data(tmp_path, labels(0, 2), labels(2))), 'x')
+    said = survey_warning(survey_labels(data(tmp_path, labels(0, 2), labels(2))), 'x')
     assert 'x: 1 of 3 classes' in said and ': 1 (b)' in said and '255' not in said
-    assert told(look_at(data(tmp_path, labels(0, 2), labels(1))), 'x') == ''
+    assert survey_warning(survey_labels(data(tmp_path, labels(0, 2), labels(1))), 'x') == ''
 
 
 def test_labels_are_read_as_the_pipeline_reads_them(tmp_path):
     made = data(tmp_path, labels(0, 1, 2, 3), reduce_zero_label=True)
-    assert set(look_at(made).seen) == {0, 1, 2, 255}
+    assert set(survey_labels(made).seen) == {0, 1, 2, 255}
 
 
 def test_at_most_so_many_and_so_long(tmp_path, monkeypatch):
     made = data(tmp_path, *[labels(0)] * 9)
-    monkeypatch.setattr('kdmm.datasets.first_samples.MAPS', 4)
-    look = look_at(made)
-    assert (look.looked, look.total) == (4, 9)
-    monkeypatch.setattr('kdmm.datasets.first_samples.SECONDS', -1.0)
-    assert look_at(made).looked == 1
+    monkeypatch.setattr('kdmm.datasets.label_survey.MAPS', 4)
+    survey = survey_labels(made)
+    assert (survey.sampled, survey.total) == (4, 9)
+    monkeypatch.setattr('kdmm.datasets.label_survey.SECONDS', -1.0)
+    assert survey_labels(made).sampled == 1

@@ -12,7 +12,7 @@ import pytest
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset
 
-from kdmm.datasets.reading import fault_of, name_files
+from kdmm.datasets.reading import fault_of, name_files_in_errors
 from kdmm.errors import ConfigError
 from tests.errors import refused
 
@@ -29,7 +29,7 @@ def dataset(*paths: Path, step: Any = None) -> BaseDataset:
     made.data_list = [dict(img_path=str(path)) for path in paths]
     made._fully_initialized = True
     made.pipeline.transforms = [step or LoadImageFromFile()]
-    name_files(SimpleNamespace(datasets=[made]))  # in a concatenation
+    name_files_in_errors(SimpleNamespace(datasets=[made]))  # in a concatenation
     return made
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from kdmm.datasets.workers import ShelteredLoader, WorkerStart, close_workers, shelter
+from kdmm.datasets.workers import SignalSafeLoader, WorkerInit, close_workers, keep_through_signals
 
 INTERVAL = 'torch.utils.data._utils.{}MP_STATUS_CHECK_INTERVAL'
 
@@ -35,7 +35,7 @@ def note(worker_id: int) -> None:
 
 def loader(wait: float = 0.05, **changes: Any) -> DataLoader:
     made = DataLoader(Slow(wait), batch_size=2, **{'num_workers': 2, **changes})
-    shelter(made)
+    keep_through_signals(made)
     return made
 
 
@@ -92,7 +92,7 @@ def test_the_loaders_own_function_is_called():
     called = []
     heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        WorkerStart(called.append)(3)
+        WorkerInit(called.append)(3)
     finally:
         for number, handler in heard.items():
             signal.signal(number, handler)
@@ -185,12 +185,12 @@ def test_loaders_of_other_classes_and_without_workers_stay():
         pass
 
     mine = Mine(Slow(), num_workers=1)
-    shelter(mine)
+    keep_through_signals(mine)
     assert type(mine) is Mine and mine.worker_init_fn is None
     alone = loader(0.0, num_workers=0)
     start = alone.worker_init_fn
-    shelter(alone)
-    assert type(alone) is ShelteredLoader and alone.worker_init_fn is start
+    keep_through_signals(alone)
+    assert type(alone) is SignalSafeLoader and alone.worker_init_fn is start
     assert numbers(alone) == list(range(12))
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from kdmm.distillers import distill
 from kdmm.engine import Runner
-from kdmm.hooks.distill import ENTRY, TEACHERS, DistillHook, TeacherChangedError, TeacherWatch
+from kdmm.hooks.distill import ENTRY, TEACHERS, DistillHook, TeacherChangedError, TeacherGuard
 from kdmm.hooks.ownership import OwnershipHook, objective_of
 from kdmm.losses import Batch, DistillLoss, OwnedOptimizer
 from kdmm.registry import MODELS
@@ -151,11 +151,11 @@ def test_a_cache_that_a_teacher_writes_in_each_pass_is_none_of_its_weights():
     """Else all weights would be read after each iteration."""
     teacher = objective_of(distill(tiny(), **copy.deepcopy(KD_SHORT))).teachers[0]
     teacher.module.register_buffer('cache', torch.zeros(2), persistent=False)
-    watch = TeacherWatch(teacher)
+    guard = TeacherGuard(teacher)
     teacher.module.cache.add_(1)
-    assert not watch.touched()
+    assert not guard.touched()
     in_place(teacher.module)
-    assert watch.touched() and watch.changed() and not watch.touched()
+    assert guard.touched() and guard.changed() and not guard.touched()
 
 
 def with_teacher(folder, path: str | None, dtype: str | None = None, **changes):

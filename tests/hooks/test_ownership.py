@@ -13,7 +13,7 @@ from kdmm.checkpoints import ENTRY
 from kdmm.distillers import cohort, distill
 from kdmm.engine import Runner
 from kdmm.hooks.distill import DistillHook
-from kdmm.hooks.ownership import TRAINED, OwnershipHook, objective_of, taken
+from kdmm.hooks.ownership import TRAINED, OwnershipHook, objective_of, pop_prefix
 from tests.distillers.tiny_models import TEACHER, build, tiny
 from tests.e2e.job import assert_same
 from tests.engine.tiny_run import KD, config
@@ -55,10 +55,10 @@ def saved():
 def test_taken_keys_lose_their_prefix_and_leave_no_trace():
     state = OrderedDict(a=1, **{'kd.b': 2, 'kdx.c': 3, 'kd.d.e': 4})
     state._metadata = {'': 0, 'kd': 0, 'kd.d': 0, 'kdx': 0, 'a': 0}  # type: ignore[attr-defined]
-    assert taken(state, 'kd.') == {'b': 2, 'd.e': 4}
+    assert pop_prefix(state, 'kd.') == {'b': 2, 'd.e': 4}
     assert dict(state) == {'a': 1, 'kdx.c': 3}
     assert set(state._metadata) == {'', 'kdx', 'a'}  # type: ignore[attr-defined]
-    assert taken({}, 'kd.') == {}
+    assert pop_prefix({}, 'kd.') == {}
 
 
 def test_averages_of_peers_lie_where_the_students_do(saved):
@@ -88,7 +88,7 @@ def test_averages_and_weights_are_restored(saved):
     DistillHook().after_load_checkpoint(runner, checkpoint)
     hook.after_load_checkpoint(runner, checkpoint)
     assert_same(dict(hook.ema_model.module.state_dict()), saved.averages)
-    assert taken(checkpoint['state_dict'], 'kd.').keys() == saved.checkpoint[TRAINED].keys()
+    assert pop_prefix(checkpoint['state_dict'], 'kd.').keys() == saved.checkpoint[TRAINED].keys()
     model.load_state_dict(checkpoint['state_dict'], strict=False)
     assert_same(dict(model.state_dict()), saved.raw)
 

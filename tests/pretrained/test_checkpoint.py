@@ -38,13 +38,13 @@ def write(tmp_path, content):
 def test_finds_the_backbone(tmp_path, content):
     weights = read_weights(write(tmp_path, content))
     assert list(weights.tensors) == ['x'] and weights.prefix == 'backbone.'
-    assert weights.left_behind == ['head.y']
+    assert weights.unused_keys == ['head.y']
 
 
 def test_without_a_backbone_everything_is_one(tmp_path):
     weights = read_weights(write(tmp_path, {'conv1.weight': X, 'fc.weight': Y, 'epoch': 3}))
     assert list(weights.tensors) == ['conv1.weight', 'fc.weight'] and weights.prefix == ''
-    assert weights.left_behind == [] and weights.meta == {}
+    assert weights.unused_keys == [] and weights.meta == {}
 
 
 @pytest.mark.parametrize('prefix', ['student.backbone', 'student.backbone.'])
@@ -52,7 +52,7 @@ def test_a_prefix_may_be_named(tmp_path, prefix):
     path = write(tmp_path, {'student.backbone.x': X, 'teacher.backbone.x': Y, 'head.y': Y})
     weights = read_weights(path, prefix)
     assert weights.tensors['x'].shape == (2,)
-    assert weights.left_behind == ['teacher.backbone.x', 'head.y']
+    assert weights.unused_keys == ['teacher.backbone.x', 'head.y']
     told = (
         'no key under it: its keys start with head. (1), student. (1), teacher. (1); '
         'try --prefix student.backbone. or --prefix teacher.backbone.'
@@ -82,7 +82,7 @@ def test_a_number_beside_the_container_is_no_weight(tmp_path):
 @pytest.mark.parametrize('wrap', ['_orig_mod.', 'module._orig_mod.', '_orig_mod.module.'])
 def test_prefixes_of_compiled_networks_go(tmp_path, wrap):
     weights = read_weights(write(tmp_path, {f'{wrap}backbone.x': X, f'{wrap}head.y': Y}))
-    assert list(weights.tensors) == ['x'] and weights.left_behind == ['head.y']
+    assert list(weights.tensors) == ['x'] and weights.unused_keys == ['head.y']
 
 
 def test_parts_can_be_dropped(tmp_path):
@@ -90,7 +90,7 @@ def test_parts_can_be_dropped(tmp_path):
     path = write(tmp_path, {f'backbone.{key}': value for key, value in state.items()})
     weights = read_weights(path, drop=('projection_head', 'prototypes.weight'))
     assert list(weights.tensors) == ['x', 'pro']
-    assert weights.left_behind == [
+    assert weights.unused_keys == [
         'backbone.prototypes.weight',
         'backbone.projection_head.0.weight',
     ]
@@ -112,11 +112,11 @@ def test_weights_must_be_plain_tensors(tmp_path, value):
 )
 def test_where_a_backbone_seems_to_be(tmp_path, prefix, inner):
     path = write(tmp_path, {f'{prefix}{inner}': X, f'{prefix}fc.x': X, 'head.y': Y})
-    assert f'try --prefix {prefix}' in read_weights(path, 'head').survey()
-    assert '--prefix' not in read_weights(path, prefix).survey()
+    assert f'try --prefix {prefix}' in read_weights(path, 'head').describe()
+    assert '--prefix' not in read_weights(path, prefix).describe()
     unknown = write(tmp_path, {'a.b.stem.x': X, 'a.b.norm.x': X, 'a.norm.x': X, 'head.y': Y})
-    survey = read_weights(unknown).survey(['stem.x', 'norm.x', 'more.x'])
-    assert survey.endswith('try --prefix a.b.')
+    describe = read_weights(unknown).describe(['stem.x', 'norm.x', 'more.x'])
+    assert describe.endswith('try --prefix a.b.')
 
 
 def test_a_file_without_weights(tmp_path):

@@ -70,7 +70,7 @@ def test_arguments_that_are_handed_on_count():
 def test_quiet_neither_prints_nor_logs(capsys):
     from mmengine.logging import print_log
 
-    with libraries.quiet():
+    with libraries.silenced_logs():
         print('x')
         print_log('y', 'current')
     print('z')

@@ -50,7 +50,7 @@ def failure(code: int, **data: object) -> SimpleNamespace:
     ],
 )  # fmt: skip
 def test_one_is_heard(torchrun, capsys, failures, code, last):
-    assert torchrun._told(failures) == code
+    assert torchrun._report(failures) == code
     said = capsys.readouterr().err
     assert said.strip().endswith(last) and said.count('\n') == bool(last)
 

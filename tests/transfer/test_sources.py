@@ -75,7 +75,7 @@ def go(tmp_path: Path) -> Callable[..., dict[str, Tensor]]:
         torch.save(content, tmp_path / 'in.pth')
         weights: Weights = read_weights(str(tmp_path / 'in.pth'), **flags)
         plan: Plan = plan_of(Request('in.pth', 'mmdet', 'out.pth', source_config=config), weights)
-        run.dropped = [*weights.left_behind, *plan.held.heads]  # type: ignore[attr-defined]
+        run.dropped = [*weights.unused_keys, *plan.held.heads]  # type: ignore[attr-defined]
         return plan.mapping.complete(plan.state)
 
     return run

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdmm.datasets import first_samples
-from kdmm.datasets.first_samples import look_at, told
+from kdmm.datasets import label_survey
+from kdmm.datasets.label_survey import survey_labels, survey_warning
 
 
 class Listed:
@@ -39,9 +39,9 @@ def boxes(*labels: int, ignored: tuple[int, ...] = ()) -> dict[str, Any]:
     ],
 )
 def test_classes_of_images_and_boxes(infos, absent):
-    look = look_at(Listed(*infos, classes=('x', 'y', 'z')))
-    assert look.absent() == absent and look.looked == len(infos)
-    said = told(look, 'train_dataloader')
+    survey = survey_labels(Listed(*infos, classes=('x', 'y', 'z')))
+    assert survey.absent() == absent and survey.sampled == len(infos)
+    said = survey_warning(survey, 'train_dataloader')
     names = ', '.join(f'{label} ({"xyz"[label]})' for label in absent)
     assert said.endswith(f'(of {len(infos)}): {names}') if absent else said == ''
 
@@ -50,11 +50,11 @@ def test_joints_that_are_never_labelled():
     names = dict(enumerate(('nose', 'hip', 'knee')))
     seen = dict(keypoints_visible=np.array([[1, 0, 0]]))
     both = dict(keypoints_visible=np.array([[[0, 1], [1, 1], [0, 1]]]))  # with weights
-    look = look_at(Listed(seen, both, keypoint_id2name=names))
-    assert told(look, 'x').startswith('x: 1 of 3 joints occur in none of the 2 persons')
-    assert '2 (knee)' in told(look, 'x')
+    survey = survey_labels(Listed(seen, both, keypoint_id2name=names))
+    assert survey_warning(survey, 'x').startswith('x: 1 of 3 joints occur in none of the 2 persons')
+    assert '2 (knee)' in survey_warning(survey, 'x')
     blank = dict(keypoints_visible=np.zeros((1, 3)))  # persons without joints
-    assert told(look_at(Listed(blank, keypoint_id2name=names)), 'x') == ''
+    assert survey_warning(survey_labels(Listed(blank, keypoint_id2name=names)), 'x') == ''
 
 
 @pytest.mark.parametrize(
@@ -71,17 +71,19 @@ def test_joints_that_are_never_labelled():
     ],
 )
 def test_data_sets_that_do_not_tell(silent):
-    assert look_at(silent) is None
+    assert survey_labels(silent) is None
 
 
 def test_many_absent_classes_are_shortened():
-    said = told(look_at(Listed(dict(gt_label=0), classes=list(map(str, range(40))))), 'x')
+    said = survey_warning(
+        survey_labels(Listed(dict(gt_label=0), classes=list(map(str, range(40))))), 'x'
+    )
     assert '39 of 40 classes' in said and said.endswith('10 (10) and 29 more')
 
 
 @pytest.mark.parametrize('total', [1, 7, 500])
 def test_indices_are_spread_over_all(total):
-    found = first_samples._spread(total, 100)
+    found = label_survey._spread(total, 100)
     assert len(found) == len(set(found)) == min(total, 100) and set(found) <= set(range(total))
     if total == 500:
         assert len({index // 100 for index in found[:20]}) == 5  # however early one stops
@@ -90,13 +92,13 @@ def test_indices_are_spread_over_all(total):
 
 def test_it_ends_when_all_were_seen(monkeypatch):
     infos = [dict(gt_label=i % 2) for i in range(1000)]
-    assert look_at(Listed(*infos, classes=('x', 'y'))).looked == 51
-    monkeypatch.setattr(first_samples, 'ANNOTATIONS', 60)
-    assert look_at(Listed(*infos, classes=('x', 'y', 'z'))).looked == 60
+    assert survey_labels(Listed(*infos, classes=('x', 'y'))).sampled == 51
+    monkeypatch.setattr(label_survey, 'ANNOTATIONS', 60)
+    assert survey_labels(Listed(*infos, classes=('x', 'y', 'z'))).sampled == 60
 
 
 def test_training_images_without_any_label():
     said = 'train_dataloader: no label in any of the 2 images looked at (of 2)'
-    look = look_at(Listed(boxes(), boxes(ignored=(1,)), classes=['a', 'b']))
-    assert told(look, 'train_dataloader') == said
-    assert told(look, 'test_dataloader') == ''  # a test set may hide its labels
+    survey = survey_labels(Listed(boxes(), boxes(ignored=(1,)), classes=['a', 'b']))
+    assert survey_warning(survey, 'train_dataloader') == said
+    assert survey_warning(survey, 'test_dataloader') == ''  # a test set may hide its labels

@@ -21,25 +21,25 @@ MAPS, ANNOTATIONS, SECONDS = 200, 10_000, 2.0
 
 
 @dataclass
-class Look:
+class LabelSurvey:
     """Classes seen in the samples of one data set.
 
     Attributes:
         names: Of the classes, or joints.
         kind: How a message calls a sample.
         total: Number of samples that the data set has.
-        looked: How many of them were looked at.
+        sampled: Number of samples that were read.
         seen: Class to the first sample that has it.
     """
 
     names: Sequence[Any]
     kind: str
     total: int
-    looked: int = 0
+    sampled: int = 0
     seen: dict[int, str] = field(default_factory=dict)
 
     def absent(self) -> list[int]:
-        """The classes that never occur; none if nothing is labelled at all."""
+        """Classes that never occur; an empty list if nothing is labelled."""
         return [c for c in range(len(self.names)) if c not in self.seen] if self.seen else []
 
     def wrong(self, num_classes: int, ignored: Sequence[int]) -> list[tuple[int, str]]:
@@ -51,8 +51,8 @@ class Look:
         ]
 
 
-def look_at(dataset: Any) -> Look | None:
-    """Look at samples spread over ``dataset``; None where it does not tell its annotations.
+def survey_labels(dataset: Any) -> LabelSurvey | None:
+    """Read the labels of samples spread over ``dataset``; None where it has no annotations.
 
     Raises:
         ConfigError: As `LabelMapCheck`.
@@ -60,7 +60,7 @@ def look_at(dataset: Any) -> Look | None:
     metainfo = getattr(dataset, 'metainfo', None) or {}
     if not hasattr(dataset, 'get_data_info') or not hasattr(dataset, '__len__'):
         return None
-    found: Look | None = None
+    found: LabelSurvey | None = None
     reader = _reader(dataset)
     stop = time.monotonic() + SECONDS
     for index in _spread(len(dataset), MAPS if reader else ANNOTATIONS):
@@ -78,31 +78,33 @@ def look_at(dataset: Any) -> Look | None:
             names = list(joints.values()) if kind == 'persons' else metainfo.get('classes')
             if not names or isinstance(names, str):
                 return None
-            found = Look(names, kind, len(dataset))
-        found.looked += 1
+            found = LabelSurvey(names, kind, len(dataset))
+        found.sampled += 1
         for label in labels:
             found.seen.setdefault(int(label), str(info.get('seg_map_path') or info.get('img_path')))
-        done = reader is None and found.looked > 50 and not found.absent()
+        done = reader is None and found.sampled > 50 and not found.absent()
         if done or time.monotonic() > stop:
             break
     return found
 
 
-def told(look: Look, key: str) -> str:
+def survey_warning(survey: LabelSurvey, key: str) -> str:
     """A warning of classes that never occur, or of no label at all; else nothing."""
-    absent = look.absent()
-    if look.kind == 'images' and look.looked and not look.seen and key.startswith('train'):
-        return f'{key}: no label in any of the {look.looked} images looked at (of {look.total})'
+    absent = survey.absent()
+    if survey.kind == 'images' and survey.sampled and not survey.seen and key.startswith('train'):
+        return (
+            f'{key}: no label in any of the {survey.sampled} images looked at (of {survey.total})'
+        )
     if not absent:
         return ''
-    names = ', '.join(f'{label} ({look.names[label]})' for label in absent[:10])
+    names = ', '.join(f'{label} ({survey.names[label]})' for label in absent[:10])
     rest = f' and {len(absent) - 10} more' if absent[10:] else ''
-    what = 'joints' if look.kind == 'persons' else 'classes'
+    what = 'joints' if survey.kind == 'persons' else 'classes'
     text = (
-        f'{key}: {len(absent)} of {len(look.names)} {what} occur in none of the {look.looked} '
-        f'{look.kind} looked at (of {look.total}): {names}{rest}'
+        f'{key}: {len(absent)} of {len(survey.names)} {what} occur in none of the {survey.sampled} '
+        f'{survey.kind} looked at (of {survey.total}): {names}{rest}'
     )
-    if look.kind == 'label maps' and len(look.names) == 2 and set(look.seen) == {0, 255}:
+    if survey.kind == 'label maps' and len(survey.names) == 2 and set(survey.seen) == {0, 255}:
         text += (
             '. They hold 0 and 255 alone, and 255 is ignored, so there is nothing to tell apart: '
             'if 255 is the second class, write it as 1'
