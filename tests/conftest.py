@@ -9,7 +9,7 @@ from mmengine.config import utils
 from mmengine.registry import DefaultScope
 from yapf.yapflib import yapf_api
 
-from tests.e2e.brief import forget_imports, format_configs_once, read_metafiles_once
+from tests.e2e.brief import forget_imports, leave_configs_unformatted, read_metafiles_once
 
 # behind the standard library, where tools/profile.py has a namesake
 sys.path.append(str(Path(__file__).resolve().parents[1] / 'tools'))
@@ -36,6 +36,6 @@ def configs_cost_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(yapf_api, 'FormatCode', yapf_api.FormatCode)  # both are restored
         patch.setattr(utils, 'load', utils.load)
-        format_configs_once()
+        leave_configs_unformatted()
         read_metafiles_once()
         yield

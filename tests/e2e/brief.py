@@ -1,6 +1,5 @@
 """Settings that make a run start sooner and change nothing that it computes."""
 
-import copy
 import gc
 import os
 from functools import cache
@@ -10,22 +9,21 @@ from mmengine.config import utils
 from yapf.yapflib import yapf_api
 
 
-def format_configs_once() -> None:
-    """A run formats one config up to six times; a text has one form."""
-    original = yapf_api.FormatCode
+def leave_configs_unformatted() -> None:
+    """Check the syntax of a config's text, as yapf would, and leave its layout alone."""
 
-    @cache
-    def formatted(text: str, style: tuple[tuple[str, Any], ...], options: Any) -> Any:
-        return original(text, style_config=dict(style), **dict(options))
-
-    def format_code(text: str, style_config: dict[str, Any], **options: Any) -> Any:
-        return formatted(text, tuple(style_config.items()), tuple(options.items()))
+    def format_code(text: str, **options: Any) -> tuple[str, bool]:
+        compile(text, '<config>', 'exec')
+        return text, False
 
     yapf_api.FormatCode = format_code
 
 
 def read_metafiles_once() -> None:
-    """A name as ``mmseg::...`` is looked up in all fifty files of its library, each time."""
+    """A name as ``mmseg::...`` is looked up in all fifty files of its library, each time.
+
+    MMEngine only reads what they say, so it is shared.
+    """
     original = utils.load
 
     @cache
@@ -33,7 +31,7 @@ def read_metafiles_once() -> None:
         return original(path)
 
     def load(path: str) -> Any:
-        return copy.deepcopy(loaded(path, os.stat(path).st_mtime_ns))
+        return loaded(path, os.stat(path).st_mtime_ns)
 
     utils.load = load
 
@@ -51,6 +49,6 @@ def start_sooner() -> None:
     """For a process of its own; it looks at no compilers for the log either."""
     from mmengine.runner import runner
 
-    format_configs_once()
+    leave_configs_unformatted()
     forget_imports()
     runner.collect_env = dict

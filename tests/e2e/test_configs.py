@@ -1,12 +1,8 @@
-"""Every segmentation config: it resolves, is plain outside ``kd``, builds and trains.
+"""Every config: it resolves, is plain outside of ``kd``, trains, and is listed.
 
-Those of pose, classification and detection are in test_hsjp_configs.py, test_hssakd_configs.py and
-test_transfer_configs.py.
+What the papers' recipes say of them is in the test_*_recipes.py.
 """
 
-import copy
-import math
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,184 +11,185 @@ import torch
 import yaml
 from mmengine.config import Config
 from mmengine.logging import MessageHub
+from mmengine.registry import MODELS
+from mmengine.runner import Runner as PlainRunner
 
-pytest.importorskip('mmseg')
-
-from mmseg.registry import MODELS  # noqa: E402
+for _library in ('mmdet', 'mmpose', 'mmpretrain', 'mmseg'):
+    pytest.importorskip(_library)
 
 from kdmm.engine import build_runner, load_config  # noqa: E402
-from kdmm.losses import KDLoss  # noqa: E402
+from kdmm.hooks.ownership import objective_of  # noqa: E402
 from kdmm.teachers.zoo import zoo_checkpoint  # noqa: E402
 from kdmm.utils.models import without_pretrained  # noqa: E402
 
+from .config_table import (  # noqa: E402
+    CONFIGS,
+    FAMILIES,
+    MOVED,
+    TABLE,
+    check_losses,
+    kind_of,
+    read,
+)
+from .test_hssakd_recipes import split_name  # noqa: E402
 from .tiny_data import shrink, walk, write_tiny_data  # noqa: E402
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
-OTHERS = ('_base_', 'hsjp', 'pose', 'hssakd', 'cifar10', 'mcl', 'transfer', 'bccd')
-ALL = sorted(
-    path.relative_to(CONFIGS).as_posix()
-    for path in CONFIGS.rglob('*.py')
-    if not any(part.startswith(OTHERS) for part in path.relative_to(CONFIGS).parts)
-    and path.parent.name != 'camvid_small'
-)
-#: with the reference's recipe
-PUBLISHED = [name for name in ALL if name.startswith('cirkd/') or 'cityscapes' in name]
-#: our config -> the zoo's config of the same student
-TWINS = {
-    'deeplab_r101_r18_cityscapes': 'deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024',
-    'deeplab_r101_psp_r18_cityscapes': 'pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
-    'deeplab_r101_mobilenetv2_cityscapes': (
-        'mobilenet_v2/mobilenet-v2-d8_deeplabv3_4xb2-80k_cityscapes-512x1024'
-    ),
-    'segformer_b4_b0_cityscapes': 'segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024',
-}
-_SHAPES: dict[str, dict[str, torch.Size]] = {}
+FOLDERS = ('cirkd', 'hsjp', 'hssakd', 'mcl', 'seg_kd', 'transfer')
+TRAINED = [name for name, family in TABLE.items() if not family.left_out(name)]
 
 
-def read(name: str) -> Config:
-    """A config of ours, the caller's to change; each file is parsed once, which takes a second."""
-    return copy.deepcopy(_parsed(name))
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the families write their images, once."""
+    return tmp_path_factory.mktemp('data')
 
 
-@cache
-def _parsed(name: str) -> Config:
-    return load_config(str(CONFIGS / name))
+def test_the_table_has_every_config() -> None:
+    there = {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob('*.py')}
+    inherited = {name for name in there if '_base_' in name}
+    assert set(TABLE) == there - inherited - set(MOVED)
+    assert set(MOVED) | set(MOVED.values()) <= there
+    assert all(family.names for family in FAMILIES.values())
 
 
-@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize('old', MOVED)
+def test_an_old_path_is_the_new_one(old: str) -> None:
+    for place in (f'{CONFIGS}/', 'kdmm::'):
+        with pytest.warns(DeprecationWarning, match=f'{MOVED[old]} instead'):
+            cfg = Config.fromstring(f"_base_ = '{place}{old}'", '.py')
+        assert cfg.to_dict() == Config.fromfile(CONFIGS / MOVED[old]).to_dict()
+
+
+@pytest.mark.parametrize('name', TABLE)
 def test_is_plain_outside_kd(name: str) -> None:
-    cfg = read(name).to_dict()
+    cfg, family = read(name).to_dict(), TABLE[name]
     cfg.pop('kd', None)
-    foreign: list[str] = []
-    walk(cfg, lambda node: foreign.append(str(node.get('type', ''))))
-    foreign += [str(item) for item in cfg.get('custom_imports', {}).get('imports', [])]
-    assert not [kind for kind in foreign if kind.startswith('kdmm')]
-    assert cfg['default_scope'] == 'mmseg'
+    kinds: list[str] = []
+    walk(cfg, lambda node: kinds.append(str(node.get('type', ''))))
+    ours = {kind for kind in kinds if kind.startswith('kdmm')}
+    assert all(kind.startswith(family.ours) for kind in ours)
+    imports = cfg.get('custom_imports', {}).get('imports', [])
+    assert imports == (['kdmm'] if ours or '_cifar100' in name else [])
+    if not name.startswith('transfer/'):
+        assert cfg['default_scope'] == family.library
+    if family.library == 'mmpretrain':
+        pretrained = 'moco' in name and 'linear' not in name
+        assert cfg['model']['type'] == ('MoCo' if pretrained else 'ImageClassifier')
 
 
-@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize('name', TABLE)
 def test_zoo_teacher_has_published_weights(name: str) -> None:
-    cfg = read(name)
-    teachers = cfg.get('kd', {}).get('teacher', [])
+    teachers = (read(name).get('kd') or {}).get('teacher', [])
     for teacher in teachers if isinstance(teachers, list) else [teachers]:
         if teacher.get('checkpoint') == 'zoo':
             assert zoo_checkpoint(teacher.config).startswith('https://')
 
 
-@pytest.mark.parametrize('name', ALL)
-def test_trains_two_iterations(name: str, tmp_path: Path) -> None:
-    cfg = read(name)
-    shrink(cfg, tmp_path / 'work')
-    write_tiny_data(cfg, tmp_path / 'data')
+# training
+
+_RAN: set[str] = set()
+_SHAPES: dict[str, dict[str, torch.Size]] = {}
+
+
+@pytest.mark.parametrize('name', TRAINED)
+def test_trains(name: str, data: Path, tmp_path: Path) -> None:
+    """Two iterations and a validation where the run or its objective is the first of its kind.
+
+    That is decided by the small configs themselves. What differs from others in the networks alone
+    takes one step, without validation; what does not differ at all has run already.
+    """
+    cfg, family = read(name), TABLE[name]
+    scores = family.scores(cfg)
+    family.shrink(cfg, data, tmp_path / 'work')
+    cfg.experiment_name = str(tmp_path)  # there is one of a name in a process
+    run, objective, whole = (key.replace(str(tmp_path), '') for key in keys(cfg, scores))
+    if whole in _RAN:
+        return
+    first = not {run, objective} <= _RAN
+    if not first:
+        take_one_step(cfg)
+    pretext = 'Jigsaw' in str(cfg.get('custom_hooks'))
     runner = build_runner(cfg)
     runner.train()
-    assert runner.iter == 2
-    distilled = {
-        key: value.shape
-        for key, value in runner.model.state_dict().items()
-        if not key.startswith('kd.')
-    }
-    assert distilled == plain_shapes(cfg.model)
+    assert runner.iter == (2 if first else 1)
     logged = MessageHub.get_instance(runner.experiment_name).log_scalars
-    for term in expected_terms(cfg.get('kd', {})):
-        assert math.isfinite(logged[f'train/{term}'].current()), term
-    assert 'val/mIoU' in logged
+    check_losses(cfg, logged, runner.model)
+    check_files(cfg, runner, tmp_path / 'work')
+    if family.library == 'mmseg':
+        assert shapes_of(runner.model) == plain_shapes(cfg.model)
+    if pretext:
+        assert logged['train/loss_blind'].current() < logged['train/loss_zero'].current()
+    assert not first or scores <= set(logged)
+    assert not pretext or not [tag for tag in logged if 'AP' in tag or 'pck/' in tag]
+    _RAN.update((run, objective, whole))
+
+
+def keys(cfg: Config, scores: set[str]) -> tuple[str, str, str]:
+    """The run without networks and objective, the objective without its teachers, and all."""
+    found = cfg.to_dict()
+    for key in ('work_dir', 'experiment_name', 'visualizer'):
+        found.pop(key, None)
+    found['load_from'] = bool(found.get('load_from'))
+    whole = str((found, sorted(scores)))
+    found.pop('model')
+    objective = found.pop('kd', {})
+    objective.pop('teacher', None)
+    return str((found, sorted(scores))), f'kd {objective}', whole
+
+
+def take_one_step(cfg: Config) -> None:
+    """Without validation."""
+    cfg.train_cfg = dict(by_epoch=False, max_iters=1, val_interval=1, val_begin=2)
+
+
+def check_files(cfg: Config, runner: Any, work_dir: Path) -> None:
+    """What the objective leaves beside the student."""
+    kind, peers = kind_of(cfg), set()
+    if kind == 'Cohort':
+        names = [f'peer{i}' for i in range(cfg.kd.peers) if i != cfg.kd.get('keep', 0)]
+        assert list(objective_of(runner.model).networks()) == names
+        peers = set(names)
+    elif kind == 'HSSAKDOnline':
+        peers = {'peer1', 'peer1_recalibrated'}
+    elif kind == 'MCLMoCo':
+        peers = {'peer1'}
+    assert {path.stem for path in work_dir.glob('peer*.pth')} == peers
+    rotated = kind.startswith('HSSAKD') and not cfg.get('load_from')
+    assert (work_dir / 'recalibrated.pth').is_file() == rotated
+
+
+def shapes_of(model: Any) -> dict[str, torch.Size]:
+    """Of a student, without what belongs to the objective."""
+    state = model.state_dict()
+    return {key: value.shape for key, value in state.items() if not key.startswith('kd.')}
 
 
 def plain_shapes(model: Any) -> dict[str, torch.Size]:
     """Keys and shapes of the base library's network; most configs share theirs with others."""
     text = str(model.to_dict())
     if text not in _SHAPES:
-        state = MODELS.build(model).state_dict()
-        _SHAPES[text] = {key: value.shape for key, value in state.items()}
+        with MODELS.switch_scope_and_registry('mmseg') as registry:
+            _SHAPES[text] = shapes_of(registry.build(model))
     return _SHAPES[text]
 
 
-def expected_terms(kd: Any) -> list[str]:
-    """Log names of the terms that a ``kd`` section asks for."""
-    terms = ['loss']
-    for name, loss in kd.get('losses', {}).items():
-        parts = loss.weight if isinstance(loss.weight, dict) else {}
-        terms += [f'kd.loss_{name}_{part}' for part in parts] or [f'kd.loss_{name}']
-    return terms
-
-
-@pytest.mark.parametrize('name', TWINS)
-def test_student_is_the_base_librarys(name: str) -> None:
-    """The student differs from the zoo's config of it in what the README lists, only."""
-    ours = read(f'cirkd/{name}.py').model.to_dict()
-    zoo = Config.fromstring(f"_base_ = 'mmseg::{TWINS[name]}.py'", '.py').model.to_dict()
-    for model in (ours, zoo):
-        walk(model, drop_recipe)
-        model.pop('test_cfg')
-    if 'mobilenet' in name:  # the reference trains it without auxiliary head
-        zoo['auxiliary_head'] = None
-    assert ours == zoo
-
-
-def drop_recipe(node: Any) -> None:
-    """Remove what the reference's recipe sets in a head."""
-    for key in ('align_corners', 'avg_non_ignore', '_scope_'):
-        node.pop(key, None)
-
-
-@pytest.mark.parametrize('name', PUBLISHED)
-def test_recipe_is_the_references(name: str) -> None:
+@pytest.mark.parametrize('name', FAMILIES['mcl'].names)
+def test_the_base_library_builds_it(name: str, data: Path, tmp_path: Path) -> None:
+    """Model and batches by its own runner: ``kd`` says nothing to it as long as kdmm is unknown."""
     cfg = read(name)
-    transforms = train_transforms(cfg)
-    kinds = [transform['type'] for transform in transforms]
-    assert 'PhotoMetricDistortion' not in kinds
-    assert next(t for t in transforms if t['type'] == 'RandomCrop')['cat_max_ratio'] == 1.0
-    schedule = cfg.param_scheduler
-    assert [step.type for step in schedule] == ['PolyLR']
-    assert (schedule[0].power, schedule[0].eta_min) == (0.9, 0.0)
-    assert schedule[0].end == cfg.train_cfg.max_iters
-    assert cfg.train_cfg.val_interval == 800
-    assert cfg.default_hooks.checkpoint.save_best == 'mIoU'
-    assert 'paramwise_cfg' not in cfg.optim_wrapper
-    assert cfg.optim_wrapper.optimizer.weight_decay == 1e-4
-    devices = 8 if 'kd' in cfg else 4
-    assert cfg.auto_scale_lr.base_batch_size == devices * cfg.train_dataloader.batch_size
-    assert cfg.model.data_preprocessor.size == cfg.crop_size
-
-
-def test_constants_are_the_references() -> None:
-    kd = read('cirkd/deeplab_r101_r18_cityscapes.py').kd
-    assert (KDLoss().temperature, kd.losses.kd) == (
-        1.0,
-        dict(type='KDLoss', on='logits', weight=1.0),
-    )
-    assert (kd.losses.p2p.tau, kd.losses.p2p.weight) == (0.1, 1.0)
-    assert kd.losses.memory.weight == dict(pixel=0.1, region=0.1)
-    for student in ('r18', 'psp_r18'):
-        voc = read(f'cirkd/deeplab_r101_{student}_voc.py').kd
-        assert voc.losses.memory.weight == dict(pixel=0.01, region=0.01)
-    segformer = read('cirkd/segformer_b4_b0_cityscapes.py')
-    assert (segformer.kd.losses.p2p.pool, segformer.kd.losses.memory.pixel_size) == (2, 2000)
-    assert segformer.optim_wrapper.optimizer.lr == 2e-4
-    assert segformer.train_dataloader.batch_size == 1
-
-
-def train_transforms(cfg: Config) -> list[Any]:
-    """The training pipeline; of the first data set where several are joined."""
-    dataset = cfg.train_dataloader.dataset
-    return (dataset.datasets[0] if 'datasets' in dataset else dataset).pipeline
-
-
-@pytest.mark.parametrize('folder', ['cirkd', 'seg_kd'])
-def test_metafile_lists_every_config(folder: str) -> None:
-    index = yaml.safe_load((CONFIGS.parent / 'model-index.yml').read_text())['Import']
-    assert f'configs/{folder}/metafile.yml' in index
-    metafiles = [yaml.safe_load((CONFIGS.parent / path).read_text()) for path in index]
-    metafile = metafiles[index.index(f'configs/{folder}/metafile.yml')]
-    listed = [model['Config'] for model in metafile['Models']]
-    assert sorted(listed) == [f'configs/{name}' for name in ALL if name.startswith(f'{folder}/')]
-    for model in metafile['Models']:
-        batch = read(model['Config'].removeprefix('configs/')).train_dataloader.batch_size
-        assert model['Metadata']['Batch Size'] % batch == 0
-    collections = [known['Name'] for each in metafiles for known in each['Collections']]
-    assert len(set(collections)) == len(collections)
-    assert {model['In Collection'] for model in metafile['Models']} <= set(collections)
+    if TABLE[name] is not FAMILIES['mcl']:
+        return
+    TABLE[name].shrink(cfg, data, tmp_path)
+    cfg.pop('kd', None)
+    cfg.experiment_name = str(tmp_path)
+    key = f'plain {keys(cfg, set())[2]}'
+    if key in _RAN:
+        return
+    runner = PlainRunner.from_cfg(cfg)
+    assert type(runner.model).__name__ == 'ImageClassifier' and not hasattr(runner.model, 'kd')
+    loader = PlainRunner.build_dataloader(cfg.train_dataloader, seed=0)
+    assert [len(batch['data_samples']) for batch in loader] == [4, 4]
+    _RAN.add(key)
 
 
 TWO_LINES = """
@@ -222,3 +219,54 @@ def test_shrinking_forgets_all_weights() -> None:
     cfg = read('cirkd/segformer_b4_b0_cityscapes.py')
     cfg.model = without_pretrained(cfg.model)
     assert 'init_cfg' not in cfg.model.backbone
+
+
+# what is written about them
+
+
+@pytest.fixture(scope='module')
+def metafiles() -> dict[str, Any]:
+    """Path of each that the index names -> its content."""
+    index = yaml.safe_load((CONFIGS.parent / 'model-index.yml').read_text())['Import']
+    return {path: yaml.safe_load((CONFIGS.parent / path).read_text()) for path in index}
+
+
+@pytest.mark.parametrize('folder', FOLDERS)
+def test_metafile_lists_every_config(folder: str, metafiles: dict[str, Any]) -> None:
+    models = metafiles[f'configs/{folder}/metafile.yml']['Models']
+    listed = {model['Config']: model for model in models}
+    mine = [f'configs/{name}' for name in TABLE if name.startswith(f'{folder}/')]
+    assert sorted(listed) == sorted(mine) and len(listed) == len(models)
+    assert len({model['Name'] for model in models}) == len(models)
+    collections = [known['Name'] for each in metafiles.values() for known in each['Collections']]
+    assert len(set(collections)) == len(collections)
+    assert {model['In Collection'] for model in models} <= set(collections)
+    for path, model in listed.items():
+        cfg, said = read(path.removeprefix('configs/')), model['Metadata']
+        if 'Batch Size' in said:
+            devices = said['Batch Size'] / cfg.train_dataloader.batch_size
+            assert devices in ((1, 8) if folder in ('hssakd', 'mcl') else (1, 2, 4, 8))
+            assert folder not in ('hssakd', 'mcl') or (devices == 8) == ('imagenet' in path)
+        if 'Epochs' in said:
+            assert said['Epochs'] == cfg.train_cfg.max_epochs
+
+
+def test_metafiles_say_sizes_and_epochs_where_they_did(metafiles: dict[str, Any]) -> None:
+    for folder, keys_said in (('cirkd', 1), ('seg_kd', 1), ('hssakd', 2)):
+        for model in metafiles[f'configs/{folder}/metafile.yml']['Models']:
+            assert len({'Batch Size', 'Epochs'} & set(model['Metadata'])) == keys_said
+
+
+@pytest.mark.parametrize('folder', ['hsjp', 'hssakd', 'transfer'])
+def test_readme_lists_every_config(folder: str) -> None:
+    """By name, or by the name's pattern and the network, pair or detector."""
+    text = (CONFIGS / folder / 'README.md').read_text()
+    for name in (name for name in TABLE if name.startswith(f'{folder}/')):
+        stem = Path(name).stem
+        if folder == 'hsjp':
+            assert f'{stem}.py' in text, name
+        elif folder == 'transfer':
+            assert stem.rsplit('_', 1)[0] in text, name
+        elif f'`{stem}' not in text:
+            role, networks = split_name(name)
+            assert f'{role}_<' in text and f'`{"_".join(networks)}`' in text, name

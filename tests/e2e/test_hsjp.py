@@ -18,7 +18,7 @@ from mmpose.registry import MODELS  # noqa: E402
 from kdmm.engine import build_runner, load_config  # noqa: E402
 from kdmm.engine.cli import train  # noqa: E402
 
-from .test_hsjp_configs import CONFIGS  # noqa: E402
+from .config_table import CONFIGS  # noqa: E402
 from .tiny_pose import shrink_pose, write_people  # noqa: E402
 
 PRETRAIN, FINETUNE = (str(CONFIGS / 'small' / 'pose' / f'{k}.py') for k in ('pretrain', 'finetune'))

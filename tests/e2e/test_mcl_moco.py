@@ -1,33 +1,28 @@
-"""MCL on MoCo through the Runner: what is written, resumed and refused, and its configs."""
+"""MCL on MoCo through the Runner: what is written, resumed and refused, and its recipes."""
 
-import copy
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.logging import MessageHub
 from torch import nn
 
 pytest.importorskip('mmpretrain')
 
 from mmengine.registry import MODELS  # noqa: E402
 
-from kdmm.engine import build_runner, load_config  # noqa: E402
+from kdmm.engine import build_runner  # noqa: E402
 from kdmm.errors import ConfigError  # noqa: E402
 from kdmm.hooks.ownership import objective_of  # noqa: E402
 from tests.distillers.mocos import moco_config  # noqa: E402
 
+from .config_table import TABLE, read  # noqa: E402
 from .job import assert_same  # noqa: E402
-from .tiny_cifar import shrink_cifar, write_folder  # noqa: E402
-from .tiny_data import walk  # noqa: E402
 from .tiny_hssakd import SIZE, Run, config, snapshot, train, write_images  # noqa: E402
 
-CONFIGS = Path(__file__).parents[2] / 'configs' / 'mcl'
-PRETRAINING = ('mcl_moco_resnet18_imagenet.py', 'cifar10_small_moco.py')
-LINEAR = 'linear_moco_resnet18_imagenet.py'
+PRETRAINING, SMALL = 'mcl/mcl_moco_resnet18_imagenet.py', 'mcl/cifar10_small_moco.py'
+LINEAR = 'mcl/linear_moco_resnet18_imagenet.py'
 LOSSES = {f'kd.loss_{part}' for part in ('vcl', 'soft_vcl', 'icl', 'soft_icl')}
 VIEW = [
     dict(type='RandomResizedCrop', scale=SIZE, crop_ratio_range=(0.2, 1.0)),
@@ -138,66 +133,16 @@ def test_refused_at_the_start(
 # configs
 
 
-def read(name: str) -> Config:
-    return load_config(str(CONFIGS / name))
-
-
-def shrink(cfg: Config, data: Path, work_dir: Path) -> Config:
-    """As `shrink_cifar`, which wants loaders for validation."""
-    unseen = [f'{loop}_dataloader' for loop in ('val', 'test') if not cfg.get(f'{loop}_dataloader')]
-    for name in unseen:
-        cfg[name] = copy.deepcopy(cfg.train_dataloader)
-    shrink_cifar(cfg, data, work_dir)
-    for name in unseen:
-        cfg[name] = None
-    return cfg
-
-
-@pytest.fixture(scope='module')
-def images(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
-    """Map "a subset is drawn" to a folder that leaves four training images, one a class."""
-    root = tmp_path_factory.mktemp('images')
-    for drawn in (False, True):
-        write_folder(root / str(drawn), classes=4, per_class=2 if drawn else 1)
-    return {drawn: root / str(drawn) for drawn in (False, True)}
-
-
-@pytest.mark.parametrize('name', [*PRETRAINING, LINEAR])
-def test_is_plain_outside_kd(name: str) -> None:
-    cfg = read(name).to_dict()
-    assert (cfg.pop('kd', {}).get('type') == 'MCLMoCo') == (name in PRETRAINING)
-    kinds: list[str] = []
-    walk(cfg, lambda node: kinds.append(str(node.get('type', ''))))
-    ours = {kind for kind in kinds if kind.startswith('kdmm')}
-    assert ours == ({'kdmm.CIFARResNet', 'kdmm.StratifiedSubset'} if 'cifar' in name else set())
-    assert cfg['model']['type'] == ('MoCo' if name in PRETRAINING else 'ImageClassifier')
-
-
-@pytest.mark.parametrize('name', PRETRAINING)
-def test_pretrains_two_iterations(name: str, images: dict[bool, Path], tmp_path: Path) -> None:
-    cfg = read(name)
-    assert cfg.model.queue_len % 256 == 0
-    shrink(cfg, images['Subset' in cfg.train_dataloader.dataset.type], tmp_path)
-    runner = build_runner(cfg)
-    runner.train()
-    assert runner.iter == 2
-    logged = MessageHub.get_instance(runner.experiment_name).log_scalars
-    assert {tag.removeprefix('train/') for tag in logged if 'loss' in tag} == LOSSES | {'loss'}
-    assert all(math.isfinite(logged[f'train/{name}'].current()) for name in LOSSES)
-    assert (tmp_path / 'peer1.pth').is_file()
-
-
-def test_linear_evaluation_of_a_pretrained_encoder(
-    images: dict[bool, Path], tmp_path: Path
-) -> None:
+def test_linear_evaluation_of_a_pretrained_encoder(data: Path, tmp_path: Path) -> None:
     """The file of a run; its backbone is read, frozen, and stays."""
-    pretraining, cfg = read(PRETRAINING[0]), read(LINEAR)
+    pretraining, cfg = read(PRETRAINING), read(LINEAR)
     init = cfg.model.backbone.init_cfg.to_dict()
     assert init['checkpoint'] == f'{pretraining.work_dir}/epoch_200.pth'
     with MODELS.switch_scope_and_registry('mmpretrain') as registry:
         state = registry.build(pretraining.model).state_dict()
     torch.save(dict(state_dict=state), tmp_path / 'epoch_200.pth')
-    shrink(cfg, images[False], tmp_path)
+    cfg.experiment_name = str(tmp_path)
+    TABLE[LINEAR].shrink(cfg, data.parent, tmp_path)
     cfg.model.backbone.init_cfg = dict(init, checkpoint=str(tmp_path / 'epoch_200.pth'))
     runner = build_runner(cfg)
     runner.train()
@@ -211,7 +156,7 @@ def test_linear_evaluation_of_a_pretrained_encoder(
 
 def test_recipe_of_the_paper() -> None:
     """Settings of the authors' code for MCL on MoCo (arXiv 2104.12565)."""
-    cfg, linear = read(PRETRAINING[0]), read(LINEAR)
+    cfg, linear = read(PRETRAINING), read(LINEAR)
     assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.03, momentum=0.9, weight_decay=1e-4)
     assert linear.optim_wrapper.optimizer == dict(type='SGD', lr=30, momentum=0.9, weight_decay=0)
     for recipe, epochs, milestones in ((cfg, 200, [120, 160]), (linear, 100, [60, 80])):
@@ -224,6 +169,7 @@ def test_recipe_of_the_paper() -> None:
         )
         assert recipe.train_dataloader.batch_size * 8 == 256
     model = cfg.model
+    assert model.queue_len % 256 == read(SMALL).model.queue_len % 256 == 0
     assert (model.queue_len, model.momentum, model.head.temperature) == (65536, 0.001, 0.07)
     built = MODELS.build(dict(model, _scope_='mmpretrain'))
     assert sum(p.numel() for p in built.neck.parameters()) == 512 * 128 + 128
@@ -232,3 +178,4 @@ def test_recipe_of_the_paper() -> None:
         'RandomResizedCrop', 'RandomGrayscale', 'ColorJitter', 'RandomFlip',
     ]  # fmt: skip
     assert dict(cfg.kd) == dict(type='MCLMoCo', peers=2, temperature=3.0, weight=1.0)
+    assert read(SMALL).kd.type == 'MCLMoCo' and 'kd' not in linear

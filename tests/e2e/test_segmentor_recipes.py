@@ -1,4 +1,7 @@
-"""``configs/seg_kd``: one recipe, teacher and budget, and the published weight of each method."""
+"""Segmentors: CIRKD's recipe, and beside it the other methods with their published weights.
+
+The configs of ``seg_kd`` have one recipe, teacher and budget.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,21 @@ from kdmm.distillers import ConfigError  # noqa: E402
 from kdmm.engine import build_runner  # noqa: E402
 from kdmm.losses import CSDLoss, CWDLoss, KDLoss  # noqa: E402
 
-from .test_configs import ALL, read  # noqa: E402
-from .tiny_data import shrink, write_tiny_data  # noqa: E402
+from .config_table import FAMILIES, read  # noqa: E402
+from .tiny_data import shrink, walk, write_tiny_data  # noqa: E402
 
+ALL = FAMILIES['segmentors'].names
+#: with the reference's recipe
+PUBLISHED = [name for name in ALL if name.startswith('cirkd/') or 'cityscapes' in name]
+#: our config -> the zoo's config of the same student
+TWINS = {
+    'deeplab_r101_r18_cityscapes': 'deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024',
+    'deeplab_r101_psp_r18_cityscapes': 'pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
+    'deeplab_r101_mobilenetv2_cityscapes': (
+        'mobilenet_v2/mobilenet-v2-d8_deeplabv3_4xb2-80k_cityscapes-512x1024'
+    ),
+    'segformer_b4_b0_cityscapes': 'segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024',
+}
 CITYSCAPES, SMALL = 'seg_kd/deeplab_r101_r18_cityscapes_', 'seg_kd/camvid_small_'
 STRIDE = 8
 #: method -> term -> weight; the terms of its published script, less the adversarial one
@@ -42,6 +57,71 @@ WEIGHTS['cirkd_auto'] = dict(
     kd='auto:0.5', p2p='auto:0.2', memory=dict(pixel='auto:0.05', region='auto:0.05')
 )
 ADVERSARIAL = {'cwd', 'cwd_logits', 'skd', 'ifvd'}
+
+
+@pytest.mark.parametrize('name', TWINS)
+def test_student_is_the_base_librarys(name: str) -> None:
+    """The student differs from the zoo's config of it in what the README lists, only."""
+    ours = read(f'cirkd/{name}.py').model.to_dict()
+    zoo = Config.fromstring(f"_base_ = 'mmseg::{TWINS[name]}.py'", '.py').model.to_dict()
+    for model in (ours, zoo):
+        walk(model, drop_recipe)
+        model.pop('test_cfg')
+    if 'mobilenet' in name:  # the reference trains it without auxiliary head
+        zoo['auxiliary_head'] = None
+    assert ours == zoo
+
+
+def drop_recipe(node: Any) -> None:
+    """Remove what the reference's recipe sets in a head."""
+    for key in ('align_corners', 'avg_non_ignore', '_scope_'):
+        node.pop(key, None)
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_recipe_is_the_references(name: str) -> None:
+    cfg = read(name)
+    transforms = train_transforms(cfg)
+    kinds = [transform['type'] for transform in transforms]
+    assert 'PhotoMetricDistortion' not in kinds
+    assert next(t for t in transforms if t['type'] == 'RandomCrop')['cat_max_ratio'] == 1.0
+    schedule = cfg.param_scheduler
+    assert [step.type for step in schedule] == ['PolyLR']
+    assert (schedule[0].power, schedule[0].eta_min) == (0.9, 0.0)
+    assert schedule[0].end == cfg.train_cfg.max_iters
+    assert cfg.train_cfg.val_interval == 800
+    assert cfg.default_hooks.checkpoint.save_best == 'mIoU'
+    assert 'paramwise_cfg' not in cfg.optim_wrapper
+    assert cfg.optim_wrapper.optimizer.weight_decay == 1e-4
+    devices = 8 if 'kd' in cfg else 4
+    assert cfg.auto_scale_lr.base_batch_size == devices * cfg.train_dataloader.batch_size
+    assert cfg.model.data_preprocessor.size == cfg.crop_size
+
+
+def test_constants_are_the_references() -> None:
+    kd = read('cirkd/deeplab_r101_r18_cityscapes.py').kd
+    assert (KDLoss().temperature, kd.losses.kd) == (
+        1.0,
+        dict(type='KDLoss', on='logits', weight=1.0),
+    )
+    assert (kd.losses.p2p.tau, kd.losses.p2p.weight) == (0.1, 1.0)
+    assert kd.losses.memory.weight == dict(pixel=0.1, region=0.1)
+    for student in ('r18', 'psp_r18'):
+        voc = read(f'cirkd/deeplab_r101_{student}_voc.py').kd
+        assert voc.losses.memory.weight == dict(pixel=0.01, region=0.01)
+    segformer = read('cirkd/segformer_b4_b0_cityscapes.py')
+    assert (segformer.kd.losses.p2p.pool, segformer.kd.losses.memory.pixel_size) == (2, 2000)
+    assert segformer.optim_wrapper.optimizer.lr == 2e-4
+    assert segformer.train_dataloader.batch_size == 1
+
+
+def train_transforms(cfg: Config) -> list[Any]:
+    """The training pipeline; of the first data set where several are joined."""
+    dataset = cfg.train_dataloader.dataset
+    return (dataset.datasets[0] if 'datasets' in dataset else dataset).pipeline
+
+
+# the other methods
 
 
 def methods(prefix: str) -> list[str]:
