@@ -1,11 +1,28 @@
 """Errors of configurations, and errors that end a run."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 _NOT_GIVEN: Any = object()
+_WRAPPED = re.compile(r'class `\w+` in \S+: ')
+
+#: In what tensors do not fit each other, or a computation.
+Mismatch = Literal[
+    'form',  # another number of dimensions, or of another meaning
+    'images', 'resolution', 'channels', 'classes',  # the two differ
+    'declared channels',  # not those that a loss was built for
+    'one pixel', 'one window',  # of a comparison of positions; one window of a pooling
+    'one channel', 'one class', 'one image',
+    'small',  # maps that are too small for a network
+    'unpooled',  # maps in place of a vector an image
+    'layers',  # what is compared are several layers
+    'row length',  # of a memory, whose rows are as long as maps have positions
+    'ranks',  # the shapes on the ranks differ
+    'labels',
+]  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -87,8 +104,52 @@ def about(key: str, got: Any = _NOT_GIVEN) -> Iterator[None]:
         raise error.under(key, got) from error.__cause__
 
 
+class ShapeError(ValueError):
+    """Tensors that do not fit each other, or a computation.
+
+    The message speaks to a caller who has the tensors: ``<problem>: student (2, 3, 8, 8), teacher
+    (2, 3, 4, 4). <fix>``. What a config declares against a ``mismatch`` is known where a config is
+    read, see `kdmm.distillers.refusals.REMEDIES`.
+
+    Args:
+        problem: What is wrong.
+        mismatch: What does not fit, in a word.
+        fix: What to do about it, whole sentences.
+        **tensors: By name, tensors or lists of tensors, of which the shapes are kept.
+
+    Attributes:
+        problem, mismatch, fix: As given.
+        shapes: Of the tensors, by name.
+    """
+
+    def __init__(
+        self, problem: str, mismatch: Mismatch = 'form', fix: str = '', **tensors: Any
+    ) -> None:
+        super().__init__(problem, mismatch, fix)
+        self.problem, self.mismatch, self.fix = problem, mismatch, fix
+        self.shapes = {name: _shape(tensor) for name, tensor in tensors.items()}
+
+    @property
+    def finding(self) -> str:
+        """What is wrong, with the shapes."""
+        shapes = ', '.join(f'{name} {shape}' for name, shape in self.shapes.items())
+        return f'{self.problem}: {shapes}' if shapes else self.problem
+
+    def __str__(self) -> str:
+        return f'{self.finding}. {self.fix}' if self.fix else self.finding
+
+
 class TrainingError(RuntimeError):
     """A run whose state must not be written any more."""
+
+
+def rewrapped(error: BaseException) -> BaseException | None:
+    """Return the error that a registry of MMEngine 0.10 raised again, with its class, as ``error``.
+
+    None if it is as it was raised first.
+    """
+    again = _WRAPPED.match(str(error).strip('"\''))
+    return error.__context__ if again else None
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
@@ -115,6 +176,13 @@ def listed(items: Iterable[Any], most: int = 8) -> str:
     texts = [str(item) for item in items]
     rest = f' and {len(texts) - most} more' if len(texts) > most else ''
     return ', '.join(texts[:most]) + rest
+
+
+def _shape(tensor: Any) -> Any:
+    """The shape of a tensor, or a list of those of several; the class of what has none."""
+    if isinstance(tensor, list | tuple):
+        return [_shape(item) for item in tensor]
+    return tuple(tensor.shape) if hasattr(tensor, 'shape') else type(tensor).__name__
 
 
 def _short(text: str, most: int = 200) -> str:

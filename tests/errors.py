@@ -1,4 +1,4 @@
-"""Expect a refused config and look at the fields of the error."""
+"""Expect a refused config, or tensors that do not fit, and look at the fields of the error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kdmm.errors import ConfigError
+from kdmm.errors import ConfigError, ShapeError
 
 #: Characters of the longest message that somebody will read to its end.
 LONGEST = 1000
@@ -52,6 +52,35 @@ def _with_fields(error: ConfigError) -> ConfigError:
     if not error.key and isinstance(inner, ConfigError) and str(error).endswith(str(inner)):
         return _with_fields(inner)
     return error
+
+
+@contextmanager
+def unfit(mismatch: str, **fields: Any) -> Iterator[pytest.ExceptionInfo[ShapeError]]:
+    """Expect `ShapeError` of this mismatch, and a message that names the shapes.
+
+    Args:
+        mismatch: The error's.
+        fields: ``problem`` and ``fix`` as in `refused`; others are names of tensors, and what must
+            be their shapes.
+
+    Yields:
+        What `pytest.raises` yields.
+    """
+    with pytest.raises(ShapeError) as caught:
+        yield caught
+    error, message = caught.value, str(caught.value)
+    assert error.mismatch == mismatch, message
+    assert '\n' not in message and len(message) <= LONGEST, message
+    for name, value in fields.items():
+        if name in PROSE:
+            for words in (value,) if isinstance(value, str) else value:
+                assert words in getattr(error, name), f'{words!r} is not in {name}: {message!r}'
+        else:
+            assert error.shapes[name] == value, f'{name}: {error.shapes}, not {value!r}'
+    for name, shape in error.shapes.items():
+        assert f'{name} {shape}' in message, message
+    for words in ('tap ', 'Tap ', 'connector', 'kd.', 'dataloader'):
+        assert words not in message, f'{message!r} speaks of a config'
 
 
 def _shown(value: Any) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kdmm.distillers.refusals import refusal
 from kdmm.errors import ConfigError, nearest, refuse_unknown
 from kdmm.losses.base import DistillLoss
 from kdmm.registry import MODELS
@@ -38,11 +39,11 @@ def build_part(
             arguments.setdefault(key, value)
     missing = [name for name in _required(known) if name not in arguments]
     if missing:
-        raise ConfigError(f'{where} ({kind}): missing {", ".join(missing)}')
+        raise ConfigError(f'{kind}: missing {", ".join(missing)}', key=where)
     try:
         return MODELS.build(arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f'{where}: {error}') from error
+        raise refusal(where, error) from error
 
 
 def task_facts(student: nn.Module) -> dict[str, int]:
@@ -89,18 +90,23 @@ def build_loss(
         )
     for key in schedules:
         if not isinstance(getattr(loss, key, None), int | float):
-            raise ConfigError(f'{where}.{key}: cannot be a schedule, it is read only once')
+            raise ConfigError(
+                'it cannot be a schedule, as it is read only once', key=f'{where}.{key}'
+            )
     return loss, schedules
 
 
-def check_shapes(where: str, loss: DistillLoss, activations: Sequence[Any], note: str) -> None:
+def check_shapes(
+    where: str, place: str, loss: DistillLoss, activations: Sequence[Any], note: str
+) -> None:
     """Let a loss judge activations of the shapes that training will give.
 
     Args:
         where: The config key, for errors.
+        place: The tap or taps, as errors call them.
         loss: What it compares in ``forward``, it takes in ``check``.
         activations: Blank ones.
-        note: For which input they are, as the end of an error message.
+        note: For which input they are, as the end of the problem.
 
     Raises:
         ConfigError: With what the loss says, which names both shapes.
@@ -108,24 +114,25 @@ def check_shapes(where: str, loss: DistillLoss, activations: Sequence[Any], note
     try:
         loss.check(*activations)
     except ValueError as error:
-        raise ConfigError(f'{where}: {error} {note}'.rstrip()) from error
+        raise refusal(where, error, place, note) from error
     except (AttributeError, TypeError) as error:
         if all(isinstance(activation, Tensor) for activation in activations):
             raise
         raise ConfigError(
-            f'{where}: {type(loss).__name__} compares tensors, and the tap gives a tuple. Choose '
-            'an item with [i], the first is [0]'
+            f'{place}, {type(loss).__name__} compares tensors, and the tap gives a tuple',
+            key=where,
+            fix='Choose an item with [i], the first is [0].',
         ) from error
 
 
 def _class_of(where: str, config: Any, what: str) -> Any:
     if not isinstance(config, Mapping):
-        raise ConfigError(f'{where}: expected dict(type=..., ...), got {config!r}')
+        raise ConfigError(key=where, got=config, expected='dict(type=..., ...)')
     kind = config.get('type')
     cls = MODELS.get(kind) if isinstance(kind, str) else kind
     if not callable(cls):
         near = nearest(str(kind), MODELS.module_dict)
-        raise ConfigError(f'{where}.type: no {what} {kind!r}; {near}')
+        raise ConfigError(f'no such {what}; {near}', key=f'{where}.type', got=kind)
     return cls
 
 

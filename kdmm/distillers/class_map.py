@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from kdmm.errors import ConfigError, ShapeError
 from kdmm.functional.maps import full_precision, promote
 from kdmm.registry import MODELS
 
@@ -32,7 +33,7 @@ class ClassMap(nn.Module):
         ignore_index: The ignored label, filled in by the Distiller.
 
     Raises:
-        ValueError: If the length is not K_s, an index is not in range(K_t) or used twice, nothing
+        ConfigError: If the length is not K_s, an index is not in range(K_t) or used twice, nothing
             is shared, or a class is None while ``ignore_index`` is itself a class.
     """
 
@@ -47,7 +48,8 @@ class ClassMap(nn.Module):
         counts = f'the student has {student_channels} classes, the teacher {teacher_channels}'
         groups = [_group(entry, counts) for entry in classes]
         if len(groups) != student_channels:
-            raise ValueError(f'ClassMap: classes has {len(groups)} entries, but {counts}')
+            problem = f'{len(groups)} entries, but {counts}'
+            raise ConfigError(problem, key='classes', got=[*classes])
         used = [index for group in groups for index in group]
         _check_indices(used, teacher_channels, counts)
         self.shared = [k for k, group in enumerate(groups) if group]
@@ -56,7 +58,7 @@ class ClassMap(nn.Module):
         #: Whether the teacher lacks a class of the student's.
         self.absent = self.num_classes < len(groups)
         if self.absent and 0 <= ignore_index < student_channels:
-            raise ValueError(f'ClassMap: ignore_index {ignore_index} is a class: {counts}')
+            raise ConfigError(f'it is a class: {counts}', key='ignore_index', got=ignore_index)
         self._add('_of_student', self.shared)
         self._add('_of_teacher', [group[0] for group in self.groups])
         compact = {k: index for index, k in enumerate(self.shared)}
@@ -70,9 +72,11 @@ class ClassMap(nn.Module):
         """
         counts = (len(self._compact), max(map(max, self.groups)) + 1)
         if student.shape[1] != counts[0] or teacher.shape[1] < counts[1]:
-            raise ValueError(
-                f'ClassMap maps {counts[0]} classes to {counts[1]} or more, got student '
-                f'{tuple(student.shape)}, teacher {tuple(teacher.shape)}'
+            raise ShapeError(
+                f'ClassMap maps {counts[0]} classes to {counts[1]} or more',
+                'declared channels',
+                student=student,
+                teacher=teacher,
             )
         student = student.index_select(1, self._of_student) if self.absent else student
         return student, self._merge(teacher)
@@ -107,18 +111,22 @@ class ClassMap(nn.Module):
 def _group(entry: Entry, counts: str) -> list[int]:
     group = [] if entry is None else [entry] if isinstance(entry, int) else list(entry)
     if any(type(index) is not int for index in group) or (entry is not None and not group):
-        raise ValueError(
-            f'ClassMap: an entry of classes is an index, a list of indices or None, not {entry!r}: '
-            f'{counts}'
+        raise ConfigError(
+            counts,
+            key='classes',
+            got=entry,
+            expected='as an entry an index, a list of indices or None',
         )
     return group  # type: ignore[return-value]
 
 
 def _check_indices(used: Sequence[int], teacher_channels: int, counts: str) -> None:
     if not used:
-        raise ValueError(f'ClassMap: no class is shared: {counts}')
+        raise ConfigError(f'no class is shared: {counts}', key='classes')
     for index in used:
         if not 0 <= index < teacher_channels:
-            raise ValueError(f'ClassMap: class {index} is none of the teacher: {counts}')
+            problem = f'class {index} is none of the teacher: {counts}'
+            raise ConfigError(problem, key='classes', got=[*used])
         if used.count(index) > 1:
-            raise ValueError(f'ClassMap: class {index} of the teacher is used twice: {counts}')
+            problem = f'class {index} of the teacher is used twice: {counts}'
+            raise ConfigError(problem, key='classes', got=[*used])

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from kdmm.distillers.builder import build_part
 from kdmm.distillers.class_map import ClassMap
-from kdmm.errors import ConfigError
+from kdmm.distillers.refusals import refusal
+from kdmm.errors import ConfigError, ShapeError
 from kdmm.losses.base import DistillLoss
 from kdmm.registry import MODELS
 from kdmm.taps import leaves
@@ -41,8 +42,8 @@ class Resize(nn.Module):
     def __init__(self, to: str | Sequence[int] = 'teacher', align_corners: bool = False) -> None:
         super().__init__()
         if to not in ('teacher', 'student') and not _is_size(to):
-            raise ValueError(
-                f"Resize: to is 'teacher', 'student' or (h, w) in positive integers, not {to!r}"
+            raise ConfigError(
+                key='to', got=to, expected="'teacher', 'student' or (h, w) in positive integers"
             )
         self.to_size = to if isinstance(to, str) else tuple(to)
         self.align_corners = align_corners
@@ -54,8 +55,8 @@ class Resize(nn.Module):
             ValueError: If one of them is no map; with both shapes.
         """
         if student.ndim != 4 or teacher.ndim != 4:
-            shapes = f'student {tuple(student.shape)}, teacher {tuple(teacher.shape)}'
-            raise ValueError(f'Resize takes maps (B, C, h, w), got {shapes}')
+            problem = 'Resize takes maps (B, C, h, w)'
+            raise ShapeError(problem, 'form', student=student, teacher=teacher)
         ends = dict(teacher=teacher.shape[-2:], student=student.shape[-2:])
         size = ends[self.to_size] if isinstance(self.to_size, str) else self.to_size
         return self._resize(student, size), self._resize(teacher, size)
@@ -89,8 +90,8 @@ class Projection(nn.Module):
             ValueError: If the student's activation is no map; with both shapes.
         """
         if student.ndim != 4:
-            shapes = f'student {tuple(student.shape)}, teacher {tuple(teacher.shape)}'
-            raise ValueError(f'Projection takes maps (B, C, h, w), got {shapes}')
+            problem = 'Projection takes maps (B, C, h, w)'
+            raise ShapeError(problem, 'form', student=student, teacher=teacher)
         return self.conv(student), teacher
 
 
@@ -159,13 +160,15 @@ def check_classes(where: str, connector: nn.Module | None, loss: DistillLoss) ->
     if not absent:
         return
     reason = (
-        f'{where}: its ClassMap leaves out classes that the teacher does not know, whose pixels '
-        'must not be compared'
+        'its ClassMap leaves out classes that the teacher does not know, whose pixels must not be '
+        'compared'
     )
     if loss.valid_only is False:
-        raise ConfigError(f'{reason}: set valid_only=True')
+        raise ConfigError(reason, key=where, fix='Set valid_only=True.')
     if 'labels' not in loss.needs:
-        raise ConfigError(f'{reason}, but {type(loss).__name__} reads no labels and compares all')
+        raise ConfigError(
+            f'{reason}, but {type(loss).__name__} reads no labels and compares all', key=where
+        )
 
 
 def describe(connector: nn.Module | None) -> str:
@@ -193,7 +196,7 @@ def _link(
     try:
         pair = link(*pair)
     except (ValueError, RuntimeError, AttributeError) as error:
-        raise ConfigError(f'{where}: {error}') from error
+        raise refusal(where, error) from error
     if isinstance(link, ClassMap):
         facts['num_classes'] = link.num_classes
     return link, pair

@@ -150,7 +150,7 @@ class Distillation(TermedObjective):
         except UnmeasurableError as error:
             if autos:
                 raise ConfigError(
-                    f'{autos[0]}: cannot be measured, give a number ({error})'
+                    f'it cannot be measured ({error})', key=autos[0], fix='Give a number.'
                 ) from error
             self.measure = self.measure_next = False
             print_log(

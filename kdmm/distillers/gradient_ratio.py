@@ -171,8 +171,10 @@ def measure_shares(
             norms = found[term.name, part]
             if not norms.reached:
                 raise ConfigError(
-                    f"{auto.name}: the student's own loss does not depend on {term.called}, so "
-                    'there is no gradient to take a share of; give a number'
+                    f"the student's own loss does not depend on {term.called}, so there is no "
+                    'gradient to take a share of',
+                    key=auto.name,
+                    fix='Give a number.',
                 )
             auto.observe(norms.task, norms.loss)
     if not line:

@@ -106,14 +106,16 @@ class LossWeights(nn.Module):
         self.autos = nn.ModuleDict()  # their sums are state of the run
         by_part = _by_part(weight)
         if not by_part:
-            raise ConfigError(f'{where}: expected a number, or a dict of at least one part')
+            raise ConfigError(
+                key=where, got=weight, expected='a number, or a dict of at least one part'
+            )
         for part, value in by_part.items():
             key = f'{where}.{part}' if part else where
             if is_auto(value):
                 self.autos[_child(part)] = build_auto(value, key)
             elif isinstance(value, str):
                 raise ConfigError(
-                    f"{key}: expected a number, a schedule or 'auto:<share>', got {value!r}"
+                    key=key, got=value, expected="a number, a schedule or 'auto:<share>'"
                 )
             else:
                 self.schedules[part] = build_schedule(value, key)
@@ -135,7 +137,7 @@ class LossWeights(nn.Module):
         if WHOLE in self.given:
             return parts
         if parts == (WHOLE,):
-            raise ConfigError(f'{self.where}: the loss has no parts, give one number')
+            raise ConfigError('the loss has no parts', key=self.where, fix='Give one number.')
         refuse_unknown(self.where, self.given, parts)
         return tuple(part for part in parts if part in self.given)
 
@@ -212,7 +214,9 @@ def weights_by_part(weight: Any, parts: Sequence[str]) -> LossWeights:
         weight = {**dict.fromkeys(parts, 1.0), **weight}
     made = LossWeights(weight, 'kd.weight')
     if len(made.autos):
-        raise ConfigError('kd.weight: expected numbers or schedules, not a measured weight')
+        raise ConfigError(
+            key='kd.weight', got=weight, expected='numbers or schedules, not a measured weight'
+        )
     return made
 
 
@@ -220,10 +224,14 @@ def _check_sign(schedule: Schedule, value: Any, where: str) -> None:
     """Refuse what would have the student do the opposite of what the loss asks for."""
     wrong = [end for end in schedule.ends() if not 0 <= end < math.inf]
     if wrong:
-        reached = f', which reaches {wrong[0]:g}' if isinstance(value, Mapping) else ''
+        reached = f' (it reaches {wrong[0]:g})' if isinstance(value, Mapping) else ''
         raise ConfigError(
-            f'{where}: expected 0 or more, got {value!r}{reached}. A negative weight drives the '
-            'student away from what the loss compares it with; 0 leaves the term out'
+            f'a negative weight{reached} drives the student away from what the loss compares it '
+            'with',
+            key=where,
+            got=value,
+            expected='0 or more',
+            fix='0 leaves the term out.',
         )
 
 
@@ -257,8 +265,9 @@ def build_auto(value: Any, where: str) -> Auto:
     positive = isinstance(share, int | float) and 0 < share < math.inf
     if not positive or type(iterations) is not int or iterations < 1:
         raise ConfigError(
-            f'{where}: expected {_FORM}, share a positive number, iterations a positive integer, '
-            f'got {value!r}'
+            key=where,
+            got=value,
+            expected=f'{_FORM}, share a positive number, iterations a positive integer',
         )
     return Auto(where, float(share), iterations)  # type: ignore[arg-type]
 

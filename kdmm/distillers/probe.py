@@ -157,7 +157,7 @@ def checked_size(value: Any, key: str) -> Size | None:
         return None
     pair = isinstance(value, (list, tuple)) and len(value) == 2
     if not pair or not all(type(n) is int and n > 0 for n in value):
-        raise ConfigError(f'{key}: expected (height, width), two positive integers, got {value!r}')
+        raise ConfigError(key=key, got=value, expected='(height, width), two positive integers')
     return value[0], value[1]
 
 
@@ -286,22 +286,23 @@ def _in_first_mode(
     for mode, problem in problems.items():
         if isinstance(problem, DidNotRunError):
             with _kept_buffers(network):
-                raise ConfigError(f'{problem}{_inside(network, problem.module, run, mode)}')
+                raise problem.advised(_inside(network, problem.module, run, mode))
     problem = problems[MODES[0]]
     if isinstance(problem, ConfigError):
         raise problem
     shape = 'x'.join(map(str, inputs.shape))
     raise BlankImageError(
-        f'kd.probe_size: the {owner} ({type(network).__name__}) does not run on a blank image of '
-        f'{shape} ({type(problem).__name__}: {problem}). Give kd.probe_size=(height, width), the '
-        'size of its training images'
+        f'the {owner} ({type(network).__name__}) does not run on a blank image of {shape} '
+        f'({type(problem).__name__}: {problem})',
+        key='kd.probe_size',
+        fix='Give kd.probe_size=(height, width), the size of its training images.',
     ) from problem
 
 
 def _inside(
     network: nn.Module, path: str, run: Callable[[str], Any], mode: str, count: int = 3
 ) -> str:
-    """The last modules inside a silent one that ran, as the end of an error message."""
+    """Advise to tap the last modules inside a silent one that ran, if any did."""
     ran: dict[str, None] = {}
     handles = [
         part.register_forward_hook(lambda *_, name=name: ran.update({name: None}))
@@ -316,7 +317,7 @@ def _inside(
         return ''
     names = ', '.join(f'{name}.out' for name in list(ran)[-count:])
     return (
-        '. Its forward() is called directly, which the hooks of a tap do not see; tap a module '
+        'Its forward() is called directly, which the hooks of a tap do not see; tap a module '
         f'inside it that ran, for instance {names}'
     )
 

@@ -14,19 +14,25 @@ def check_section(taps: Any, losses: Any, teachers: int, measure: Any) -> None:
     """
     for key, value in dict(taps=taps, losses=losses).items():
         if not isinstance(value, Mapping) or not value:
-            raise ConfigError(f'kd.{key}: expected a dict of at least one entry: {value!r}')
+            raise ConfigError(key=f'kd.{key}', got=value, expected='a dict of at least one entry')
     if not isinstance(measure, bool):
-        raise ConfigError(f'kd.measure: expected True or False, got {measure!r}')
+        raise ConfigError(key='kd.measure', got=measure, expected='True or False')
     for name, config in losses.items():
         if not isinstance(config, Mapping) or 'type' not in config:
-            raise ConfigError(f'kd.losses.{name}: expected dict(type=..., on=...), got {config!r}')
+            raise ConfigError(
+                key=f'kd.losses.{name}', got=config, expected='dict(type=..., on=...)'
+            )
         tap_names(config.get('on'), taps, f'kd.losses.{name}.on')
         index = config.get('teacher', 0)
         if index not in range(teachers):
-            raise ConfigError(f'kd.losses.{name}.teacher: {index!r} of {teachers} teacher(s)')
+            raise ConfigError(
+                key=f'kd.losses.{name}.teacher',
+                got=index,
+                expected=f'the place of one of {teachers} teacher(s), from 0',
+            )
     unread = set(range(teachers)) - {config.get('teacher', 0) for config in losses.values()}
     if unread:
-        raise ConfigError(f'kd.teacher: no term reads teacher {min(unread)}')
+        raise ConfigError(f'no term reads teacher {min(unread)}', key='kd.teacher')
 
 
 def tap_names(on: Any, taps: Mapping[str, Any], where: str = 'on') -> tuple[str, ...]:
@@ -38,9 +44,9 @@ def tap_names(on: Any, taps: Mapping[str, Any], where: str = 'on') -> tuple[str,
     names = list(on) if isinstance(on, list | tuple) else [on]
     for name in names:
         if not isinstance(name, str) or name not in taps:
-            raise ConfigError(f'{where}: no tap {name!r}; {nearest(str(name), taps)}')
+            raise ConfigError(f'no such tap; {nearest(str(name), taps)}', key=where, got=name)
     if not names or len(set(names)) < len(names):
-        raise ConfigError(f'{where}: expected a tap or a list of different taps, got {on!r}')
+        raise ConfigError(key=where, got=on, expected='a tap or a list of different taps')
     return tuple(names)
 
 
@@ -64,7 +70,9 @@ def both_sides(name: str, path: Any) -> dict[str, str]:
         return {'student': path, 'teacher': path}
     if isinstance(path, Mapping) and set(path) == {'student', 'teacher'}:
         return dict(path)
-    raise ConfigError(f'kd.taps.{name}: expected a path or dict(student=, teacher=), got {path!r}')
+    raise ConfigError(
+        key=f'kd.taps.{name}', got=path, expected='a path or dict(student=, teacher=)'
+    )
 
 
 def list_of_teachers(teacher: Any, known: Sequence[str]) -> list[Any]:
@@ -76,6 +84,6 @@ def list_of_teachers(teacher: Any, known: Sequence[str]) -> list[Any]:
     teachers: list[Any] = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
     for options in teachers:
         if not isinstance(options, Mapping):
-            raise ConfigError(f'kd.teacher: expected a dict or a list of them, got {teacher!r}')
+            raise ConfigError(key='kd.teacher', got=teacher, expected='a dict or a list of them')
         refuse_unknown('kd.teacher', options, known)
     return teachers

@@ -96,7 +96,10 @@ def make_branches(
         )
     if classes < 2:
         raise ConfigError(
-            f'model.head.num_classes: expected 2 or more, got {classes} ({owner}): a softmax over '
-            'one class is constant, so there is nothing to learn from its logits'
+            f'of {owner}: a softmax over one class is constant, so there is nothing to learn from '
+            'its logits',
+            key='model.head.num_classes',
+            got=classes,
+            expected='2 or more',
         )
     return AuxiliaryBranches(backbone, per_class * classes, stages, checkpointing)

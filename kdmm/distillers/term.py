@@ -16,12 +16,15 @@ from kdmm.distillers.connectors import (
 )
 from kdmm.distillers.loss_weights import LossWeights, constant_weight
 from kdmm.distillers.objective import Objective
+from kdmm.distillers.refusals import refusal
 from kdmm.distillers.section import tap_names
 from kdmm.errors import ConfigError, refuse_unknown
 from kdmm.losses.base import WHOLE, DistillLoss
 from kdmm.schedules import Progress
 from kdmm.taps import Calls, trained
 from kdmm.utils.tables import plain
+
+_PIPELINE = 'train_dataloader.dataset.pipeline'
 
 
 def labels(samples: Sequence[Any]) -> Tensor:
@@ -32,7 +35,9 @@ def labels(samples: Sequence[Any]) -> Tensor:
         return torch.cat([sample.gt_label for sample in samples]).long()
     raise ConfigError(
         "a loss in kd.losses needs 'labels', but the data samples carry neither gt_sem_seg nor "
-        'gt_label: does the training pipeline load annotations?'
+        'gt_label',
+        key=_PIPELINE,
+        fix='Does the training pipeline load annotations?',
     )
 
 
@@ -41,9 +46,10 @@ def sample_ids(samples: Sequence[Any]) -> Tensor:
     if samples and all(getattr(sample, 'sample_idx', None) is not None for sample in samples):
         return torch.tensor([int(sample.sample_idx) for sample in samples])
     raise ConfigError(
-        "a loss in kd.losses needs 'sample_ids', but the data samples carry no sample_idx: has the "
-        "pipeline's last transform (PackInputs) meta_keys without 'sample_idx'? Add it to them; "
-        "data sets that derive from MMEngine's BaseDataset give it"
+        "a loss in kd.losses needs 'sample_ids', but the data samples carry no sample_idx",
+        key=_PIPELINE,
+        fix="Has its last transform (PackInputs) meta_keys without 'sample_idx'? Add it to them; "
+        "data sets that derive from MMEngine's BaseDataset give it.",
     )
 
 
@@ -54,8 +60,9 @@ def keypoint_weights(samples: Sequence[Any]) -> Tensor:
         return torch.cat([torch.as_tensor(weights) for weights in found]).float()
     raise ConfigError(
         "a loss in kd.losses needs 'keypoint_weights', but the data samples carry no "
-        "gt_instance_labels.keypoint_weights: does the training pipeline have MMPose's "
-        'GenerateTarget before PackPoseInputs?'
+        'gt_instance_labels.keypoint_weights',
+        key=_PIPELINE,
+        fix="Does it have MMPose's GenerateTarget before PackPoseInputs?",
     )
 
 
@@ -155,7 +162,7 @@ class WeightedLoss(nn.Module):
         try:
             value = self.loss(*activations, **context)
         except ValueError as error:  # shapes, label values: the loss does not know its key
-            raise ConfigError(f'{self.where} on {self.called}: {error}') from error
+            raise refusal(self.where, error, f'on {self.called}') from error
         values = {WHOLE: value} if isinstance(value, Tensor) else dict(value)
         if values.keys() != set(self.loss.parts):
             raise ConfigError(
@@ -255,10 +262,11 @@ class Term(WeightedLoss):
         levels = self._levels(student, teacher)
         if len(levels) != self.calls:
             raise ConfigError(
-                f'{self.where}: {self.called} runs {len(levels)} time(s) in training and '
-                f'{self.calls} time(s) when the model is built. A module that runs once an image '
-                'cannot be tapped; of one that runs once a level choose a call with #k, the first '
-                'is #1'
+                f'{self.called} runs {len(levels)} time(s) in training and {self.calls} time(s) '
+                'when the model is built',
+                key=f'{self.where}.on',
+                fix='A module that runs once an image cannot be tapped; of one that runs once a '
+                'level choose a call with #k, the first is #1.',
             )
         if self.connector is not None and 'labels' in context:
             for link in class_maps(self.connector):
@@ -281,18 +289,22 @@ class Term(WeightedLoss):
             for tap, *sides in zip(self.taps, student, teacher, strict=True):
                 if any(isinstance(side, Calls) for side in sides):
                     raise ConfigError(
-                        f'{self.where}.on: tap {tap!r} is a module that runs several times, which '
-                        'a term on several taps does not take. Name taps that choose a call with '
-                        '#k, the first is #1'
+                        'it is a module that runs several times, which a term on several taps does '
+                        'not take',
+                        key=f'{self.where}.on',
+                        got=tap,
+                        fix='Name taps that choose a call with #k, the first is #1.',
                     )
             return [(student, teacher)]
         counts = [len(x) if isinstance(x, Calls) else 1 for x in (student, teacher)]
         if counts[0] != counts[1]:
             raise ConfigError(
-                f'{self.where}: the module of {self.called} runs {counts[0]} time(s) in the '
-                f'student and {counts[1]} time(s) in the teacher. A module that runs once an image '
-                'cannot be tapped; of one that runs once a level choose calls with #k, the first '
-                'is #1: dict(student=..., teacher=...) in kd.taps'
+                f'the module of {self.called} runs {counts[0]} time(s) in the student and '
+                f'{counts[1]} time(s) in the teacher',
+                key=f'{self.where}.on',
+                fix='A module that runs once an image cannot be tapped; of one that runs once a '
+                'level choose calls with #k, the first is #1: dict(student=..., teacher=...) in '
+                'kd.taps.',
             )
         return list(zip(student, teacher, strict=True)) if counts[0] > 1 else [(student, teacher)]
 
@@ -304,18 +316,19 @@ class Term(WeightedLoss):
         """
         if self.calls > 1 and (self.loss.stateful or self.loss.one_activation):
             raise ConfigError(
-                f'{self.where}: {self.called} runs {self.calls} times, and '
-                f'{type(self.loss).__name__} keeps a memory of one activation a step. Choose a '
-                'call with #k, the first is #1'
+                f'{self.called} runs {self.calls} times, and {type(self.loss).__name__} keeps a '
+                'memory of one activation a step',
+                key=f'{self.where}.on',
+                fix='Choose a call with #k, the first is #1.',
             )
         for number, level in enumerate(levels, start=1):
             call = f', call #{number}' * (self.calls > 1)
-            where = f'{self.where} on {self.called}{call}'
+            place = f'on {self.called}{call}'
             try:
                 bridged = self._bridge(*level)
             except (ValueError, RuntimeError, AttributeError) as error:
-                raise ConfigError(f'{where}: {error} {note}'.rstrip()) from error
-            check_shapes(where, self.loss, bridged, note)
+                raise refusal(self.where, error, place, note) from error
+            check_shapes(self.where, place, self.loss, bridged, note)
 
 
 class TermedObjective(Objective):
@@ -342,7 +355,10 @@ class TermedObjective(Objective):
     def see_loader(self, loader: Any) -> None:
         """Show the training data to all losses."""
         for term in self._weighted():
-            term.loss.see_dataset(loader.dataset)
+            try:
+                term.loss.see_dataset(loader.dataset)
+            except ConfigError as error:
+                raise refusal(term.where, error) from error
 
     def after_step(self) -> None:
         """Let all losses train or write what is their own."""

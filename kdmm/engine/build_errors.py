@@ -24,7 +24,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
 from kdmm.config import is_wrapper
-from kdmm.errors import ConfigError, nearest, refuse_unknown
+from kdmm.errors import ConfigError, nearest, refuse_unknown, rewrapped
 
 #: Errors of registries, and of classes with wrong arguments.
 MISTAKES = (
@@ -48,7 +48,6 @@ PARAMWISE = (
 #: they found.
 _SOUGHT = ('obj_type', 'scheduler_type', 'layer_type', 'padding_type')
 _FOUND = ('obj_cls', 'scheduler_cls', 'norm_layer', 'conv_layer', 'padding_layer', 'plugin_layer')
-_WRAPPED = re.compile(r'class `\w+` in \S+: ')
 
 
 @contextmanager
@@ -153,9 +152,10 @@ def _unwind(error: BaseException) -> tuple[BaseException, list[Step], Step]:
             last, trace = _step(trace.tb_frame), trace.tb_next
             if last.config is not None:
                 steps.append(last)
-        if error.__context__ is None or not _WRAPPED.match(str(error).strip('"\'')):
+        first = rewrapped(error)
+        if first is None:
             return error, steps, last
-        error = error.__context__
+        error = first
 
 
 def _step(frame: FrameType) -> Step:

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from kdmm.errors import ShapeError
+
 _uneven = False
 
 
@@ -67,9 +69,9 @@ def _rows_of_ranks(x: Tensor) -> list[int]:
     dist.all_gather(shapes, own)
     found = torch.stack(shapes).tolist()
     if any(shape[1:] != found[0][1:] for shape in found):
-        raise ValueError(
-            f'what is gathered from all ranks must be of one shape but for dim 0, got {found}: '
-            "crop the training images to one size, or choose scope='local' where a loss has it"
+        raise ShapeError(
+            f'what is gathered from all ranks must be of one shape but for dim 0, got {found}',
+            'ranks',
         )
     return [shape[0] for shape in found]
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdmm.errors import ShapeError
+
 from .maps import full_precision, promote
 
 
@@ -52,9 +54,10 @@ def contrast_logits(embeddings: Tensor, tau: float = 0.1) -> Tensor:
         ValueError: If the embeddings are not (N, B, D) or ``tau`` is not positive.
     """
     if embeddings.dim() != 3:
-        raise ValueError(
-            f'embeddings must be stacked as (networks, batch, channels), got shape '
-            f'{tuple(embeddings.shape)}'
+        raise ShapeError(
+            'embeddings must be stacked as (networks, batch, channels)',
+            'form',
+            embeddings=embeddings,
         )
     if not tau > 0:
         raise ValueError(f'tau must be positive, got {tau!r}')

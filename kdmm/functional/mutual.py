@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kdmm.errors import ShapeError
+
 from .contrast import contrast_logits, same_class, supervised_contrast
 from .maps import full_precision, promote
 
@@ -160,9 +162,11 @@ def mutual_contrast(
             not positive.
     """
     if labels.shape != embeddings.shape[1:2]:
-        raise ValueError(
-            f'labels must be one class an image, got shape {tuple(labels.shape)} for embeddings '
-            f'{tuple(embeddings.shape)} (networks, batch, channels)'
+        raise ShapeError(
+            'labels must be one class an image, (B,), of embeddings (N, B, D)',
+            'labels',
+            labels=labels,
+            embeddings=embeddings,
         )
     if not temperature > 0:
         raise ValueError(f'temperature must be positive, got {temperature!r}')

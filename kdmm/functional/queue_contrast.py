@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from kdmm.errors import ShapeError
+
 from .bank_contrast import own_and_others
 from .maps import full_precision, promote
 from .mutual import MutualContrast, mutual_soft
@@ -29,9 +31,12 @@ def queue_logits(queries: Tensor, keys: Tensor, queues: Tensor, tau: float = 0.0
         or queues.ndim != 3
         or queues[:, 0].shape != queries[:, 0].shape
     ):
-        raise ValueError(
-            'expected queries and keys (N, B, D) and queues (N, M, D), got '
-            f'{tuple(queries.shape)}, {tuple(keys.shape)} and {tuple(queues.shape)}'
+        raise ShapeError(
+            'queries and keys must be (N, B, D) and queues (N, M, D)',
+            'form',
+            queries=queries,
+            keys=keys,
+            queues=queues,
         )
     if not tau > 0:
         raise ValueError(f'tau must be positive, got {tau!r}')

@@ -25,8 +25,7 @@ def rotations(images: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     if height != width:
         raise ValueError(
-            f'the rotation task needs square images, got {height}x{width}: crop or resize to a '
-            'square in the training pipeline'
+            f'the rotation task needs square images, got {height}x{width}: crop or resize them'
         )
     views = [torch.rot90(images, turns, (-2, -1)) for turns in range(ROTATIONS)]
     return torch.stack(views, 1).flatten(0, 1)  # (B, 4, C, S, S) -> (4B, C, S, S)

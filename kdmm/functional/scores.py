@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdmm.errors import ShapeError
+
 from .blocks import block_elements, blocks
 from .maps import full_precision, promote
 
@@ -39,9 +41,12 @@ def bank_scores(anchors: Tensor, banks: Tensor, index: Tensor, whole: bool | Non
         or anchors.shape[1] != len(index)
         or anchors.shape[2] != banks.shape[2]
     ):
-        raise ValueError(
-            'expected anchors (J, B, D), banks (I, n, D) and an index (B, M), got '
-            f'{tuple(anchors.shape)}, {tuple(banks.shape)} and {tuple(index.shape)}'
+        raise ShapeError(
+            'anchors must be (J, B, D), banks (I, n, D) and the index (B, M)',
+            'form',
+            anchors=anchors,
+            banks=banks,
+            index=index,
         )
     if whole is None:
         whole = anchors.device.type == 'cpu' and banks.shape[1] <= _ROWS_PER_DRAWN * index.shape[1]

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from kdmm.errors import ShapeError
+
 from ..functional import distributed, hinge_discriminator, hinge_generator
 from ..registry import MODELS
 from .base import Batch, DistillLoss, OwnedOptimizer
@@ -50,7 +52,7 @@ class AdversarialLoss(DistillLoss):
         norm_cfg: dict[str, Any] | str | None = 'auto',
     ) -> None:
         super().__init__()
-        check_positive('AdversarialLoss', d_weight=d_weight, lr=lr)  # else D would never learn
+        check_positive(d_weight=d_weight, lr=lr)  # else D would never learn
         self.channels = (student_channels, student_channels)
         self.d_weight, self.lr = d_weight, lr
         self.discriminator = Discriminator(student_channels, width, norm_cfg)
@@ -69,11 +71,13 @@ class AdversarialLoss(DistillLoss):
         check_maps('AdversarialLoss', student, teacher, channels=True)
         check_channels('AdversarialLoss', student, teacher, self.channels)
         if too_small(student.shape):
-            raise ValueError(
+            raise ShapeError(
                 'AdversarialLoss: the discriminator needs logits of at least '
-                f'{Discriminator.min_side} x {Discriminator.min_side}, got student '
-                f'{tuple(student.shape)}, teacher {tuple(teacher.shape)}. Train on larger crops '
-                '(at stride 8 of 512 x 512) or leave this term out'
+                f'{Discriminator.min_side} x {Discriminator.min_side}',
+                'small',
+                'Give larger maps.',
+                student=student,
+                teacher=teacher,
             )
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor
 from ..functional import attention_transfer
 from ..registry import MODELS
 from .base import DistillLoss
-from .checks import check_maps, check_positions
+from .checks import check_choice, check_maps, check_positions
 
 
 @MODELS.register_module()
@@ -22,8 +22,7 @@ class ATLoss(DistillLoss):
 
     def __init__(self, reduction: str = 'mean') -> None:
         super().__init__()
-        if reduction not in ('mean', 'image'):
-            raise ValueError(f"ATLoss: reduction is 'mean' or 'image', not {reduction!r}")
+        check_choice('reduction', reduction, ('mean', 'image'))
         self.reduction = reduction
 
     def check(self, student: Tensor, teacher: Tensor) -> None:

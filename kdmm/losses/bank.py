@@ -10,6 +10,7 @@ from kdmm.errors import ConfigError
 
 from ..memory import InstanceBank, SampleRows
 from .base import Batch, DistillLoss
+from .checks import check_choice
 
 _DTYPES = ('float16', 'bfloat16', 'float32', 'float64')
 
@@ -30,8 +31,7 @@ class BankLoss(DistillLoss):
         seed: Of the banks' start and of the draws.
 
     Raises:
-        ValueError: If an argument is out of range.
-        ConfigError: If there is no memory for the banks.
+        ConfigError: If an argument is out of range, or there is no memory for the banks.
     """
 
     needs = ('labels', 'sample_ids')
@@ -48,12 +48,11 @@ class BankLoss(DistillLoss):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        if dtype not in _DTYPES:
-            raise ValueError(f'{name}: dtype must be one of {_DTYPES}, got {dtype!r}')
+        check_choice('dtype', dtype, _DTYPES)
         self.bank = InstanceBank(
             networks, num_samples, dim, momentum, getattr(torch, dtype), seed, name
         )
-        self.samples = SampleRows(name)
+        self.samples = SampleRows()
 
     def memory_bytes(self) -> int:
         """Return the memory of the banks."""
@@ -65,14 +64,13 @@ class BankLoss(DistillLoss):
         Raises:
             ConfigError: If its images are not ``num_samples`` different ones with one class each.
         """
-        name = type(self).__name__
-        ids, labels = read_sample_ids(dataset, name), read_labels(dataset, name)
+        ids, labels = read_sample_ids(dataset, ''), read_labels(dataset, '')
         self.samples.fill(torch.from_numpy(ids), torch.from_numpy(labels))
         expected, found = self.bank.rows.shape[1], len(self.samples)
         if found != expected:
             raise ConfigError(
                 f'the training set has {found} different images',
-                key=f'{name}.num_samples',
+                key='num_samples',
                 got=expected,
                 fix=f'Set num_samples={found}.',
             )

@@ -1,10 +1,13 @@
-"""Checks that all losses share."""
+"""What every loss refuses, in one wording."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from kdmm.errors import ConfigError, ShapeError
 
 from ..functional import check_labels
 
@@ -13,33 +16,34 @@ def check_maps(name: str, student: Tensor, teacher: Tensor, channels: bool = Fal
     """Refuse maps that are not (B, C, h, w) or differ in B, h, w (and C if asked).
 
     Raises:
-        ValueError: With both shapes.
+        ShapeError: With both shapes.
     """
-    shapes = f'student {tuple(student.shape)}, teacher {tuple(teacher.shape)}'
+    pair: dict[str, Any] = dict(student=student, teacher=teacher)
     if student.ndim != 4 or teacher.ndim != 4:
-        raise ValueError(f'{name} takes maps (B, C, h, w), got {shapes}')
+        raise ShapeError(f'{name} takes maps (B, C, h, w)', 'form', **pair)
     if student.shape[0] != teacher.shape[0]:
-        raise ValueError(f'{name}: the numbers of images differ: {shapes}')
+        raise ShapeError(f'{name}: the numbers of images differ', 'images', **pair)
     if student.shape[2:] != teacher.shape[2:]:
-        raise ValueError(
-            f'{name}: the resolutions differ: {shapes}. Declare a resize connector on this tap, '
-            'or tap layers of the same stride'
-        )
+        fix = 'Resize one of them.'
+        raise ShapeError(f'{name}: the resolutions differ', 'resolution', fix, **pair)
     if channels and student.shape[1] != teacher.shape[1]:
-        raise ValueError(f'{name}: the numbers of classes differ: {shapes}')
+        fix = 'Compare the classes that both have.'
+        raise ShapeError(f'{name}: the numbers of classes differ', 'classes', fix, **pair)
 
 
 def check_same_channels(name: str, student: Tensor, teacher: Tensor) -> None:
     """Refuse maps that differ in their number of channels.
 
     Raises:
-        ValueError: With both shapes and what to declare.
+        ShapeError: With both shapes.
     """
     if student.shape[1] != teacher.shape[1]:
-        raise ValueError(
-            f'{name}: the numbers of channels differ: student {tuple(student.shape)}, teacher '
-            f"{tuple(teacher.shape)}. Declare connector=dict(type='Projection', bias=False) on "
-            'features; logits need the same classes (ClassMap)'
+        raise ShapeError(
+            f'{name}: the numbers of channels differ',
+            'channels',
+            "Project the student's to the teacher's; of logits compare the classes that both have.",
+            student=student,
+            teacher=teacher,
         )
 
 
@@ -47,13 +51,14 @@ def check_channels(name: str, student: Tensor, teacher: Tensor, expected: tuple[
     """Refuse maps whose channels are not those the loss was built for.
 
     Raises:
-        ValueError: With both shapes and both numbers.
+        ShapeError: With both shapes and both numbers.
     """
     if (student.shape[1], teacher.shape[1]) != expected:
-        raise ValueError(
-            f'{name} was built with student_channels={expected[0]}, '
-            f'teacher_channels={expected[1]}, got student {tuple(student.shape)}, '
-            f'teacher {tuple(teacher.shape)}'
+        raise ShapeError(
+            f'{name} was built with student_channels={expected[0]}, teacher_channels={expected[1]}',
+            'declared channels',
+            student=student,
+            teacher=teacher,
         )
 
 
@@ -65,16 +70,19 @@ def check_positions(
     A distribution over one position, or a vector over space of unit length, is a constant.
 
     Raises:
-        ValueError: With both shapes and what to do.
+        ShapeError: With both shapes.
     """
     if student.shape[2] > window[0] or student.shape[3] > window[1]:
         return
-    pooled = '' if max(window) == 1 else f' in the {window[0]} x {window[1]} windows of its pooling'
-    less = '' if max(window) == 1 else ', pool less'
-    raise ValueError(
+    pools = max(window) > 1
+    place = f' in the {window[0]} x {window[1]} windows of its pooling' if pools else ''
+    raise ShapeError(
         f'{name} compares the positions of a map with each other, but the maps have one pixel'
-        f'{pooled}, whatever the student does: student {tuple(student.shape)}, teacher '
-        f'{tuple(teacher.shape)}. Tap a layer of larger maps{less}, or train on larger images'
+        f'{place}, whatever the student does',
+        'one window' if pools else 'one pixel',
+        'Give larger maps, or pool less.' if pools else 'Give larger maps.',
+        student=student,
+        teacher=teacher,
     )
 
 
@@ -88,54 +96,64 @@ def check_directions(name: str, student: Tensor, teacher: Tensor, channels: int)
         channels: Of the student's vectors, where they are scaled.
 
     Raises:
-        ValueError: With both shapes and what to do.
+        ShapeError: With both shapes.
     """
     if channels == 1:
-        raise ValueError(
+        raise ShapeError(
             f'{name} compares directions of feature vectors, but with one channel nothing is left '
-            f'of a vector but its sign: student {tuple(student.shape)}, teacher '
-            f'{tuple(teacher.shape)}. Tap features of several channels'
+            'of a vector but its sign',
+            'one channel',
+            'Give features of several channels.',
+            student=student,
+            teacher=teacher,
         )
 
 
-def check_positive(name: str, **values: float) -> None:
-    """Refuse temperatures that are not positive numbers.
+def check_positive(**values: float) -> None:
+    """Refuse arguments, temperatures mostly, that are not positive numbers.
 
     Raises:
-        ValueError: With the argument and its value.
+        ConfigError: With the argument and its value.
     """
     for key, value in values.items():
         if not 0 < value < math.inf:
-            raise ValueError(f'{name}: {key} must be a positive number, got {value!r}')
+            raise ConfigError(key=key, got=value, expected='a positive number')
+
+
+def check_choice(key: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse an argument that is none of ``choices``.
+
+    Raises:
+        ConfigError: With the argument, its value and the choices.
+    """
+    if value not in choices:
+        *most, last = map(repr, choices)
+        raise ConfigError(key=key, got=value, expected=f'{", ".join(most)} or {last}')
 
 
 def check_label_map(name: str, labels: Tensor | None, student: Tensor) -> Tensor:
     """Refuse labels that are missing or not (B, H, W) for the student's images.
 
     Raises:
-        ValueError: With both shapes.
+        ShapeError: With both shapes.
     """
     if labels is None:
-        raise ValueError(f'{name} needs labels (B, H, W), and none were given')
+        raise ShapeError(f'{name} needs labels (B, H, W), and none were given', 'labels')
     if labels.ndim != 3 or labels.shape[0] != student.shape[0]:
-        raise ValueError(
-            f'{name} takes labels (B, H, W), got {tuple(labels.shape)} for student features '
-            f'{tuple(student.shape)}'
-        )
+        raise ShapeError(f'{name} takes labels (B, H, W)', 'labels', student=student, labels=labels)
     return labels
 
 
 def as_queue_dtype(name: str | torch.dtype) -> torch.dtype:
-    """The torch dtype that a config names.
+    """Return the torch dtype that a config names.
 
     Raises:
-        ValueError: If it is not a floating type.
+        ConfigError: If it is not a floating type.
     """
     dtype = name if isinstance(name, torch.dtype) else getattr(torch, name, None)
     if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        raise ValueError(
-            f"queue_dtype is 'float16', 'bfloat16', 'float32' or 'float64', not {name!r}"
-        )
+        expected = "'float16', 'bfloat16', 'float32' or 'float64'"
+        raise ConfigError(key='queue_dtype', got=name, expected=expected)
     return dtype
 
 

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdmm.errors import ConfigError
+
 from ..functional import (
     map_to_rows,
     normalize_rows,
@@ -23,6 +25,7 @@ from .checks import (
     LabelGuard,
     as_queue_dtype,
     check_channels,
+    check_choice,
     check_directions,
     check_label_map,
     check_maps,
@@ -61,9 +64,8 @@ class CIRKDMiniBatchLoss(DistillLoss):
         ignore_index: int = 255,
     ) -> None:
         super().__init__()
-        if scope not in ('local', 'global'):
-            raise ValueError(f"CIRKDMiniBatchLoss: scope is 'local' or 'global', not {scope!r}")
-        check_positive('CIRKDMiniBatchLoss', tau=tau)
+        check_choice('scope', scope, ('local', 'global'))
+        check_positive(tau=tau)
         self.tau, self.pool, self.chunk, self.scope = tau, pool, chunk, scope
         self.valid_only, self.ignore_index = valid_only, ignore_index
         self.needs = ('labels',) if valid_only else ()
@@ -153,11 +155,9 @@ class CIRKDMemoryLoss(LabelGuard, DistillLoss):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if denominator not in ('local', 'global'):
-            raise ValueError(
-                f"CIRKDMemoryLoss: denominator is 'local' or 'global', not {denominator!r}"
-            )
-        check_positive('CIRKDMemoryLoss', tau=tau, temperature=temperature)
+        check_choice('queue', queue, ('class', 'legacy'))
+        check_choice('denominator', denominator, ('local', 'global'))
+        check_positive(tau=tau, temperature=temperature)
         self.channels = (student_channels, teacher_channels)
         self.num_classes, self.ignore_index, self.chunk = num_classes, ignore_index, chunk
         self.tau, self.temperature, self.denominator = tau, temperature, denominator
@@ -166,10 +166,12 @@ class CIRKDMemoryLoss(LabelGuard, DistillLoss):
             ('pixel', 'region'), self.keys_per_class, (pixel_size, region_size), strict=True
         ):
             if num_classes * min(drawn, size) == 1:
-                raise ValueError(
-                    f'CIRKDMemoryLoss: with one class, {kind}_size={size} and {kind}_keys of 1 a '
-                    'step there is one key, to which all similarities are alike. Give it at least '
-                    f'{kind}_size=2 and {kind}_keys=1'
+                raise ConfigError(
+                    f'with one class, {drawn} of {kind}_keys a step and this size there is one '
+                    'key, to which all similarities are alike',
+                    key=f'{kind}_size',
+                    got=size,
+                    fix=f'Give at least {kind}_size=2 and {kind}_keys=1.',
                 )
         self.projector = build_projector(student_channels, teacher_channels, norm_cfg)
         dtype = as_queue_dtype(queue_dtype)

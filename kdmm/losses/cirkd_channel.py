@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdmm.errors import ConfigError, ShapeError
+
 from ..functional import channel_mse, channel_relation_kl, channel_rows, pool_ceil
 from ..functional.relation import memory_kl
 from ..memory import RowQueue
@@ -63,7 +65,7 @@ class CIRKDChannelLoss(DistillLoss):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_positive('CIRKDChannelLoss', tau=tau)
+        check_positive(tau=tau)
         # the softmax over one remembered channel is a constant
         for name, value, least in (
             ('pool', pool, 1),
@@ -71,7 +73,7 @@ class CIRKDChannelLoss(DistillLoss):
             ('queue_size', queue_size, 2),
         ):
             if value < least:
-                raise ValueError(f'CIRKDChannelLoss: {name} must be at least {least}, got {value}')
+                raise ConfigError(key=name, got=value, expected=f'at least {least}')
         self.channels = (student_channels, teacher_channels)
         self.tau, self.pool, self.keys, self.chunk = tau, pool, keys, chunk
         self.projector = build_projector(student_channels, teacher_channels, norm_cfg)
@@ -92,18 +94,23 @@ class CIRKDChannelLoss(DistillLoss):
         check_maps('CIRKDChannelLoss', student, teacher)
         check_channels('CIRKDChannelLoss', student, teacher, self.channels)
         if teacher.shape[1] == 1:
-            raise ValueError(
-                'CIRKDChannelLoss compares channels with each other, but the teacher has one: '
-                f'student {tuple(student.shape)}, teacher {tuple(teacher.shape)}. Tap features of '
-                'several channels'
+            raise ShapeError(
+                'CIRKDChannelLoss compares channels with each other, but the teacher has one',
+                'one channel',
+                'Give features of several channels.',
+                student=student,
+                teacher=teacher,
             )
         check_positions('CIRKDChannelLoss', student, teacher, (self.pool, self.pool))
         height, width = (-(-side // self.pool) for side in teacher.shape[2:])
-        try:
-            self.queue.check(height * width)
-        except ValueError as error:
-            shape = f'{tuple(teacher.shape)}, pooled to {height} x {width}'
-            raise ValueError(f'CIRKDChannelLoss: teacher {shape}: {error}') from error
+        if self.queue.length not in (0, height * width):
+            raise ShapeError(
+                f'CIRKDChannelLoss: the queue holds rows of length {self.queue.length}, and the '
+                f'maps are pooled to {height} x {width}',
+                'row length',
+                student=student,
+                teacher=teacher,
+            )
 
     def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         """Features (B, C_s, h, w) and (B, C_t, h, w) -> parts batch, mse and memory.

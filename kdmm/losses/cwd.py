@@ -2,11 +2,13 @@
 
 from torch import Tensor
 
+from kdmm.errors import ConfigError
+
 from ..functional.divergence import channel_kl
 from ..registry import MODELS
 from ..renamed import renamed
 from .base import DistillLoss
-from .checks import check_maps, check_positions, check_positive, check_same_channels
+from .checks import check_choice, check_maps, check_positions, check_positive, check_same_channels
 
 
 @MODELS.register_module()
@@ -35,19 +37,22 @@ class CWDLoss(DistillLoss):
         tap_channels: int | None = None,
     ) -> None:
         super().__init__()
-        check_positive('CWDLoss', temperature=temperature)
-        if normalizer not in ('compared', 'student'):
-            raise ValueError(f"CWDLoss: normalizer is 'compared' or 'student', not {normalizer!r}")
+        check_positive(temperature=temperature)
+        check_choice('normalizer', normalizer, ('compared', 'student'))
         if normalizer == 'student' and not tap_channels:
-            raise ValueError("CWDLoss: normalizer='student' needs tap_channels")
+            raise ConfigError(
+                key='tap_channels',
+                got=tap_channels,
+                expected="the channels of the student's tap, for normalizer='student'",
+            )
         self.temperature, self.normalizer, self.tap_channels = temperature, normalizer, tap_channels
 
     def check(self, student: Tensor, teacher: Tensor) -> None:
         """Refuse maps that are not both (B, C, h, w).
 
         Raises:
-            ValueError: With both shapes, and the connector to declare; or if the maps are of one
-                pixel, whose softmax over space is constant.
+            ShapeError: With both shapes; or if the maps are of one pixel, whose softmax over space
+                is constant.
         """
         check_maps('CWDLoss', student, teacher)
         check_same_channels('CWDLoss', student, teacher)

@@ -1,15 +1,18 @@
 """Double similarity distillation: two independent losses."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
+
+from kdmm.errors import ShapeError
 
 from ..functional import path_differences
 from ..functional.correlation import class_correlation_mse
 from ..registry import MODELS
 from ..renamed import renamed
 from .base import DistillLoss
-from .checks import check_maps, check_positions, check_positive
+from .checks import check_choice, check_maps, check_positions, check_positive
 
 
 @MODELS.register_module()
@@ -31,8 +34,7 @@ class PSDLoss(DistillLoss):
 
     def __init__(self, reduction: str = 'mean') -> None:
         super().__init__()
-        if reduction not in ('mean', 'image'):
-            raise ValueError(f"PSDLoss: reduction is 'mean' or 'image', not {reduction!r}")
+        check_choice('reduction', reduction, ('mean', 'image'))
         self.reduction = reduction
 
     def check(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
@@ -44,17 +46,29 @@ class PSDLoss(DistillLoss):
                 unit attention is constant.
         """
         if isinstance(student, Tensor) or isinstance(teacher, Tensor):
-            raise ValueError("PSDLoss compares layers: give it several taps, on=['a', 'b', ...]")
-        counts = f'student {_shapes(student)}, teacher {_shapes(teacher)}'
+            raise ShapeError(
+                'PSDLoss compares layers, so it takes a sequence of maps',
+                'layers',
+                student=student,
+                teacher=teacher,
+            )
+        pair: dict[str, Any] = dict(student=student, teacher=teacher)
         if len(student) != len(teacher):
-            raise ValueError(f'PSDLoss: the numbers of maps differ: {counts}')
+            raise ShapeError('PSDLoss: the numbers of maps differ', 'form', **pair)
         if len(student) < 2:
-            raise ValueError(f'PSDLoss compares layers, so it takes at least two maps: {counts}')
-        for side, maps in (('student', student), ('teacher', teacher)):
+            raise ShapeError(
+                'PSDLoss compares layers, so it takes two maps or more', 'layers', **pair
+            )
+        for side, maps in pair.items():
             if len({id(x) for x in maps}) < len(maps):
-                raise ValueError(f'PSDLoss: the {side} gives one map twice: {counts}')
+                raise ShapeError(f'PSDLoss: the {side} gives one map twice', 'layers', **pair)
             if len({x.shape[2:] for x in maps}) > 1:
-                raise ValueError(f'PSDLoss: the resolutions of the {side} differ: {counts}')
+                raise ShapeError(
+                    f'PSDLoss: the resolutions of the {side} differ',
+                    'form',
+                    'Give layers of one stride.',
+                    **pair,
+                )
         for mine, theirs in zip(student, teacher, strict=True):
             check_maps('PSDLoss', mine, theirs)
             check_positions('PSDLoss', mine, theirs)
@@ -85,7 +99,7 @@ class CSDLoss(DistillLoss):
 
     def __init__(self, temperature: float = 4.0, pool: int = 2) -> None:
         super().__init__()
-        check_positive('CSDLoss', temperature=temperature)
+        check_positive(temperature=temperature)
         self.temperature, self.pool = temperature, pool
 
     def check(self, student: Tensor, teacher: Tensor) -> None:
@@ -97,10 +111,13 @@ class CSDLoss(DistillLoss):
         """
         check_maps('CSDLoss', student, teacher, channels=True)
         if student.shape[1] == 1:
-            raise ValueError(
+            raise ShapeError(
                 'CSDLoss compares how classes correlate with each other, but the logits have one '
-                f'class: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}. Tap '
-                'logits of two classes or more'
+                'class',
+                'one class',
+                'Give logits of two classes or more.',
+                student=student,
+                teacher=teacher,
             )
         check_positions('CSDLoss', student, teacher, (self.pool, self.pool))
 
@@ -112,7 +129,3 @@ class CSDLoss(DistillLoss):
         """
         self.check(student, teacher)
         return class_correlation_mse(student, teacher, self.temperature, self.pool)
-
-
-def _shapes(maps: Sequence[Tensor]) -> list[tuple[int, ...]]:
-    return [tuple(x.shape) for x in maps]

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from kdmm.errors import ConfigError, ShapeError
+
 from ..functional import normalize_rows
 
 
@@ -22,8 +24,11 @@ class EmbeddingHeads(nn.Module):
     def __init__(self, channels: Sequence[int], dim: int = 128) -> None:
         super().__init__()
         if dim < 2:
-            raise ValueError(
-                f'dim: embeddings of unit length need 2 channels or more to differ, got {dim!r}'
+            raise ConfigError(
+                'for embeddings of unit length to differ',
+                key='dim',
+                got=dim,
+                expected='2 channels or more',
             )
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(width, dim), nn.ReLU(inplace=True), nn.Linear(dim, dim))
@@ -47,9 +52,10 @@ def check_pooled(features: Sequence[Tensor]) -> None:
     Raises:
         ValueError: If a network's features are not (B, channels).
     """
-    shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in features]
-    if any(isinstance(shape, str) or len(shape) != 2 for shape in shapes):
-        raise ValueError(
-            f'embeddings are made of pooled features (B, channels), got {shapes}: tap what the '
-            "classifier reads, for MMPretrain 'head.fc.in'"
+    if any(not isinstance(x, Tensor) or x.ndim != 2 for x in features):
+        raise ShapeError(
+            'embeddings are made of pooled features (B, channels)',
+            'unpooled',
+            'Give what a classifier reads.',
+            peers=features,
         )

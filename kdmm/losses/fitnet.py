@@ -31,7 +31,7 @@ class FitNetLoss(DistillLoss):
         """Refuse features that are not both (B, C_t, h, w).
 
         Raises:
-            ValueError: With both shapes, and the connector to declare.
+            ShapeError: With both shapes.
         """
         check_maps('FitNetLoss', student, teacher)
         check_same_channels('FitNetLoss', student, teacher)

@@ -1,13 +1,17 @@
 """Logit distillation: of classes that exclude each other, and of those that do not."""
 
+from typing import Any
+
 from torch import Tensor
+
+from kdmm.errors import ConfigError, ShapeError
 
 from ..functional import promote, resize_labels
 from ..functional.divergence import binary_kl_divergence, kl_divergence
 from ..registry import MODELS
 from ..renamed import renamed
 from .base import DistillLoss
-from .checks import check_label_map, check_maps, check_positive
+from .checks import check_choice, check_label_map, check_maps, check_positive
 
 Pair = tuple[Tensor, Tensor]
 
@@ -18,13 +22,14 @@ class _Logits(DistillLoss):
     def __init__(self, temperature: float, valid_only: bool, ignore_index: int, dim: int) -> None:
         super().__init__()
         self.name = type(self).__name__
-        check_positive(self.name, temperature=temperature)
-        if dim not in (1, -1):
-            raise ValueError(f'{self.name}: dim, that of the classes, is 1 or -1, not {dim!r}')
+        check_positive(temperature=temperature)
+        check_choice('dim', dim, (1, -1))
         if valid_only and dim == -1:
-            raise ValueError(
-                f'{self.name}: valid_only reads label maps, and logits with the classes last '
-                '(dim=-1) are no maps. Leave one of them out'
+            raise ConfigError(
+                'it reads label maps, and logits with the classes last (dim=-1) are no maps',
+                key='valid_only',
+                got=valid_only,
+                fix='Leave one of them out.',
             )
         self.temperature, self.dim = temperature, dim
         self.valid_only, self.ignore_index = valid_only, ignore_index
@@ -36,18 +41,22 @@ class _Logits(DistillLoss):
         Raises:
             ValueError: With both shapes.
         """
-        shapes = f'student {tuple(student.shape)}, teacher {tuple(teacher.shape)}'
+        pair: dict[str, Any] = dict(student=student, teacher=teacher)
         if self.dim == 1 and student.ndim == teacher.ndim == 3:
-            raise ValueError(
-                f'{self.name} takes maps (B, C, h, w) or vectors (B, C), got {shapes}. Logits with '
-                'the classes last, as those of SimCC heads (B, K, W), need dim=-1'
+            raise ShapeError(
+                f'{self.name} takes maps (B, C, h, w) or vectors (B, C)',
+                'form',
+                'Logits with the classes last, as those of SimCC heads (B, K, W), need dim=-1.',
+                **pair,
             )
         if self.dim == 1:
             check_maps(self.name, *self._maps(student, teacher), channels=True)
         elif student.ndim < 2 or student.shape != teacher.shape:
-            raise ValueError(
-                f'{self.name} with dim=-1 takes logits (B, ..., C) of one shape, got {shapes}. '
-                'Heads of SimCC need one input size and one simcc_split_ratio'
+            raise ShapeError(
+                f'{self.name} with dim=-1 takes logits (B, ..., C) of one shape',
+                'form',
+                'Heads of SimCC need one input size and one simcc_split_ratio.',
+                **pair,
             )
 
     def _maps(self, student: Tensor, teacher: Tensor) -> Pair:
@@ -94,8 +103,11 @@ class KDLoss(_Logits):
     ) -> None:
         super().__init__(temperature, valid_only, ignore_index, dim)
         if visible_only and dim != -1:
-            raise ValueError(
-                'KDLoss: visible_only weighs the keypoints of logits (B, K, W), which dim=-1 takes'
+            raise ConfigError(
+                'it weighs the keypoints of logits (B, K, W)',
+                key='visible_only',
+                got=visible_only,
+                fix='Set dim=-1, too.',
             )
         self.visible_only = visible_only
         if visible_only:
@@ -110,14 +122,20 @@ class KDLoss(_Logits):
         """
         super().check(student, teacher)
         if student.shape[self.dim] == 1:
-            raise ValueError(
-                f'KDLoss compares softmax distributions over classes, but the logits have one '
-                f'channel: {tuple(student.shape)}. Give the head out_channels=2, or take '
-                'BinaryKDLoss for a sigmoid'
+            raise ShapeError(
+                'KDLoss compares softmax distributions over classes, but the logits have one '
+                'channel',
+                'one class',
+                'Give the head out_channels=2, or take BinaryKDLoss for a sigmoid.',
+                student=student,
+                teacher=teacher,
             )
         if self.visible_only and student.ndim != 3:
-            raise ValueError(
-                f'KDLoss: visible_only takes logits (B, K, W), got {tuple(student.shape)}'
+            raise ShapeError(
+                'KDLoss: visible_only takes logits (B, K, W)',
+                'form',
+                student=student,
+                teacher=teacher,
             )
 
     def forward(
@@ -144,10 +162,12 @@ class KDLoss(_Logits):
         if self.visible_only:
             weight = keypoint_weights
             if weight is None or weight.shape != student.shape[:2]:
-                got = 'none were given' if weight is None else f'got {tuple(weight.shape)}'
-                raise ValueError(
-                    f'KDLoss: visible_only needs keypoint_weights {tuple(student.shape[:2])}, '
-                    f'one for each keypoint of logits {tuple(student.shape)}, {got}'
+                raise ShapeError(
+                    f'KDLoss: visible_only needs keypoint_weights {tuple(student.shape[:2])}, one '
+                    'for each keypoint',
+                    'labels',
+                    student=student,
+                    keypoint_weights=weight,
                 )
         return kl_divergence(student, teacher, self.temperature, self.dim, weight)
 
@@ -190,12 +210,9 @@ class BinaryKDLoss(_Logits):
         num_classes: int | None = None,
     ) -> None:
         super().__init__(temperature, valid_only, ignore_index, dim)
-        if positions not in ('all', 'foreground', 'confidence'):
-            raise ValueError(
-                f"BinaryKDLoss: positions is 'all', 'foreground' or 'confidence', not {positions!r}"
-            )
+        check_choice('positions', positions, ('all', 'foreground', 'confidence'))
         if not 0 <= threshold < 1:
-            raise ValueError(f'BinaryKDLoss: threshold must be in [0, 1), got {threshold!r}')
+            raise ConfigError(key='threshold', got=threshold, expected='a number in [0, 1)')
         self.positions, self.threshold, self.num_classes = positions, threshold, num_classes
 
     def check(self, student: Tensor, teacher: Tensor) -> None:
@@ -208,10 +225,12 @@ class BinaryKDLoss(_Logits):
         super().check(student, teacher)
         channels, classes = student.shape[self.dim], self.num_classes
         if classes is not None and channels != 1 and channels % classes:
-            raise ValueError(
-                f'BinaryKDLoss: {channels} channels of logits {tuple(student.shape)} are no '
-                f'multiple of num_classes={classes}. Correct num_classes, or take KDLoss if the '
-                'head classifies with a softmax'
+            raise ShapeError(
+                f'BinaryKDLoss: {channels} channels are no multiple of num_classes={classes}',
+                'declared channels',
+                'Correct num_classes, or take KDLoss if the head classifies with a softmax.',
+                student=student,
+                teacher=teacher,
             )
 
     def forward(self, student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kdmm.errors import ShapeError
+
 from ..functional import mutual_contrast, promote
 from ..functional.collective import all_gather_cat, gather_with_grad
 from ..functional.divergence import kl_divergence
 from ..registry import MODELS
 from ..renamed import renamed
 from .base import DistillLoss
-from .checks import check_positive
+from .checks import check_choice, check_positive
 from .embedding import EmbeddingHeads, check_pooled
 
 
@@ -50,7 +52,7 @@ class MCLLoss(DistillLoss):
         icl_self_positive: bool = False,
     ) -> None:
         super().__init__()
-        check_positive('MCLLoss', tau=tau, temperature=temperature)
+        check_positive(tau=tau, temperature=temperature)
         self.heads = EmbeddingHeads(peer_channels, dim)
         self.tau, self.temperature = tau, temperature
         self.soft_include_diag, self.icl_self_positive = soft_include_diag, icl_self_positive
@@ -69,10 +71,12 @@ class MCLLoss(DistillLoss):
         rows = self.heads(peers).transpose(0, 1)  # (B, N, dim)
         rows = gather_with_grad(rows.contiguous()).transpose(0, 1)
         if rows.shape[1] == 1 and not self._compared:  # the rest of a data set may be one
-            raise ValueError(
+            raise ShapeError(
                 'MCLLoss contrasts the images of a batch with each other, and this one has a '
-                'single image. Raise train_dataloader.batch_size (kdmm.PKSampler: images of one '
-                'class meet), or take MCLBankLoss'
+                'single image',
+                'one image',
+                'Give several images, or take MCLBankLoss.',
+                peers=peers,
             )
         self._compared = True
         return mutual_contrast(
@@ -103,9 +107,8 @@ class EnsembleKDLoss(DistillLoss):
 
     def __init__(self, temperature: float = 3.0, learners: str | None = None) -> None:
         super().__init__()
-        if learners not in (None, 'all', 'last'):
-            raise ValueError(f"learners must be 'all', 'last' or None, got {learners!r}")
-        check_positive('EnsembleKDLoss', temperature=temperature)
+        check_choice('learners', learners, ('all', 'last', None))
+        check_positive(temperature=temperature)
         self.temperature, self.learners = temperature, learners
 
     def check(self, peers: Sequence[Tensor]) -> None:
@@ -114,13 +117,16 @@ class EnsembleKDLoss(DistillLoss):
         Raises:
             ValueError: With all shapes.
         """
-        shapes = [tuple(z.shape) if isinstance(z, Tensor) else type(z) for z in peers]
-        if len(set(shapes)) > 1 or not isinstance(peers[0], Tensor):
-            raise ValueError(f'EnsembleKDLoss averages logits of one shape, got {shapes}')
+        same = all(isinstance(z, Tensor) and z.shape == peers[0].shape for z in peers)
+        if not same:
+            raise ShapeError('EnsembleKDLoss averages logits of one shape', 'form', peers=peers)
         if peers[0].shape[1] == 1:
-            raise ValueError(
+            raise ShapeError(
                 'EnsembleKDLoss compares softmax distributions over classes, but the logits have '
-                f'one: {shapes}, whatever the networks do. Give the heads two classes or more'
+                'one, whatever the networks do',
+                'one class',
+                'Give the heads two classes or more.',
+                peers=peers,
             )
 
     def forward(self, peers: Sequence[Tensor]) -> Tensor:

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from kdmm.errors import ConfigError
 from kdmm.registry import MODELS
 
 from ..functional import draw_columns, mutual_bank_contrast
 from .bank import BankLoss
 from .checks import check_positive
 from .embedding import EmbeddingHeads, check_pooled
-
-WHERE = 'MCLBankLoss'
 
 
 @MODELS.register_module()
@@ -37,8 +36,7 @@ class MCLBankLoss(BankLoss):
             positive, as in the authors' code; otherwise it is neither positive nor negative.
 
     Raises:
-        ValueError: If an argument is out of range.
-        ConfigError: If there is no memory for the banks.
+        ConfigError: If an argument is out of range, or there is no memory for the banks.
     """
 
     mutual = True
@@ -59,8 +57,8 @@ class MCLBankLoss(BankLoss):
     ) -> None:
         super().__init__(len(peer_channels), num_samples, dim, momentum, dtype, seed)
         if negatives < 1:
-            raise ValueError(f'{WHERE}: negatives must be at least 1, got {negatives!r}')
-        check_positive(WHERE, tau=tau, temperature=temperature)
+            raise ConfigError(key='negatives', got=negatives, expected='at least 1')
+        check_positive(tau=tau, temperature=temperature)
         self.negatives, self.tau, self.temperature = negatives, tau, temperature
         self.icl_self_positive = icl_self_positive
         self.heads = EmbeddingHeads(peer_channels, dim)

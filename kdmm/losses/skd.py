@@ -2,11 +2,13 @@
 
 from torch import Tensor
 
+from kdmm.errors import ConfigError
+
 from ..functional import pairwise_similarity_mse
 from ..functional.gram import windows
 from ..registry import MODELS
 from .base import DistillLoss
-from .checks import check_directions, check_maps, check_positions
+from .checks import check_choice, check_directions, check_maps, check_positions
 
 
 @MODELS.register_module()
@@ -38,14 +40,11 @@ class SKDLoss(DistillLoss):
         chunk: int | None = None,
     ) -> None:
         super().__init__()
-        if form not in ('auto', 'naive', 'streamed', 'gram'):
-            raise ValueError(
-                f"SKDLoss: form is 'auto', 'naive', 'streamed' or 'gram', not {form!r}"
-            )
-        if patch < 1 or (scale is not None and not 0 < scale <= 1):
-            raise ValueError(
-                f'SKDLoss: patch must be at least 1 and scale in (0, 1], got {patch} and {scale}'
-            )
+        check_choice('form', form, ('auto', 'naive', 'streamed', 'gram'))
+        if patch < 1:
+            raise ConfigError(key='patch', got=patch, expected='at least 1')
+        if scale is not None and not 0 < scale <= 1:
+            raise ConfigError(key='scale', got=scale, expected='a share in (0, 1], or None')
         self.patch, self.scale, self.detach_norm = patch, scale, detach_norm
         self.form, self.chunk = form, chunk
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kdmm.errors import ConfigError
+
 from ..functional.collective import gather_images, global_image_index
 from ..functional.maps import full_precision, normalize_rows
 from .hash import hash_below, hash_uint32
@@ -160,7 +162,7 @@ class ClassQueues(nn.Module):
     ) -> None:
         super().__init__()
         if mode not in ('class', 'legacy'):
-            raise ValueError(f"queue mode must be 'class' or 'legacy', got {mode!r}")
+            raise ConfigError(key='mode', got=mode, expected="'class' or 'legacy'")
         for name, value in dict(
             num_classes=num_classes,
             channels=channels,
@@ -169,7 +171,7 @@ class ClassQueues(nn.Module):
             per_image=per_image,
         ).items():
             if value < 1:
-                raise ValueError(f'{name} must be at least 1, got {value}')
+                raise ConfigError(key=name, got=value, expected='at least 1')
         self.num_classes, self.per_image, self.mode, self.seed = num_classes, per_image, mode, seed
         legacy = mode == 'legacy'
         self.pixel = ClassRing(num_classes, pixel_size, channels, legacy, dtype, seed * 4 + 1)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdmm.errors import ConfigError
+from kdmm.errors import ConfigError, ShapeError
 
 from ..functional.collective import gather_images, global_image_index
 from ..functional.maps import normalize_rows, promote
@@ -34,7 +34,7 @@ class InstanceBank(nn.Module):
         dtype: Of the stored rows, float16 and bfloat16 for half the memory; what is written is
             computed in at least float32.
         seed: Of the start, the same on all ranks, and of :meth:`noise`.
-        owner: Whose banks they are, for messages.
+        owner: Whose banks they are, for the log.
 
     Raises:
         ValueError: If a number is out of range.
@@ -57,12 +57,12 @@ class InstanceBank(nn.Module):
         super().__init__()
         for name, value in dict(networks=networks, num_samples=num_samples, dim=dim).items():
             if not 1 <= value < 2**31:
-                raise ValueError(f'{owner}: {name} must be from 1 to 2^31 - 1, got {value!r}')
+                raise ConfigError(key=name, got=value, expected='a number from 1 to 2^31 - 1')
         if not 0 <= momentum < 1:
-            raise ValueError(f'{owner}: momentum must be in [0, 1), got {momentum!r}')
+            raise ConfigError(key='momentum', got=momentum, expected='a number in [0, 1)')
         if dtype not in _DTYPES:
-            raise ValueError(f'{owner}: dtype must be a floating type, got {dtype!r}')
-        self.momentum, self.seed, self.owner = momentum, seed, owner
+            raise ConfigError(key='dtype', got=dtype, expected='a floating type')
+        self.momentum, self.seed = momentum, seed
         size = networks * num_samples * dim * dtype.itemsize / 2**20
         self._size = (
             f'{networks} instance bank{"s" * (networks > 1)} of {num_samples} x {dim} '
@@ -103,9 +103,11 @@ class InstanceBank(nn.Module):
         """
         networks, _, dim = self.rows.shape
         if embeddings.shape != (networks, len(index), dim):
-            raise ValueError(
-                f'{self.owner}: expected embeddings {(networks, len(index), dim)}, got '
-                f'{tuple(embeddings.shape)}'
+            raise ShapeError(
+                f'a bank of {networks} x {dim} keeps embeddings (N, B, D)',
+                'form',
+                index=index,
+                embeddings=embeddings,
             )
         self._waiting.append((index, embeddings.detach()))
 
@@ -134,7 +136,7 @@ class InstanceBank(nn.Module):
         try:
             rows = torch.empty(shape, dtype=dtype)
         except RuntimeError as error:  # the allocator's
-            raise ConfigError(self._too_large(dtype)) from error
+            raise self._too_large(dtype) from error
         generator, limit = torch.Generator().manual_seed(self.seed), math.sqrt(3 / shape[2])
         for part in rows.flatten(0, 1).split(_CHUNK):
             part.copy_(torch.empty(part.shape).uniform_(-limit, limit, generator=generator))
@@ -144,8 +146,8 @@ class InstanceBank(nn.Module):
         try:
             return super()._apply(fn, recurse)
         except torch.cuda.OutOfMemoryError as error:
-            raise ConfigError(self._too_large(self.rows.dtype)) from error
+            raise self._too_large(self.rows.dtype) from error
 
-    def _too_large(self, dtype: torch.dtype) -> str:
+    def _too_large(self, dtype: torch.dtype) -> ConfigError:
         half = "Set dtype='float16' for half of that" if dtype.itemsize > 2 else 'Lower dim'
-        return f'{self.owner}: no memory for {self._size}. {half}, or use a larger device'
+        return ConfigError(f'no memory for {self._size}', fix=f'{half}, or use a larger device.')

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdmm.errors import ConfigError, ShapeError
+
 from ..functional.collective import all_gather_cat, global_image_index
 from ..functional.maps import full_precision
 from .class_queues import ClassRing
@@ -40,7 +42,7 @@ class RowQueue(nn.Module):
         super().__init__()
         for name, value in dict(size=size, per_step=per_step).items():
             if value < 1:
-                raise ValueError(f'RowQueue: {name} must be at least 1, got {value}')
+                raise ConfigError(key=name, got=value, expected='at least 1')
         self.size, self.per_step, self.seed = size, per_step, seed
         self.ring = ClassRing(1, size, 0, dtype=dtype, seed=seed * 4 + 3)
         self.register_buffer('step', torch.zeros((), dtype=torch.long))
@@ -61,10 +63,10 @@ class RowQueue(nn.Module):
             ValueError: With both lengths.
         """
         if self.length not in (0, length):
-            raise ValueError(
-                f'the queue holds rows of length {self.length} and got rows of length {length}: '
-                'their length is that of the pooled map, so the crop size may not change during '
-                'training nor over a resume'
+            raise ShapeError(
+                f'the queue holds rows of length {self.length} and got rows of length {length}',
+                'row length',
+                'All rows that it gets have one length, over a resume, too.',
             )
 
     @torch.no_grad()

@@ -14,18 +14,14 @@ class SampleRows(nn.Module):
     Ids may be larger than the data set (a subset of another) or come several times (a repeated
     one). What is kept, O(n) numbers, is in nobody's state: it is read off the data set at each
     start.
-
-    Args:
-        owner: Whose rows they are, for messages.
     """
 
     order: Tensor
     size: Tensor
     start: Tensor
 
-    def __init__(self, owner: str = 'SampleRows') -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.owner = owner
         for name in ClassIndex._fields:
             self.register_buffer(name, torch.zeros(0, dtype=torch.long), persistent=False)
         # on the CPU, where a batch's ids lie
@@ -56,14 +52,15 @@ class SampleRows(nn.Module):
         if len(wrong):
             item = int(wrong[0])
             raise ConfigError(
-                f'{self.owner}: two images of the training set have sample_idx {int(ids[item])}, '
-                f'of class {int(labels[item])} and {int(self._labels[row[item]])}. Data sets that '
-                'are joined number their images from 0 each; read them as one data set'
+                f'two images of the training set have sample_idx {int(ids[item])}, of class '
+                f'{int(labels[item])} and {int(self._labels[row[item]])}',
+                fix='Data sets that are joined number their images from 0 each; read them as one '
+                'data set.',
             )
         try:
             classes = index_classes(self._labels)
         except ValueError as error:
-            raise ConfigError(f'{self.owner}: the training set: {error}') from error
+            raise ConfigError(f'the training set: {error}') from error
         for name, value in zip(classes._fields, classes, strict=True):
             setattr(self, name, value.to(self.order.device))
 
@@ -82,16 +79,14 @@ class SampleRows(nn.Module):
         """
         if not len(self):
             raise ConfigError(
-                f'{self.owner} does not know the training set. Call see_dataset(dataset) before '
-                'training, as the hook of a run does'
+                'the training set was not seen',
+                fix='Call see_dataset(dataset) before training, as the hook of a run does.',
             )
         ids = ids.cpu()
         rows = torch.searchsorted(self._ids, ids).clamp_max_(len(self) - 1)
         unknown = self._ids[rows] != ids
         if unknown.any():
-            raise ConfigError(
-                f'{self.owner}: no image of the training set has sample_idx {int(ids[unknown][0])}'
-            )
+            raise ConfigError(f'no image of the training set has sample_idx {int(ids[unknown][0])}')
         self._compare(ids, labels, self._labels[rows])
         device = self.order.device
         return rows.to(device), self._labels[rows].to(device)
@@ -102,7 +97,7 @@ class SampleRows(nn.Module):
         wrong = labels.cpu() != expected
         if wrong.any():
             raise ConfigError(
-                f'{self.owner}: the image with sample_idx {int(ids[wrong][0])} has label '
+                f'the image with sample_idx {int(ids[wrong][0])} has label '
                 f'{int(labels[wrong.to(labels.device)][0])} in the batch and '
                 f'{int(expected[wrong][0])} in the training set'
             )

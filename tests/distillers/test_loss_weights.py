@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from kdmm.distillers import ConfigError, Progress
+from kdmm.distillers import Progress
 from kdmm.distillers.loss_weights import LossWeights, is_switched_off
+from tests.errors import refused
 
 RAMP = dict(type='Linear', start=0.0, stop=1.0, end=10)
 
@@ -32,9 +33,9 @@ def test_weights_by_part_are_looked_up():
     assert weights.names(['b', 'c', 'a']) == ('b', 'a')
     weights.set_progress(Progress(5))
     assert (weights.now('a'), weights.now('b')) == (1.0, 0.5)
-    with pytest.raises(ConfigError, match="w: unknown key 'b'"):
+    with refused(key='w', problem="unknown key 'b'"):
         weights.names(['a'])
-    with pytest.raises(ConfigError, match='no parts'):
+    with refused(key='w', problem='no parts'):
         weights.names([''])
 
 
@@ -54,23 +55,29 @@ def test_a_measured_weight_of_the_whole_serves_its_parts():
 
 
 @pytest.mark.parametrize(
-    'weight, message',
+    'weight, key, reached',
     [
-        (-1, r'w: expected 0 or more, got -1\. A negative'),
-        (dict(a=1.0, b=-0.5), r'w\.b: expected 0 or more, got -0\.5\. '),
-        (float('nan'), 'w: expected 0 or more, got nan'),
-        (float('inf'), 'w: expected 0 or more, got inf'),
-        (dict(RAMP, start=-1.0), r"w: .*'Linear'.*, which reaches -1\. "),
-        (dict(RAMP, type='Cosine', stop=-2), 'which reaches -2'),
-        (dict(a=0.0, b=dict(RAMP, stop=-1e-9)), r'w\.b: .* which reaches -1e-09'),
-        (dict(type='StopAt', value=-3.0, end=10), 'which reaches -3'),
-        (dict(type='Constant', value=-3.0), 'which reaches -3'),
-        (dict(RAMP, start='a'), 'w: could not convert'),
+        (-1, 'w', ''),
+        (dict(a=1.0, b=-0.5), 'w.b', ''),
+        (float('nan'), 'w', ''),
+        (float('inf'), 'w', ''),
+        (dict(RAMP, start=-1.0), 'w', '(it reaches -1)'),
+        (dict(RAMP, type='Cosine', stop=-2), 'w', '(it reaches -2)'),
+        (dict(a=0.0, b=dict(RAMP, stop=-1e-9)), 'w.b', '(it reaches -1e-09)'),
+        (dict(type='StopAt', value=-3.0, end=10), 'w', '(it reaches -3)'),
+        (dict(type='Constant', value=-3.0), 'w', '(it reaches -3)'),
     ],
 )
-def test_what_would_pull_the_other_way_is_refused(weight, message):
-    with pytest.raises(ConfigError, match=message):
+def test_what_would_pull_the_other_way_is_refused(weight, key, reached):
+    got = weight['b'] if key == 'w.b' else weight
+    told = dict(got=got, expected='0 or more', fix='0 leaves the term out')
+    with refused(key=key, problem=('a negative weight', reached), **told):
         LossWeights(weight, 'w')
+
+
+def test_a_schedule_of_no_number():
+    with refused(key='w', problem='could not convert'):
+        LossWeights(dict(RAMP, start='a'), 'w')
 
 
 def test_weights_may_end_at_nothing():

@@ -8,8 +8,10 @@ from torch import nn
 
 from kdmm.distillers.builder import task_facts
 from kdmm.distillers.term import gather_context
-from kdmm.errors import ConfigError
 from tests.distillers.tiny_models import seg_samples, segmentor
+from tests.errors import refused
+
+PIPELINE = 'train_dataloader.dataset.pipeline'
 
 
 def test_labels_of_a_segmentation_batch():
@@ -26,7 +28,7 @@ def test_labels_of_a_classification_batch():
 
 @pytest.mark.parametrize('batch', [None, [], [SimpleNamespace()]])
 def test_a_batch_without_labels(batch):
-    with pytest.raises(ConfigError, match="needs 'labels'.*load annotations"):
+    with refused(key=PIPELINE, problem="needs 'labels'", fix='load annotations'):
         gather_context(['labels'], batch)
 
 
@@ -40,7 +42,7 @@ def test_ids_of_a_batch():
     'batch', [None, [], [SimpleNamespace(sample_idx=3), SimpleNamespace()]], ids=str
 )
 def test_a_batch_without_ids(batch):
-    with pytest.raises(ConfigError, match="needs 'sample_ids'.*PackInputs.*'sample_idx'"):
+    with refused(key=PIPELINE, problem="needs 'sample_ids'", fix=('PackInputs', "'sample_idx'")):
         gather_context(['sample_ids'], batch)
 
 
@@ -55,13 +57,13 @@ def test_keypoint_weights_of_a_pose_batch():
     found = gather_context(['keypoint_weights'], batch)['keypoint_weights']
     assert found.tolist() == [[1, 0, 0.5], [0, 0, 1]] and found.dtype == torch.float32
     del batch[1].gt_instance_labels.keypoint_weights
-    with pytest.raises(ConfigError, match="needs 'keypoint_weights'.*GenerateTarget"):
+    with refused(key=PIPELINE, problem="needs 'keypoint_weights'", fix='GenerateTarget'):
         gather_context(['keypoint_weights'], batch)
 
 
 @pytest.mark.parametrize('batch', [None, [], [SimpleNamespace()]])
 def test_a_batch_without_keypoint_weights(batch):
-    with pytest.raises(ConfigError, match="needs 'keypoint_weights'"):
+    with refused(key=PIPELINE, problem="needs 'keypoint_weights'"):
         gather_context(['keypoint_weights'], batch)
 
 
@@ -71,7 +73,7 @@ def test_mmpretrain_packs_ids_unless_told_otherwise():
     packed = transforms.PackInputs()(item)['data_samples']
     assert gather_context(['sample_ids'], [packed])['sample_ids'].tolist() == [11]
     packed = transforms.PackInputs(meta_keys=('img_path',))(item)['data_samples']
-    with pytest.raises(ConfigError, match='Add it to them'):
+    with refused(key=PIPELINE, fix='Add it to them'):
         gather_context(['sample_ids'], [packed])
 
 

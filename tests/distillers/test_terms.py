@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from kdmm.distillers import ConfigError, Distillation, Progress, distill
+from kdmm.distillers import Distillation, Progress, distill
 from kdmm.losses import Batch
 from kdmm.registry import MODELS
 from tests.distillers.tiny_models import KD, TEACHER, Distance, build, images, samples, tiny
+from tests.errors import refused
 
 STOP = dict(type='StopAt', value=1.0, end=5)
 
@@ -175,7 +176,7 @@ def test_after_step_reaches_every_loss_that_has_it():
 
 @pytest.mark.parametrize('value', [1, 'yes', None])
 def test_measure_is_yes_or_no(value):
-    with pytest.raises(ConfigError, match=r'kd\.measure: expected True or False'):
+    with refused(key='kd.measure', got=value, expected='True or False'):
         made(measure=value)
 
 

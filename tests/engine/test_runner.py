@@ -9,7 +9,6 @@ import kdmm.hooks as hooks
 from kdmm.datasets import SeededDataset, SeededSampler
 from kdmm.distillers import Objective
 from kdmm.engine import Runner, build_runner
-from kdmm.errors import ConfigError
 from tests.distillers.tiny_models import TinyNet, build, tiny
 from tests.engine.tiny_run import KD, by_epoch, config, files, runner
 from tests.errors import refused
@@ -280,7 +279,7 @@ def test_a_checkpoint_hook_of_ones_own_is_kept(tmp_path, given):
 def test_wrong_labels_losses_and_taps_are_config_errors_of_the_runner(tmp_path):
     kd = copy.deepcopy(KD)
     kd['losses']['kd']['on'] = 'logit'
-    with pytest.raises(ConfigError, match="no tap 'logit'"):
+    with refused(key='kd.losses.kd.on', got='logit', problem='no such tap'):
         runner(tmp_path, kd=kd)
 
 

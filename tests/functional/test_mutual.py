@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kdmm.functional import contrast_logits, mutual_contrast, mutual_hard, mutual_soft
+from tests.errors import unfit
 from tests.versions import cpu_autocast
 
 CLOSE = dict(rtol=1e-10, atol=1e-12)
@@ -240,12 +241,12 @@ def test_autocast_stays_near_float32(dtype, options):
 
 class TestErrors:
     def test_not_stacked(self):
-        with pytest.raises(ValueError, match=r'networks, batch, channels\), got shape \(8, 5\)'):
+        with unfit('form', embeddings=(8, 5)):
             contrast_logits(torch.zeros(8, 5))
 
     @pytest.mark.parametrize('labels', [LABELS[:7], LABELS[:, None]])
     def test_labels_of_another_batch(self, labels):
-        with pytest.raises(ValueError, match='one class an image'):
+        with unfit('labels', labels=tuple(labels.shape), embeddings=tuple(cohort(2).shape)):
             mutual_contrast(cohort(2), labels)
 
     @pytest.mark.parametrize('key', ['tau', 'temperature'])

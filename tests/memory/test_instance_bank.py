@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from kdmm.errors import ConfigError
 from kdmm.functional import mutual_bank_contrast, normalize_rows
 from kdmm.memory import InstanceBank
+from tests.errors import refused, unfit
 from tests.functional.test_mutual import fix, unit
 from tests.versions import cpu_autocast
 
@@ -126,7 +126,7 @@ class TestWrite:
         assert (norms - 1).abs().max() < 2 * torch.finfo(dtype).eps
 
     def test_shapes(self):
-        with pytest.raises(ValueError, match=r'expected embeddings \(2, 3, 6\), got \(2, 4, 6\)'):
+        with unfit('form', index=(3,), embeddings=(2, 4, 6), problem='2 x 6'):
             bank().remember(torch.tensor([1, 2, 3]), batch())
 
 
@@ -207,14 +207,14 @@ class TestMemory:
             (2, torch.float32, '2 instance banks of 1281167 x 128 float32, 1251 MiB'),
             (1, torch.float16, '1 instance bank of 1281167 x 128 float16, 313 MiB'),
         ):
-            with pytest.raises(ConfigError, match=f'^Loss: no memory for {text} on each device'):
+            with refused(problem=f'no memory for {text} on each device'):
                 InstanceBank(networks, 1_281_167, dtype=dtype, owner='Loss')
             assert said.pop() == (f'Loss: {text} on each device', 'current')
 
     def test_more_than_any_machine_has(self, said):
-        with pytest.raises(ConfigError, match=r"no memory for .*\. Set dtype='float16' for half"):
+        with refused(problem='no memory for', fix="Set dtype='float16' for half"):
             InstanceBank(2, 2**31 - 1, 2**16)
-        with pytest.raises(ConfigError, match=r'no memory for .*\. Lower dim'):
+        with refused(problem='no memory for', fix='Lower dim'):
             InstanceBank(2, 2**31 - 1, 2**17, dtype=torch.bfloat16)
         assert len(said) == 2
 
@@ -224,7 +224,7 @@ class TestMemory:
         def refuse(x):
             raise torch.cuda.OutOfMemoryError('CUDA out of memory')
 
-        with pytest.raises(ConfigError, match="no memory for 2 instance banks .*dtype='float16'"):
+        with refused(problem='no memory for 2 instance banks', fix="dtype='float16'"):
             torch.nn.Sequential(store)._apply(refuse)
 
     def test_bytes(self):
@@ -239,9 +239,7 @@ class TestMemory:
 )  # fmt: skip
 def test_bad_arguments(bad):
     ((key, value),) = bad.items()
-    with pytest.raises(
-        ValueError, match=f'{key.replace("samples", "num_samples")} must be .*{value}'
-    ):
+    with refused(key=key.replace('samples', 'num_samples'), got=value):
         bank(**bad)
 
 

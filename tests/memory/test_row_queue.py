@@ -3,6 +3,7 @@ import torch
 from oracles import gen
 
 from kdmm.memory import RowQueue
+from tests.errors import refused, unfit
 
 
 def coded(batch, channels, step=0):
@@ -72,7 +73,7 @@ def test_only_written_rows_are_drawn():
 def test_another_length_is_refused_with_both():
     store = queue()
     store.enqueue(coded(2, 5))
-    with pytest.raises(ValueError, match='length 3 and got rows of length 4'):
+    with unfit('row length', problem='length 3 and got rows of length 4'):
         store.enqueue(torch.zeros(2, 5, 4))
     assert store.step == 1
 
@@ -106,7 +107,7 @@ def test_memory_and_bad_sizes():
     store.enqueue(coded(2, 5))
     assert store.memory_bytes() == 21 * 3 * 2
     for name in ('size', 'per_step'):
-        with pytest.raises(ValueError, match=f'{name} must be at least 1'):
+        with refused(key=name, got=0, expected='at least 1'):
             RowQueue(**{name: 0})
 
 

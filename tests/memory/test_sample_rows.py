@@ -1,16 +1,16 @@
 import pytest
 import torch
 
-from kdmm.errors import ConfigError
 from kdmm.functional import draw_columns
 from kdmm.memory import SampleRows
+from tests.errors import refused
 
 IDS = torch.tensor([70, 3, 70, 12, 3, 900])
 LABELS = torch.tensor([1, 0, 1, 2, 0, 1])
 
 
 def filled() -> SampleRows:
-    rows = SampleRows('Loss')
+    rows = SampleRows()
     rows.fill(IDS, LABELS)
     return rows
 
@@ -51,25 +51,27 @@ def test_nothing_is_saved_and_buffers_follow_the_device():
 
 
 def test_one_id_of_two_classes():
-    with pytest.raises(ConfigError, match='Loss: two images .* sample_idx 3, of class .* joined'):
-        SampleRows('Loss').fill(IDS, torch.tensor([1, 0, 1, 2, 1, 1]))
+    told = 'two images of the training set have sample_idx 3, of class '
+    with refused(problem=told, fix='joined'):
+        SampleRows().fill(IDS, torch.tensor([1, 0, 1, 2, 1, 1]))
 
 
 def test_one_class():
-    with pytest.raises(ConfigError, match='Loss: the training set: all 4 images are of class 1'):
-        SampleRows('Loss').fill(IDS, torch.ones_like(IDS))
+    with refused(problem='the training set: all 4 images are of class 1'):
+        SampleRows().fill(IDS, torch.ones_like(IDS))
 
 
 @pytest.mark.parametrize('number', [0, 4, 901])
 def test_an_unknown_id(number):
-    with pytest.raises(ConfigError, match=f'Loss: no image .* sample_idx {number}$'):
+    with refused(problem=f'no image of the training set has sample_idx {number}') as caught:
         filled().find(torch.tensor([3, number]), torch.tensor([0, 0]))
+    assert caught.value.problem.endswith(f' {number}')
 
 
 def test_another_label_than_the_data_sets():
     rows = filled()
     for _ in range(2):  # in every batch
-        with pytest.raises(ConfigError, match='sample_idx 12 has label 0 in the batch and 2 in'):
+        with refused(problem='sample_idx 12 has label 0 in the batch and 2 in'):
             rows.find(torch.tensor([3, 12]), torch.tensor([0, 0]))
         rows.find(torch.tensor([3, 12]), torch.tensor([0, 2]))
 
@@ -77,12 +79,12 @@ def test_another_label_than_the_data_sets():
 def test_labels_on_a_gpu_are_read_once(monkeypatch):
     monkeypatch.setattr(torch.Tensor, 'is_cuda', True)
     rows, wrong = filled(), torch.tensor([1])
-    with pytest.raises(ConfigError, match='has label 1'):
+    with refused(problem='has label 1'):
         rows.find(torch.tensor([3]), wrong)
     rows.find(torch.tensor([3]), torch.tensor([0]))
     assert rows.find(torch.tensor([3]), wrong)[1].tolist() == [0]  # the data set's
 
 
 def test_before_the_data_set_is_seen():
-    with pytest.raises(ConfigError, match=r'Loss does not know the training set.*see_dataset'):
-        SampleRows('Loss').find(torch.tensor([3]), torch.tensor([0]))
+    with refused(problem='the training set was not seen', fix='see_dataset'):
+        SampleRows().find(torch.tensor([3]), torch.tensor([0]))

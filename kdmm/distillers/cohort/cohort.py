@@ -267,10 +267,12 @@ def check_dicts(taps: Any, losses: Any) -> None:
     """
     for key, value in dict(taps=taps, losses=losses).items():
         if not isinstance(value, Mapping):
-            raise ConfigError(f'kd.{key}: expected a dict, got {value!r}')
+            raise ConfigError(key=f'kd.{key}', got=value, expected='a dict')
     for name, config in losses.items():
         if not isinstance(config, Mapping) or 'type' not in config:
-            raise ConfigError(f'kd.losses.{name}: expected dict(type=..., on=...), got {config!r}')
+            raise ConfigError(
+                key=f'kd.losses.{name}', got=config, expected='dict(type=..., on=...)'
+            )
 
 
 def paths_by_network(
@@ -334,8 +336,10 @@ def refuse_shared(taps: Taps, trunk: Sequence[str]) -> None:
     for name, path in taps.paths.items():
         if path.module in trunk:
             raise ConfigError(
-                f'kd.taps.{name}: {path.module!r} is part of kd.trunk, where all networks are the '
-                'same. Tap what comes behind it'
+                'it is part of kd.trunk, where all networks are the same',
+                key=f'kd.taps.{name}',
+                got=path.module,
+                fix='Tap what comes behind it.',
             )
 
 
@@ -343,7 +347,7 @@ def _paths(name: str, path: Any, count: int) -> list[str]:
     paths = [path] * count if isinstance(path, str) else path
     strings = isinstance(paths, list | tuple) and all(isinstance(item, str) for item in paths)
     if not strings or len(paths) != count:
-        raise ConfigError(f'kd.taps.{name}: expected a path or a list of {count}, got {path!r}')
+        raise ConfigError(key=f'kd.taps.{name}', got=path, expected=f'a path or a list of {count}')
     return list(paths)
 
 

@@ -27,8 +27,10 @@ def refuse_one_start(loaded: bool, resumed: bool) -> None:
     """
     if loaded and not resumed:
         raise ConfigError(
-            'load_from: its weights would reach the first of the peers only. All of them read '
-            "model.init_cfg=dict(type='Pretrained', checkpoint=...), and would start alike"
+            'its weights would reach the first of the peers only',
+            key='load_from',
+            fix="All of them read model.init_cfg=dict(type='Pretrained', checkpoint=...), and "
+            'would start alike.',
         )
 
 
@@ -50,8 +52,10 @@ def other_configs(peers: Any, config: Mapping[str, Any]) -> list[Mapping[str, An
         same = {key: config[key] for key in ('data_preprocessor',) if key in config}
         return [{**same, **_model_of(item)} for item in peers]
     raise ConfigError(
-        'kd.peers: expected the number of networks, 2 or more, or a list of model configs of those '
-        f'beside the student, got {peers!r}'
+        key='kd.peers',
+        got=peers,
+        expected='the number of networks, 2 or more, or a list of model configs of those beside '
+        'the student',
     )
 
 
@@ -65,15 +69,16 @@ def build_others(
     """
     places = range(len(configs) + 1)
     if type(keep) is not int or keep not in places:
-        raise ConfigError(f'kd.keep: expected a place from 0 to {len(configs)}, got {keep!r}')
+        raise ConfigError(key='kd.keep', got=keep, expected=f'a place from 0 to {len(configs)}')
     names = [f'peer{place}' for place in places if place != keep]
     others = {name: build_peer(config) for name, config in zip(names, configs, strict=True)}
     for name, peer in others.items():
         if not _normalization(peer).same_as(_normalization(student)):
             raise ConfigError(
-                f'kd.peers: the data_preprocessor of {name} ({type(peer).__name__}) gives other '
-                "values than the student's. All peers see one batch: give them one mean, std, "
-                'channel order and pad value'
+                f'the data_preprocessor of {name} ({type(peer).__name__}) gives other values than '
+                "the student's, and all peers see one batch",
+                key='kd.peers',
+                fix='Give them one mean, std, channel order and pad value.',
             )
     return others
 
@@ -87,5 +92,5 @@ def _model_of(item: Any) -> Mapping[str, Any]:
         model, scope = load_model_config(item, 'kd.peers')
         return {**model, '_scope_': scope}
     if not isinstance(item, Mapping):
-        raise ConfigError(f'kd.peers: expected model dicts or names of configs, got {item!r}')
+        raise ConfigError(key='kd.peers', got=item, expected='model dicts or names of configs')
     return item

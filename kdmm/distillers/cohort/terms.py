@@ -49,13 +49,15 @@ class MutualTerm(WeightedLoss):
         for tap in self.taps:
             if any(isinstance(blank[tap], Calls) for blank in blanks):
                 raise ConfigError(
-                    f'{self.where}.on: tap {tap!r} is a module that runs several times. Choose a '
-                    'call with #k in kd.taps, the first is #1'
+                    'it is a module that runs several times',
+                    key=f'{self.where}.on',
+                    got=tap,
+                    fix='Choose a call with #k in kd.taps, the first is #1.',
                 )
         channels = [tuple(map(channels_of, x)) if self.several else channels_of(x) for x in given]
         facts = {**facts, 'peer_channels': channels}
         self.build(facts)
-        check_shapes(f'{self.where} on {self.called}', self.loss, [given], note)
+        check_shapes(self.where, f'on {self.called}', self.loss, [given], note)
 
     @property
     def first(self) -> WeightedLoss:
@@ -91,7 +93,11 @@ class PairTerm(nn.Module):
     ) -> None:
         super().__init__()
         if 'teacher' in config:
-            raise ConfigError(f'kd.losses.{name}.teacher: a cohort has none, all teach each other')
+            raise ConfigError(
+                'a cohort has none, all teach each other',
+                key=f'kd.losses.{name}.teacher',
+                got=config['teacher'],
+            )
         self.name, self.share = name, 1 / (len(blanks) - 1)
         self.ordered = list(permutations(range(len(blanks)), 2))
         self.pairs = nn.ModuleList(
@@ -146,8 +152,10 @@ def cohort_term(name: str, config: Mapping[str, Any], *args: Any) -> CohortTerm:
     made = (MutualTerm if mutual else PairTerm)(name, config, *args)
     if made.first.weights.autos:
         raise ConfigError(
-            f"kd.losses.{name}.weight: 'auto' is measured against one student's task; give a "
-            'cohort numbers or schedules'
+            "'auto' is measured against one student's task",
+            key=f'kd.losses.{name}.weight',
+            got=config['weight'],
+            fix='Give a cohort numbers or schedules.',
         )
     return made
 

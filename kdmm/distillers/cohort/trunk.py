@@ -63,11 +63,15 @@ class Trunk:
 
     def __init__(self, student: nn.Module, paths: Sequence[str]) -> None:
         if isinstance(paths, str):
-            raise ConfigError(f'kd.trunk: expected a list of modules, got {paths!r}')
+            raise ConfigError(key='kd.trunk', got=paths, expected='a list of modules')
         modules = {path: module for path, module in student.named_modules() if path}
         for path in paths:
             if path not in modules:
-                raise ConfigError(f'kd.trunk: no module {path!r}; {nearest(str(path), modules)}')
+                raise ConfigError(
+                    f'the student has no such module; {nearest(str(path), modules)}',
+                    key='kd.trunk',
+                    got=path,
+                )
         self.student, self.paths = student, tuple(paths)
         self.outputs: dict[str, Any] = {}
 
@@ -92,7 +96,9 @@ class Trunk:
                 holder.get_submodule(name)
             except AttributeError:
                 raise ConfigError(
-                    f'kd.trunk: {path!r} is no module of the peer, a {type(peer).__name__}'
+                    f'it is no module of the peer, a {type(peer).__name__}',
+                    key='kd.trunk',
+                    got=path,
                 ) from None
             setattr(holder, name, Shared(path, self))
         if self.paths:
@@ -110,8 +116,9 @@ class Trunk:
             look(peer, taps, size, self.student, stop_early=True)
         if early:
             raise ConfigError(
-                f'kd.trunk: {early[0]!r} runs before its end and is not shared. List all modules '
-                'up to the branching point'
+                f'{early[0]!r} runs before its end and is not shared',
+                key='kd.trunk',
+                fix='List all modules up to the branching point.',
             )
 
     @contextmanager
@@ -141,8 +148,10 @@ class Trunk:
         yield
         if before != self._versions(inputs):
             raise ConfigError(
-                'kd.trunk: a module of a peer changes in place what all of them read (an '
-                'activation such as relu). List it, too, or let the trunk end behind it'
+                'a module of a peer changes in place what all of them read (an activation such as '
+                'relu)',
+                key='kd.trunk',
+                fix='List it, too, or let the trunk end behind it.',
             )
 
     def _versions(self, inputs: Any) -> list[int]:

@@ -64,9 +64,10 @@ def _branch_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
     }
     if not state:
         raise ConfigError(
-            'kd.teacher.checkpoint: a classifier without trained auxiliary branches, which '
-            "cannot teach HSSAKD. Train them first: kd=dict(type='HSSAKDTeacher') with "
-            'load_from=<this file>, and name the checkpoint of that run'
+            'a classifier without trained auxiliary branches, which cannot teach HSSAKD',
+            key='kd.teacher.checkpoint',
+            fix="Train them first: kd=dict(type='HSSAKDTeacher') with load_from=<this file>, and "
+            'name the checkpoint of that run.',
         )
     return state
 
@@ -76,7 +77,9 @@ def _chosen(wanted: Sequence[int] | None, there: list[int]) -> list[int]:
         return there
     if not set(wanted) <= set(there):
         raise ConfigError(
-            f'kd.teacher.stages: {list(wanted)}, but the checkpoint has branches behind {there}'
+            f'the checkpoint has branches behind {there}',
+            key='kd.teacher.stages',
+            got=list(wanted),
         )
     return list(wanted)
 
@@ -91,6 +94,6 @@ def _stage_of(key: str) -> int:
     found = re.match(r'stage([1-9]\d*)\.', key)
     if found is None:
         raise ConfigError(
-            f'kd.teacher.checkpoint: {_PREFIX}{key} in it is no branch behind a stage'
+            f'{_PREFIX}{key} in it is no branch behind a stage', key='kd.teacher.checkpoint'
         )
     return int(found[1]) - 1

@@ -79,7 +79,7 @@ def views_of(inputs: Any, channels_last: bool = False) -> Tensor:
     try:
         views = rotations(inputs)
     except ValueError as error:
-        raise ConfigError(f'HSSAKD: {error}') from error
+        raise ConfigError(str(error), key='train_dataloader.dataset.pipeline') from error
     return views.contiguous(memory_format=torch.channels_last) if channels_last else views
 
 
@@ -91,14 +91,17 @@ def hard_labels(samples: Sequence[Any] | None) -> Tensor:
     """
     if any('gt_score' in sample for sample in samples or ()):
         raise ConfigError(
-            'model.data_preprocessor.batch_augments, or soft labels of the data set: the joint '
-            'label of class and rotation needs one class an image. Leave Mixup and CutMix out'
+            'it, or the data set, gives soft labels, and the joint label of class and rotation '
+            'needs one class an image',
+            key='model.data_preprocessor.batch_augments',
+            fix='Leave Mixup and CutMix out.',
         )
     labels = labels_of(samples or ())
     if len(labels) != len(samples or ()):
         raise ConfigError(
-            f'{len(labels)} labels for {len(samples or ())} images: the joint label of class and '
-            'rotation needs one class an image, not several'
+            f'it gives {len(labels)} labels for {len(samples or ())} images',
+            key='train_dataloader.dataset',
+            expected='one class an image, for the joint label of class and rotation',
         )
     return labels
 

@@ -141,7 +141,7 @@ def check_flags(**flags: Any) -> None:
     """
     for name, value in flags.items():
         if not isinstance(value, bool):
-            raise ConfigError(f'kd.{name}: expected True or False, got {value!r}')
+            raise ConfigError(key=f'kd.{name}', got=value, expected='True or False')
 
 
 def check_temperature(value: Any) -> None:
@@ -151,7 +151,7 @@ def check_temperature(value: Any) -> None:
         ConfigError: If so.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigError(f'kd.temperature: expected a positive number, got {value!r}')
+        raise ConfigError(key='kd.temperature', got=value, expected='a positive number')
 
 
 def _recalibration(value: Any) -> Mapping[str, Any]:
@@ -159,7 +159,7 @@ def _recalibration(value: Any) -> Mapping[str, Any]:
         return {}
     if not isinstance(value, Mapping):
         raise ConfigError(
-            f'kd.recalibrate: expected True, False or dict(num_samples=...), got {value!r}'
+            key='kd.recalibrate', got=value, expected='True, False or dict(num_samples=...)'
         )
     refuse_unknown('kd.recalibrate', value, ['num_samples'])
     return value

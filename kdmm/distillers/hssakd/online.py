@@ -70,7 +70,7 @@ class PeerTraining(SelfSupervised):
         **options: Any,
     ) -> None:
         if type(peers) is not int or peers < 2:
-            raise ConfigError(f'kd.peers: expected 2 networks or more, got {peers!r}')
+            raise ConfigError(key='kd.peers', got=peers, expected='2 networks or more')
         check_temperature(temperature)
         super().__init__(student, **options)
         same = {key: options[key] for key in ('stages', 'checkpointing') if key in options}

@@ -51,7 +51,9 @@ class StudentTraining(SelfSupervised):
         known = [*inspect.signature(Teacher).parameters, 'stages']
         arguments = list_of_teachers(teacher, known)
         if len(arguments) > 1:
-            raise ConfigError(f'kd.teacher: HSSAKD learns from one teacher, got {len(arguments)}')
+            raise ConfigError(
+                f'HSSAKD learns from one teacher, and these are {len(arguments)}', key='kd.teacher'
+            )
         self.teacher = BranchedTeacher(**arguments[0])
         self.teachers = [self.teacher]
         self.temperature = temperature
@@ -75,13 +77,16 @@ class StudentTraining(SelfSupervised):
         mine, theirs = task_facts(student), task_facts(self.teacher.module)
         if mine['num_classes'] != theirs['num_classes']:
             raise ConfigError(
-                f'kd.teacher: it tells {theirs["num_classes"]} classes apart, the student '
-                f'{mine["num_classes"]} (model.head.num_classes)'
+                f'it tells {theirs["num_classes"]} classes apart, the student '
+                f'{mine["num_classes"]} (model.head.num_classes)',
+                key='kd.teacher',
             )
         if len(self.branches) != len(self.teacher.branches):
             raise ConfigError(
-                f'kd.teacher: its {len(self.teacher.branches)} branches '
-                f"({', '.join(self.teacher.branches)}) are matched in order with the student's, "
-                f'which has {len(self.branches)} ({", ".join(self.branches)}). Choose a pair with '
-                'equally many stages, or say with kd.stages which of them get a branch'
+                f'its {len(self.teacher.branches)} branches ({", ".join(self.teacher.branches)}) '
+                f"are matched in order with the student's, which has {len(self.branches)} "
+                f'({", ".join(self.branches)})',
+                key='kd.teacher',
+                fix='Choose a pair with equally many stages, or say with kd.stages which of them '
+                'get a branch.',
             )

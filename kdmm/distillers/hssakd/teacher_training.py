@@ -63,8 +63,9 @@ class TeacherTraining(SelfSupervised):
         """Refuse branches behind weights that nobody trained."""
         if not (self.trains_student or loaded or self.random or self.initialised):
             raise ConfigError(
-                'load_from: missing. Branches with kd.joint=False are trained behind a frozen '
-                'classifier, and this one has random weights. Name a conventionally trained '
-                'checkpoint (load_from=...), train both together (kd.joint=True), or ask for '
-                'random weights in a smoke test (kd.random=True)'
+                'it is missing: branches with kd.joint=False are trained behind a frozen '
+                'classifier, and this one has random weights',
+                key='load_from',
+                fix='Name a conventionally trained checkpoint (load_from=...), train both together '
+                '(kd.joint=True), or ask for random weights in a smoke test (kd.random=True).',
             )

@@ -23,25 +23,31 @@ def check_networks(networks: Mapping[str, Any]) -> None:
     for name, network in networks.items():
         if not _is_moco(network):
             raise ConfigError(
-                f"kd.type: MCLMoCo trains MMPretrain's MoCo, and {name} is a "
-                f"{type(network).__name__}: expected model=dict(type='MoCo', ...)"
+                f"MCLMoCo trains MMPretrain's MoCo, and {name} is another model",
+                key='model.type',
+                got=type(network).__name__,
+                expected="model=dict(type='MoCo', ...)",
             )
         temperature = getattr(network.head, 'temperature', None)
         if not isinstance(temperature, int | float) or not temperature > 0:
             raise ConfigError(
-                f'model.head of {name}: expected a ContrastiveHead with a positive temperature, '
-                f'got {type(network.head).__name__} with {temperature!r}'
+                f'of {name}, whose head is a {type(network.head).__name__}',
+                key='model.head.temperature',
+                got=temperature,
+                expected='a ContrastiveHead with a positive temperature',
             )
         size, length = network.queue.shape
         if size < 2:
             raise ConfigError(
-                f'model.feat_dim of {name}: expected 2 or more, got {size}: rows of unit length '
-                'with one channel are all alike'
+                f'of {name}: rows of unit length with one channel are all alike',
+                key='model.feat_dim',
+                got=size,
+                expected='2 or more',
             )
         facts = f'feat_dim={size}, queue_len={length}, head.temperature={temperature:g}'
         first = first or facts
         if facts != first:
-            raise ConfigError(f'kd.peers: {name} has {facts}, the student has {first}')
+            raise ConfigError(f'{name} has {facts}, the student has {first}', key='kd.peers')
 
 
 def queries_of(networks: Sequence[Any], images: Tensor) -> Tensor:
@@ -80,8 +86,10 @@ def enqueue(networks: Sequence[Any], keys: Tensor) -> None:
 def _unit(network: Any, rows: Tensor) -> Tensor:
     if rows.shape[1:] != network.queue.shape[:1]:
         raise ConfigError(
-            f'model.feat_dim: the queue holds rows of length {network.queue.shape[0]}, and the '
-            f'neck gives rows of shape {tuple(rows.shape[1:])}'
+            f'the neck gives rows of shape {tuple(rows.shape[1:])}, and the queue holds rows of '
+            'this length',
+            key='model.feat_dim',
+            got=network.queue.shape[0],
         )
     return normalize_rows(rows)
 

@@ -56,7 +56,7 @@ class MoCoCohort(Objective):
         check_networks({'the student': student, **self.peers})
         self.temperature = build_schedule(temperature, 'kd.temperature')
         if not self.temperature(Progress()) > 0:
-            raise ConfigError(f'kd.temperature: expected a positive number, got {temperature!r}')
+            raise ConfigError(key='kd.temperature', got=temperature, expected='a positive number')
         self.weights = weights_by_part(weight, self.parts)
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
@@ -108,8 +108,10 @@ class MoCoCohort(Objective):
         """
         if may_be_uneven(loader):
             raise ConfigError(
-                'train_dataloader: ranks may have different numbers of images in a step, and MoCo '
-                'shuffles them across ranks. Set drop_last=True, or round_up=True of its sampler'
+                'ranks may have different numbers of images in a step, and MoCo shuffles them '
+                'across ranks',
+                key='train_dataloader',
+                fix='Set drop_last=True, or round_up=True of its sampler.',
             )
         length = next(iter(self.networks().values())).queue_len
         if loader.batch_size is None:  # a batch sampler's, which may vary
@@ -117,8 +119,10 @@ class MoCoCohort(Objective):
         batch = loader.batch_size * collective.world_size()
         if length % batch:
             raise ConfigError(
-                f'model.queue_len: expected a multiple of the batch of all ranks, {batch}, got '
-                f'{length}. Change it, or train_dataloader.batch_size'
+                key='model.queue_len',
+                got=length,
+                expected=f'a multiple of the batch of all ranks, {batch}',
+                fix='Change it, or train_dataloader.batch_size.',
             )
 
     def networks(self) -> dict[str, Any]:
@@ -144,7 +148,8 @@ def _two_views(inputs: Any) -> Sequence[Tensor]:
     if not isinstance(inputs, list | tuple) or len(inputs) != 2:
         got = f'{len(inputs)} views' if isinstance(inputs, list | tuple) else 'one view'
         raise ConfigError(
-            "train_dataloader.dataset.pipeline: expected dict(type='MultiView', num_views=2, "
-            f'transforms=[...]) before PackInputs, got {got} of each image'
+            f'it gives {got} of each image',
+            key='train_dataloader.dataset.pipeline',
+            expected="dict(type='MultiView', num_views=2, transforms=[...]) before PackInputs",
         )
     return inputs

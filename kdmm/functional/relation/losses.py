@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdmm.errors import ShapeError
+
 from ..blocks import rows_per_block
 from ..collective import all_gather_cat, gather_with_grad, world_size
 from ..maps import full_precision, map_to_rows, normalize_rows, promote
@@ -178,9 +180,12 @@ def memory_kl(
     if sum(sections) != keys.shape[0] or min(sections, default=0) < 1:
         raise ValueError(f'sections {sections} must be positive and cover {keys.shape[0]} keys')
     if student_rows.shape != teacher_rows.shape or keys.shape[1] != student_rows.shape[1]:
-        raise ValueError(
-            f'rows of student {tuple(student_rows.shape)}, teacher {tuple(teacher_rows.shape)} '
-            f'and keys {tuple(keys.shape)} must have the same number of channels'
+        raise ShapeError(
+            'rows of student and teacher (n, C) and keys (m, C) must have the same channels',
+            'channels',
+            student=student_rows,
+            teacher=teacher_rows,
+            keys=keys,
         )
     half = half_products(student_rows)
     with full_precision(student_rows):

@@ -13,7 +13,7 @@ from kdmm.distillers.cohort.members import (  # noqa: E402
     build_peer,  # noqa: E402
     other_configs,
 )
-from kdmm.errors import ConfigError  # noqa: E402
+from tests.errors import refused  # noqa: E402
 
 from .networks import classifier_config  # noqa: E402
 
@@ -36,7 +36,8 @@ def test_a_number_counts_the_student(count):
 
 @pytest.mark.parametrize('peers', [1, 0, -2, 2.0, True, 'x', [], None, dict(type='a')])
 def test_fewer_than_two_are_refused(peers):
-    with pytest.raises(ConfigError, match=r'kd\.peers: expected the number of networks, 2 or more'):
+    told = 'the number of networks, 2 or more'
+    with refused(key='kd.peers', got=peers, expected=told):
         other_configs(peers, STUDENT)
 
 
@@ -52,14 +53,14 @@ def test_a_list_names_the_others(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'item, message',
+    'item, fields',
     [
-        (3, 'expected model dicts or names of configs, got 3'),
-        ('no_such_file.py', "'no_such_file.py' cannot be read"),
+        (3, dict(expected='model dicts or names of configs')),
+        ('no_such_file.py', dict(problem='cannot be read')),
     ],
 )
-def test_what_names_no_model_is_refused(item, message):
-    with pytest.raises(ConfigError, match=f'kd.peers: {message}'):
+def test_what_names_no_model_is_refused(item, fields):
+    with refused(key='kd.peers', got=item, **fields):
         other_configs([WIDER, item], STUDENT)
 
 
@@ -82,7 +83,7 @@ def test_names_say_the_place(keep, names):
 
 @pytest.mark.parametrize('keep', [3, -1, 5, '0', True, None, 1.0])
 def test_no_place_is_refused(keep):
-    with pytest.raises(ConfigError, match=rf'kd\.keep: expected a place from 0 to 2, got {keep!r}'):
+    with refused(key='kd.keep', got=keep, expected='a place from 0 to 2'):
         build_others([STUDENT] * 2, keep, Blank())
 
 
@@ -106,5 +107,5 @@ def test_other_images_are_refused(option):
     values = dict(mean=[1.0] * 3, std=[2.0] * 3)
     own = build_peer(dict(STUDENT, data_preprocessor=values))
     config = dict(STUDENT, data_preprocessor={**values, **option})
-    with pytest.raises(ConfigError, match=r'kd\.peers: the data_preprocessor of peer1 \(ImageClas'):
+    with refused(key='kd.peers', problem='the data_preprocessor of peer1 (ImageClassifier)'):
         build_others([config], 0, own)

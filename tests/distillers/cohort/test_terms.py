@@ -6,10 +6,10 @@ from torch import Tensor
 
 from kdmm.distillers import Progress
 from kdmm.distillers.cohort.terms import MutualTerm, PairTerm, cohort_table, cohort_term
-from kdmm.errors import ConfigError
 from kdmm.losses import DistillLoss
 from kdmm.registry import MODELS
 from tests.distillers.tiny_models import Distance, Paired, Parts  # noqa: F401  (registered)
+from tests.errors import refused
 from tests.functional.test_mutual import fix, naive_kd
 
 TAPS = dict.fromkeys(['logits', 'embedding', 'map'])
@@ -176,32 +176,41 @@ class Recorder(DistillLoss):
         return first.sum()
 
 
-@pytest.mark.parametrize(
-    'config, message',
-    [
-        (dict(type='KDLoss', on='logits', teacher=0), r'it\.teacher: a cohort has none'),
-        (dict(type='MCLLoss', on='embedding', teacher=0), r"it: unknown key 'teacher'"),
-        (dict(type='KDLoss', on='logits', weight='auto:0.1'), r"it\.weight: 'auto' is measured"),
-        (dict(type='MCLLoss', on='embedding', weight=dict(vcl='auto:0.1')),
-         r"it\.weight: 'auto' is measured"),
-        (dict(type='MCLLoss', on='embedding', weight=dict(vlc=1)),
-         r"it\.weight: unknown key 'vlc'; nearest: vcl"),
-        (dict(type='MCLLoss', on='map'), r"it on tap 'map': .*pooled features \(B, channels\), got "
-         r"\[\(1, 2, 3, 3\), .*'head\.fc\.in' for blank images"),
-        (dict(type='EnsembleKDLoss', on='embedding'), r"it on tap 'embedding': .*one shape"),
-        (dict(type='KDLoss', on='embedding'), r"it on tap 'embedding': KDLoss"),
-        (dict(type='KDLos', on='logits'), r"it\.type: no loss 'KDLos'; nearest: KDLoss"),
-        (dict(type='KDLoss', on='logit'), r"it\.on: no tap 'logit'; nearest: logits"),
-        (dict(type='MCLLoss', on='embedding', tua=1), r"it: unknown key 'tua'; nearest: tau"),
-        (dict(type='EnsembleKDLoss', on='logits', learners=3), r'it: learners must be'),
-        (dict(type='KDLoss', on='logits', weight=-1), r'it\.weight: expected 0 or more, got -1'),
-        (dict(type='MCLLoss', on='embedding', weight=dict(vcl=-1)), r'it\.weight\.vcl: expected 0'),
-        (dict(type='SKDLoss', on='map', patch=3), r"it on tap 'map': SKDLoss .*one pixel"),
-        (dict(type='MCLLoss', on='embedding', dim=1), r'it: dim: '),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_is_refused(config, message):
-    with pytest.raises(ConfigError, match=rf'kd\.losses\.{message}'):
+def mcl(**options) -> dict:
+    return dict(type='MCLLoss', on='embedding', **options)
+
+
+def kd(on='logits', **options) -> dict:
+    return dict(type='KDLoss', on=on, **options)
+
+
+POOLED = 'pooled features (B, channels): peers [(1, 2, 3, 3), '
+WRONG: list[tuple[dict, str, dict]] = [
+    (kd(teacher=0), '.teacher', dict(got=0, problem='a cohort has none')),
+    (mcl(teacher=0), '', dict(problem="unknown key 'teacher'")),
+    (kd(weight='auto:0.1'), '.weight', dict(got='auto:0.1', problem="'auto' is measured")),
+    (mcl(weight=dict(vcl='auto:0.1')), '.weight', dict(problem="'auto' is measured")),
+    (mcl(weight=dict(vlc=1)), '.weight', dict(problem="unknown key 'vlc'; nearest: vcl")),
+    (dict(mcl(), on='map'), '',
+     dict(problem=("on tap 'map', ", POOLED, 'for blank images'), fix="'head.fc.in'")),
+    (dict(type='EnsembleKDLoss', on='embedding'), '',
+     dict(problem=("on tap 'embedding', ", 'one shape'))),
+    (kd(on='embedding'), '', dict(problem="on tap 'embedding', KDLoss")),
+    (dict(kd(), type='KDLos'), '.type', dict(got='KDLos', problem='nearest: KDLoss')),
+    (kd(on='logit'), '.on', dict(got='logit', problem='nearest: logits')),
+    (mcl(tua=1), '', dict(problem="unknown key 'tua'; nearest: tau")),
+    (dict(type='EnsembleKDLoss', on='logits', learners=3), '.learners', dict(got=3)),
+    (kd(weight=-1), '.weight', dict(got=-1, expected='0 or more')),
+    (mcl(weight=dict(vcl=-1)), '.weight.vcl', dict(got=-1, expected='0 or more')),
+    (dict(type='SKDLoss', on='map', patch=3), '',
+     dict(problem=("on tap 'map', SKDLoss", 'one pixel'), fix='pool less')),
+    (mcl(dim=1), '.dim', dict(got=1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('config', 'key', 'fields'), WRONG)
+def test_what_cannot_be_is_refused(config, key, fields):
+    with refused(key=f'kd.losses.it{key}', **fields):
         cohort_term('it', config, TAPS, {}, seen(2, 1), 'for blank images')
 
 

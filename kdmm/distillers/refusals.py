@@ -1,0 +1,45 @@
+"""What a loss or connector refuses, as an error of the config that declares it."""
+
+from collections.abc import Mapping
+
+from kdmm.errors import ConfigError, Mismatch, ShapeError, rewrapped
+
+#: What a config declares where tensors do not fit; else the advice of the error stands.
+REMEDIES: Mapping[Mismatch, str] = {
+    'resolution': "Declare connector=dict(type='Resize') on this tap, or tap layers of the same "
+    'stride.',
+    'channels': "Declare connector=dict(type='Projection', bias=False) on features; logits need "
+    "the same classes: connector=dict(type='ClassMap', classes=[...]).",
+    'classes': "Declare connector=dict(type='ClassMap', classes=[...]), which says for each class "
+    "of the student which of the teacher's it is.",
+    'one pixel': 'Tap a layer of larger maps, or train on larger images.',
+    'one window': 'Tap a layer of larger maps, pool less, or train on larger images.',
+    'one channel': 'Tap features of several channels.',
+    'one image': 'Raise train_dataloader.batch_size (kdmm.PKSampler: images of one class meet), or '
+    'take MCLBankLoss.',
+    'small': 'Train on larger crops (at stride 8 of 512 x 512) or leave this term out.',
+    'unpooled': "Tap what the classifier reads, for MMPretrain 'head.fc.in'.",
+    'layers': "Give it several different taps: on=['a', 'b', ...].",
+    'row length': 'The rows are as long as the pooled maps: the crop size may not change during '
+    'training nor over a resume.',
+    'ranks': "Crop the training images to one size, or choose scope='local' where the loss has it.",
+}
+
+
+def refusal(where: str, error: BaseException, place: str = '', note: str = '') -> ConfigError:
+    """Say what a loss or connector refuses as an error of its config.
+
+    Args:
+        where: The config key.
+        error: What was raised. One with a key is told of that key below ``where``.
+        place: What was read, for errors of shapes, such as a tap.
+        note: For which input the shapes are, as the end of the problem.
+    """
+    error = rewrapped(error) or error
+    if isinstance(error, ConfigError):
+        return error.under(where)
+    problem, fix = str(error).rstrip('.'), ''
+    if isinstance(error, ShapeError):
+        problem, fix = error.finding, REMEDIES.get(error.mismatch, error.fix)
+    problem = ', '.join(filter(None, (place, problem)))
+    return ConfigError(f'{problem} {note}'.rstrip(), key=where, fix=fix)
