@@ -1,4 +1,4 @@
-"""Build a loss or a connector from its config, and from facts that the student's model says."""
+"""Build a loss or a connector from its config and from facts of the student's model."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ def build_part(
         where: The config key, for errors.
         config: ``dict(type=..., ...)``; a class may stand in place of its name.
         facts: Values for arguments that the config leaves out.
-        what: How errors call such a module.
+        what: Name of such a module in errors.
 
     Raises:
         ConfigError: For an unknown type or argument, a missing one, or whatever the module refuses.
@@ -47,7 +47,7 @@ def build_part(
 
 
 def task_facts(student: nn.Module) -> dict[str, int]:
-    """``num_classes`` and ``ignore_index`` of the student, where its head says them."""
+    """``num_classes`` and ``ignore_index`` of the student, where its head has them."""
     head = output_head(student)
     names = ('num_classes', 'ignore_index')
     return {name: getattr(head, name) for name in names if hasattr(head, name)}
@@ -99,17 +99,17 @@ def build_loss(
 def check_shapes(
     where: str, place: str, loss: DistillLoss, activations: Sequence[Any], note: str
 ) -> None:
-    """Let a loss judge activations of the shapes that training will give.
+    """Check by the loss activations of the shapes that training will give.
 
     Args:
         where: The config key, for errors.
         place: The tap or taps, as errors call them.
-        loss: What it compares in ``forward``, it takes in ``check``.
+        loss: Its ``check`` takes the arguments of ``forward``.
         activations: Blank ones.
         note: For which input they are, as the end of the problem.
 
     Raises:
-        ConfigError: With what the loss says, which names both shapes.
+        ConfigError: With the loss's message, which names both shapes.
     """
     try:
         loss.check(*activations)

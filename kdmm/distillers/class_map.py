@@ -1,4 +1,4 @@
-"""`ClassMap`: two networks whose sets of classes differ."""
+"""`ClassMap`, for networks whose sets of classes differ."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ Entry = int | Sequence[int] | None
 
 @MODELS.register_module()
 class ClassMap(nn.Module):
-    """Reduces both logit maps to the classes that the two networks share.
+    """Reduce both logit maps to the classes that the two networks share.
 
     For each class of the student, ``classes`` says which of the teacher's it is: an index; a list
     of indices that the student does not tell apart (their logits are merged by log-sum-exp, so that

@@ -104,7 +104,7 @@ class Chain(nn.ModuleList):
     """Connectors applied in order."""
 
     def forward(self, student: Any, teacher: Any) -> Pair:
-        """The pair after the last of them."""
+        """Apply the connectors to a pair."""
         for link in self:
             student, teacher = link(student, teacher)
         return student, teacher
@@ -122,7 +122,7 @@ class PerTap(nn.ModuleList):
 def build_connectors(
     where: str, config: Any, facts: dict[str, Any], pairs: Sequence[Pair], several: bool
 ) -> tuple[nn.Module | None, list[Pair]]:
-    """Build what ``config`` declares, each link for the shapes that reach it.
+    """Build the connectors of ``config``, each for the shapes that reach it.
 
     Args:
         where: The config key, for errors.
@@ -135,7 +135,7 @@ def build_connectors(
         The connector (None if none is declared) and the pairs behind it.
 
     Raises:
-        ConfigError: For what cannot be built or does not take its activations.
+        ConfigError: If a connector cannot be built or refuses its activations.
     """
     if config is None:
         return None, list(pairs)

@@ -36,7 +36,7 @@ class Distillation(TermedObjective):
         losses: Term name to ``dict(type=, on=, weight=, ...)``, the arguments of `Term`.
         probe_size: (H, W) of the blank image that measures the taps when the model is built; None
             takes what the model is built for, or a small one.
-        measure: Whether gradient shares are measured at the iterations that are logged.
+        measure: Whether gradient ratios are measured at the iterations that are logged.
         crop_size: (H, W) of training images, where the model does not say it; ``tools/train.py``
             reads it off the training pipeline.
 
@@ -117,17 +117,17 @@ class Distillation(TermedObjective):
         """
         require_gradient(student)
         busy = [term for term in self.each() if not term.idle]
-        seen = self._teach(inputs, samples, {term.teacher for term in busy})
+        outputs = self._teacher_outputs(inputs, samples, {term.teacher for term in busy})
         needs = sorted({need for term in busy for need in term.loss.needs})
         context = gather_context(needs, samples) if needs else {}
         if not self._announced:
-            print_log(start_table(self.each(), student, seen), 'current')
+            print_log(start_table(self.each(), student, outputs), 'current')
             self._announced = True
         values = {}
         for term in busy:
             given = {need: context[need] for need in term.loss.needs}
             values[term.name] = term.compute(
-                term.pick(student), term.pick(seen[term.teacher]), **given
+                term.pick(student), term.pick(outputs[term.teacher]), **given
             )
         if self.training and torch.is_grad_enabled() and losses is not None:
             self._measure(values, student, losses)
@@ -140,7 +140,7 @@ class Distillation(TermedObjective):
         return result
 
     def _measure(self, values: Any, taps: Mapping[str, Any], losses: Mapping[str, Any]) -> None:
-        """Measure gradient ratios, if a weight or the running line asks for them."""
+        """Measure gradient ratios, if a weight or the log needs them."""
         autos = [auto.name for term in self.each() for auto in term.weights.measuring().values()]
         if not (autos or self.measure_next):
             self.shares = []
@@ -163,8 +163,8 @@ class Distillation(TermedObjective):
         """Return the terms in the order of the config."""
         return cast(list[Term], list(self.terms.values()))
 
-    def _teach(self, inputs: Any, samples: Any, wanted: set[int]) -> list[Any]:
-        """Read the taps of the teachers that some term asks for now (the first time, of all)."""
+    def _teacher_outputs(self, inputs: Any, samples: Any, wanted: set[int]) -> list[Any]:
+        """Read the taps of the teachers that a term needs now (in the first step, of all)."""
         return [
             teacher(inputs, samples) if index in wanted or not self._announced else None
             for index, teacher in enumerate(self.teachers)

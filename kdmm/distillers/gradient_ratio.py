@@ -1,7 +1,6 @@
-"""The gradient ratio of a term: how strongly its loss pulls at the taps, relative to the task's.
+"""Gradient ratio of a term: its gradient norm at its taps over the task's.
 
-It is measured beside the backward pass: for weights that ask for a share of the task's gradient,
-and for the running line.
+It is measured beside the backward pass, for measured weights and for the log.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ SCALE, HALF_SCALE = 2.0**15, 2.0**10
 
 
 class UnmeasurableError(RuntimeError):
-    """The graph between loss and tap gives gradients to ``backward()`` only."""
+    """The graph between loss and tap supports ``backward()`` only."""
 
 
 class Norms(NamedTuple):
@@ -41,7 +40,7 @@ class Norms(NamedTuple):
 
 
 def task_loss(losses: Mapping[str, Any]) -> Tensor:
-    """The student's own objective: the sum that MMEngine forms of entries called ``loss``."""
+    """Sum of the student's own losses, as MMEngine forms it of entries called ``loss``."""
     items = [value for key, value in losses.items() if 'loss' in key]
     flat = [x for item in items for x in (item if isinstance(item, list | tuple) else [item])]
     return torch.stack([x.mean().float() for x in flat]).sum() if flat else torch.zeros(())
@@ -67,7 +66,8 @@ def gradient_norms(
     """
     every = {id(x): x for group in activations for x in group}
     try:
-        sources = [source_of(x) for x in every.values()]  # the task goes on from the originals
+        # the task's graph continues from the originals
+        sources = [source_of(x) for x in every.values()]
     except NotImplementedError as error:
         raise UnmeasurableError(str(error)) from error
     with full_precision(task):
@@ -82,7 +82,7 @@ def gradient_norms(
 
 
 def _entries(squares: Mapping[int, Tensor | None], group: Sequence[Tensor]) -> list[Tensor | None]:
-    """The entries of ``group`` in a table by identity."""
+    """Select the entries of ``group`` from a table by identity."""
     return [squares[id(x)] for x in group]
 
 
@@ -121,7 +121,7 @@ Values = Mapping[str, Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Share:
-    """One entry of the running line.
+    """Gradient ratio of one part of a term, for the log.
 
     Attributes:
         label: ``<term>`` or ``<term>_<part>``.
@@ -129,7 +129,7 @@ class Share:
         loss: The weighted loss.
         weight: Its weight.
         share: Norm of the weighted loss's gradient at the taps over that of the task's.
-        wanted: Whether a weight other than 0 asks for it.
+        wanted: Whether the weight is measured or not 0.
     """
 
     label: str
@@ -147,7 +147,7 @@ def measure_shares(
     losses: Mapping[str, Any],
     line: bool,
 ) -> list[Share]:
-    """Let weights that are measured see this step's gradients; the running line if asked for.
+    """Update measured weights by this step's gradients; return the entries of the log if wanted.
 
     Args:
         terms: All terms.
@@ -185,11 +185,11 @@ def measure_shares(
 def _wanted(term: Term, line: bool) -> list[str]:
     """The parts (`WHOLE`: their sum) whose gradient is needed."""
     autos = list(term.weights.measuring())
-    weighted = [part for part in term.parts if line and not _known_zero(term, part)]
+    weighted = [part for part in term.parts if line and not _is_zero_now(term, part)]
     return list(dict.fromkeys(autos + weighted))
 
 
-def _known_zero(term: Term, part: str) -> bool:
+def _is_zero_now(term: Term, part: str) -> bool:
     return term.weights.auto(part) is None and float(term.weights.now(part)) == 0
 
 
@@ -213,8 +213,8 @@ def _norms(
 
 
 def _size(term: Term, part: str, value: Tensor) -> Tensor | float:
-    """The present weight's: losses are measured weighted, so that gradients are of a fit size."""
-    if _known_zero(term, part) or value.dtype is torch.float16:
+    """Factor by which a loss is scaled for the measurement, so that gradients have a fit size."""
+    if _is_zero_now(term, part) or value.dtype is torch.float16:
         return 1.0
     return _absolute(term.weights.now(part))
 
@@ -232,4 +232,4 @@ def _share(term: Term, part: str, values: Values, found: Mapping[Key, Norms]) ->
         loss = (weight * values[term.name][part]).detach()
     if key in found:
         share = _absolute(weight) * found[key].loss / found[key].task
-    return Share(term.label(part), term.on, loss, weight, share, not _known_zero(term, part))
+    return Share(term.label(part), term.on, loss, weight, share, not _is_zero_now(term, part))

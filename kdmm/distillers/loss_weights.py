@@ -23,10 +23,10 @@ class Auto(nn.Module):
     iterations measured so far), from the first iteration on and frozen after ``iterations`` of
     them. An iteration in which a norm is zero or not finite does not count, and while there is none
     that counts the weight is 1. All of it is state of the run, so a resumed run continues to the
-    bit. Our own device: published weights hold for one resolution, batch size and pair of networks.
+    bit. It is no published method; published weights hold for one resolution and pair of networks.
 
     Args:
-        name: How log lines call the weight.
+        name: Name of the weight in the log.
         share: Of the task's gradient norm.
         iterations: How many are measured.
     """
@@ -39,7 +39,7 @@ class Auto(nn.Module):
         self.register_buffer('count', torch.zeros((), dtype=torch.int64))
         self.register_buffer('seen', torch.zeros((), dtype=torch.int64))
         self.register_buffer('frozen', torch.zeros((), dtype=torch.bool))
-        self.measuring, self._seen = True, 0  # what the buffers say, without a look at the device
+        self.measuring, self._seen = True, 0  # copies of the buffers, without a device sync
         self.register_load_state_dict_post_hook(_read_back)
 
     def value(self) -> Tensor:
@@ -142,7 +142,7 @@ class LossWeights(nn.Module):
         return tuple(part for part in parts if part in self.given)
 
     def auto(self, part: str) -> Auto | None:
-        """Return what measures the weight of ``part``, if anything does."""
+        """Return the `Auto` that measures the weight of ``part``, None if there is none."""
         for name in (part, WHOLE):
             if _child(name) in self.autos:
                 return self.autos[_child(name)]  # type: ignore[return-value]
@@ -200,11 +200,11 @@ def constant_weight(weight: Any) -> Any:
 
 
 def weights_by_part(weight: Any, parts: Sequence[str]) -> LossWeights:
-    """``kd.weight`` of an objective that consists of ``parts``; one that is left out counts 1.
+    """Build ``kd.weight`` of an objective with fixed ``parts``; parts left out have weight 1.
 
     Args:
         weight: A number or a schedule for all parts, or a dict of those by part.
-        parts: What can be weighted.
+        parts: Names of the parts.
 
     Raises:
         ConfigError: For an unknown part, a negative weight, or a measured one.
@@ -221,7 +221,7 @@ def weights_by_part(weight: Any, parts: Sequence[str]) -> LossWeights:
 
 
 def _check_sign(schedule: Schedule, value: Any, where: str) -> None:
-    """Refuse what would have the student do the opposite of what the loss asks for."""
+    """Refuse negative and infinite weights."""
     wrong = [end for end in schedule.ends() if not 0 <= end < math.inf]
     if wrong:
         reached = f' (it reaches {wrong[0]:g})' if isinstance(value, Mapping) else ''

@@ -1,4 +1,4 @@
-"""`Objective`: what a run has besides its student, and how it is attached to one."""
+"""`Objective`, the base of all kinds of ``kd`` sections, and its attachment to a student."""
 
 import copy
 import functools
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kdmm.distillers.term import Term
     from kdmm.teachers import Teacher
 
-#: The one child that a model in training has besides its own; all state of kdmm lies under it.
+#: Name of the child that kdmm adds to a model in training; all state of kdmm is under it.
 CHILD = 'kd'
 
 #: A student's own losses, computed on the inputs given.
@@ -52,11 +52,11 @@ class Objective(nn.Module):
     #: Whether `kdmm.engine.split_step` can take a step apart: it has ``student_taps``, ``teachers``
     #: and terms that are computed one after the other.
     by_term: ClassVar[bool] = False
-    #: Prefixes of the state that is a result, to be kept in files that cannot be resumed, too.
+    #: Prefixes of state that is a result, also kept in files that cannot be resumed.
     results: ClassVar[tuple[str, ...]] = ()
     #: Whether the student is trained; else it stays in eval mode.
     trains_student = True
-    #: Networks that are only read; no children, so that they are in nobody's state.
+    #: Networks that are only read; they are no children and thus in no state.
     teachers: Sequence['Teacher'] = ()
     #: Modules of the student that other networks of the objective share.
     shared: tuple[str, ...] = ()
@@ -64,9 +64,9 @@ class Objective(nn.Module):
     hooks: list[dict[str, Any]]
     #: Whether gradient shares are measured at iterations that are logged, and in the next one.
     measure = measure_next = False
-    #: What was measured in the last step.
+    #: Gradient ratios that were measured in the last step.
     shares: Sequence['Share'] = ()
-    #: The batch of the training step that was computed last, until `after_step`.
+    #: Batch of the last training step, until `after_step`.
     batch: Batch | None = None
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class Objective(nn.Module):
             The student: of a subclass of its class, with the same parameter names and prediction.
 
         Raises:
-            ConfigError: For whatever is wrong with the section.
+            ConfigError: If the section is wrong.
         """
         section = current_names('kd', cls, section)
         known = cls.section_keys()
@@ -124,9 +124,9 @@ class Objective(nn.Module):
 
     @classmethod
     def dry_run(cls, section: dict[str, Any]) -> None:
-        """Change a section, in place, to one whose steps are measured and not kept.
+        """Change a section, in place, for a dry run: steps that are measured and not kept.
 
-        No weights are read, and everything takes part from the first step on.
+        No weights are read, and all terms act from the first step.
         """
         teachers = section.get('teacher')
         for teacher in teachers if isinstance(teachers, list) else [teachers]:
@@ -152,21 +152,21 @@ class Objective(nn.Module):
         """Move the schedules; the hook `DistillHook` calls it before each iteration."""
 
     def check_start(self, loaded: bool, resumed: bool = False) -> None:
-        """Refuse to train.
+        """Refuse to start a training that would be worthless.
 
         Args:
             loaded: Whether the student's weights came from a checkpoint.
             resumed: Whether all of the run did.
 
         Raises:
-            ConfigError: If training would be worthless.
+            ConfigError: If something needed is missing.
         """
 
     def see_loader(self, loader: Any) -> None:
-        """Look at the training loader, before training and when a hook has replaced it."""
+        """Check the training loader, before training and when a hook has replaced it."""
 
     def after_step(self) -> None:
-        """Train or write what is the objective's own, after each iteration.
+        """Train the objective's own parts and write its memories, after each iteration.
 
         An override has the batch of the step in ``self.batch``, None if no step was computed, and
         ends with a call of this method.
@@ -174,10 +174,10 @@ class Objective(nn.Module):
         self.batch = None
 
     def upgrade(self, state: dict[str, Any]) -> None:
-        """Bring a state that an earlier version saved into the present form, in place."""
+        """Convert a state of an earlier version to the present form, in place."""
 
     def networks(self) -> Mapping[str, Any]:
-        """Return the networks beside the student that the run gives back, too, by name."""
+        """Return further networks that are results of the run, by name."""
         return {}
 
     def each(self) -> Sequence['Term']:
@@ -185,7 +185,7 @@ class Objective(nn.Module):
         return ()
 
     def facts(self) -> list[str]:
-        """Describe what the objective consists of, as the parts of a line."""
+        """Describe the objective's contents, as the parts of a line."""
         terms = len(self.each())
         found = [f'{terms} term{"s" * (terms != 1)}'] if terms else []
         sources = ', '.join(str(teacher.source) for teacher in self.teachers)
@@ -204,7 +204,7 @@ class Objective(nn.Module):
 
     @property
     def averages(self) -> bool:
-        """True if an average of the student's weights (EMA) has something beside them."""
+        """True if an average of weights (EMA) includes more than the student."""
         return self.averaged() is not None
 
     def averaged(self) -> nn.Module | None:
@@ -241,12 +241,12 @@ def register_objective(name: str) -> Callable[[_Kind], _Kind]:
 
 
 class Attached:
-    """Mixed into the class of a student that an objective was attached to.
+    """Mixin for the class of a student with an attached objective.
 
     Its training losses are those of ``self.kd``. A copy of such a student is a plain one: an object
     of the base library's class, without the child ``kd``, of the same weights, mode and prediction.
     So is a pickle of it, by `torch.save` or for another process; it can be read where there is no
-    kdmm. What an average of its weights needs beside it, a deep copy has: peers, see
+    kdmm. A deep copy also has what an average of weights needs, such as peers; see
     `Objective.averaged`.
     """
 
@@ -282,10 +282,10 @@ class Attached:
 
 
 def averaged_part(model: Any) -> Any:
-    """Return what an average of weights (EMA) averages; it shares modules with ``model``.
+    """Return the model that an average of weights (EMA) averages; it shares modules with ``model``.
 
-    That is the plain student, with what `Objective.averaged` says as its ``kd``; ``model`` itself
-    where no objective is attached.
+    It is the plain student with `Objective.averaged` as its ``kd``, or ``model`` itself where no
+    objective is attached.
     """
     if not isinstance(model, Attached):
         return model
@@ -342,7 +342,7 @@ def attach(
 
 @contextmanager
 def set_aside(model: nn.Module) -> Iterator[Any]:
-    """Make a distilled student just a student inside. Yields its objective, None without one."""
+    """Detach the objective of a student for the block; yield it, or None if there is none."""
     kept = getattr(model, CHILD, None)
     if kept is None:
         yield None
@@ -356,6 +356,6 @@ def set_aside(model: nn.Module) -> Iterator[Any]:
 
 @functools.cache
 def _attached_class(student: type) -> type:
-    """Make the one class of all students of a class."""
+    """Make the class that all attached students of a class share."""
     names = dict(__module__=student.__module__, __qualname__=student.__qualname__)
     return type(student.__name__, (Attached, student), {**names, 'student_class': student})

@@ -16,10 +16,10 @@ from kdmm.teachers.teacher import Teacher
 
 Size = tuple[int, int]
 
-#: Of the blank image, for networks that take images of any size.
+#: Size of the blank image for networks that take images of any size.
 DEFAULT: Size = (64, 64)
-#: How a network is called to read its taps; the second where the first does not reach them all,
-#: as for auxiliary heads, and for heads that need samples to run at all.
+#: Modes of the forward pass that reads the taps; the second serves taps that the first does not
+#: reach, as in auxiliary heads, and heads that need samples.
 MODES = ('tensor', 'loss')
 
 
@@ -33,7 +33,7 @@ class Probe:
 
     Attributes:
         pairs: Tap name to (student, teacher): zeros (1, C, h, w), of stride 0 and thus of no size.
-        note: For which input, as the end of an error message.
+        note: Describes the input, as the end of an error message.
     """
 
     pairs: dict[str, tuple[Any, Any]]
@@ -51,8 +51,8 @@ def probe(
 
     Args:
         student: The network to train.
-        student_taps: Where it is read.
-        teacher: Learns how often its tapped modules run, and in which mode.
+        student_taps: Its taps.
+        teacher: Records how often its tapped modules run, and in which mode.
         size: (H, W) of the image; None chooses one, see `sizes_to_try`.
         crop: (H, W) of the training images, where the student does not say it.
 
@@ -79,7 +79,7 @@ def blank_taps(
     crop: Size | None = None,
     of: nn.Module | None = None,
 ) -> tuple[dict[str, Any], str]:
-    """One network's predicted activations, blank, and the note on them; see `probe` and `look`."""
+    """Predict one network's activations; return blanks and the note on them, see `probe`."""
     of = of or network
     found, size = _at_first_size(lambda size: look(network, taps, size, of), of, size, crop)
     crop = training_crop(of) or crop
@@ -93,11 +93,11 @@ def look(
     of: nn.Module | None = None,
     stop_early: bool = False,
 ) -> dict[str, Any]:
-    """The taps of a pass on a blank image, in eval mode.
+    """Record the taps of a pass on a blank image, in eval mode.
 
     Args:
-        network: Is run.
-        taps: Where it is read.
+        network: The network to run.
+        taps: Its taps.
         size: (H, W) of the image.
         of: The network whose images it takes; default its own.
         stop_early: Abandon the pass once every tap was read.
@@ -119,7 +119,7 @@ def look(
 
 
 def teacher_look(teacher: Teacher, student: nn.Module, size: Size) -> dict[str, Any]:
-    """The teacher's taps for a blank image of the student's; it keeps the mode that reads them."""
+    """Record the teacher's taps for a blank image of the student, and set the teacher's mode."""
     inputs, samples = blank_batch(student, size)
     if type(samples[0]) is not type(blank_sample(teacher.module, size)):  # of another library
         samples = [blank_sample(teacher.module, size)]
@@ -167,7 +167,7 @@ def training_crop(student: nn.Module) -> Size | None:
 
 
 def note_of(size: Size, crop: Size | None) -> str:
-    """For which input shapes were predicted."""
+    """Describe the input for which shapes were predicted."""
     note = 'for a training crop of {}x{}'.format(*(crop or size))
     if crop is None:
         note += ' (kd.probe_size; model.data_preprocessor does not say the size)'
@@ -264,7 +264,7 @@ def _pose(meta: dict[str, Any], size: Size) -> Any:
 def _at_first_size(
     run: Callable[[Size], Any], network: nn.Module, size: Size | None, crop: Size | None
 ) -> tuple[Any, Size]:
-    """The result at the first of `sizes_to_try` that the networks take, and that size."""
+    """Run at the first of `sizes_to_try` that the networks accept; return result and size."""
     *others, last = sizes_to_try(network, size, crop)
     for other in others:
         with suppress(BlankImageError):
@@ -275,7 +275,7 @@ def _at_first_size(
 def _in_first_mode(
     run: Callable[[str], dict[str, Any]], network: nn.Module, owner: str, inputs: Tensor
 ) -> tuple[dict[str, Any], str]:
-    """The result in the first of `MODES` in which all taps are read, and that mode."""
+    """Run in the first of `MODES` that reads all taps; return result and mode."""
     problems: dict[str, Exception] = {}
     for mode in MODES:
         with _kept_buffers(network):  # losses may move queues and running norms
@@ -338,7 +338,7 @@ def _preprocessor(network: nn.Module) -> Any:
 
 
 def _fixed_size(network: nn.Module) -> Size | None:
-    """(H, W) of the codec, which says (W, H), or of a backbone with position embeddings."""
+    """(H, W) of the codec, which stores (W, H), or of a backbone with position embeddings."""
     codec = getattr(getattr(network, 'head', None), 'decoder', None)
     size = _as_size(getattr(codec, 'input_size', None))
     if size:

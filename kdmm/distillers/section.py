@@ -1,4 +1,4 @@
-"""The keys of the section ``kd``, and what is refused before anything is built."""
+"""Checks of the section ``kd`` before anything is built."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from kdmm.errors import ConfigError, nearest, refuse_unknown
 
 
 def check_section(taps: Any, losses: Any, teachers: int, measure: Any) -> None:
-    """Refuse what is of the wrong kind, and teachers that nobody reads.
+    """Refuse values of the wrong kind, and teachers that no term reads.
 
     Raises:
         ConfigError: Naming the key.

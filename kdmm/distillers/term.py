@@ -1,4 +1,4 @@
-"""Terms: a loss, where it reads, and its weight; and an objective that consists of them."""
+"""Terms: a loss with its taps and weight; and objectives that consist of terms."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -71,7 +71,7 @@ def _keypoint_weights(sample: Any) -> Any:
     return getattr(labels, 'keypoint_weights', None)
 
 
-#: Context that a loss may name in ``needs``, and where the base libraries' data samples have it.
+#: Context that a loss may name in ``needs``, and functions that read it from data samples.
 PROVIDERS: Mapping[str, Callable[[Sequence[Any]], Any]] = dict(
     labels=labels, sample_ids=sample_ids, keypoint_weights=keypoint_weights
 )
@@ -134,12 +134,12 @@ class WeightedLoss(nn.Module):
 
     @property
     def on(self) -> str:
-        """The tap or taps, as the table at the start calls them."""
+        """Names of the tap or taps in the table at the start."""
         return ', '.join(self.taps)
 
     @property
     def called(self) -> str:
-        """The tap or taps, as errors call them."""
+        """Names of the tap or taps in errors."""
         return f'tap{"s" * self.several} {", ".join(map(repr, self.taps))}'
 
     def label(self, part: str) -> str:
@@ -147,14 +147,14 @@ class WeightedLoss(nn.Module):
         return f'{self.name}_{part}' if part else self.name
 
     def pick(self, found: Mapping[str, Any]) -> Any:
-        """Return what the loss reads of the recorded taps: an activation, or a tuple of several."""
+        """Select the activation that the loss reads, or a tuple of several."""
         return self._one_or_all([found[tap] for tap in self.taps])
 
     def _one_or_all(self, items: Sequence[Any]) -> Any:
         return tuple(items) if self.several else items[0]
 
     def run(self, *activations: Any, **context: Any) -> dict[str, Tensor]:
-        """The unweighted loss by part, those parts only that have a weight.
+        """Compute the unweighted loss by part, for the parts that have a weight.
 
         Raises:
             ConfigError: If the loss refuses what it gets.
@@ -181,7 +181,7 @@ class WeightedLoss(nn.Module):
         }
 
     def silence(self, activations: Any) -> dict[str, Tensor]:
-        """Exact zeros under the same names, which reach everything that would be trained.
+        """Return exact zeros under the same names, connected to everything that would be trained.
 
         DDP waits for a gradient of every parameter, be it zero.
         """
@@ -191,7 +191,7 @@ class WeightedLoss(nn.Module):
         return {f'kd.loss_{self.label(part)}': zero for part in self.parts}
 
     def diagnostics(self) -> dict[str, Any]:
-        """``kd.<name>_<key>`` of what the loss keeps in ``logged``."""
+        """``kd.<name>_<key>`` for the entries of the loss's ``logged``."""
         return {f'kd.{self.name}_{key}': value for key, value in self.loss.logged.items()}
 
     def describe_weight(self) -> str:
@@ -213,7 +213,7 @@ class Term(WeightedLoss):
             term adds ``student_channels`` and ``teacher_channels`` (behind the connectors) and
             ``tap_channels`` (of the student, before them); tuples if it reads several taps.
         pairs: Tap name to (student, teacher) activations as training will give them, blank.
-        note: What these are for, as the end of an error message.
+        note: Describes their input, as the end of an error message.
 
     Raises:
         ConfigError: Unknown loss, tap or argument, with the nearest names; shapes that the loss
@@ -254,7 +254,7 @@ class Term(WeightedLoss):
         return self.weigh(self.compute(student, teacher, **context))
 
     def compute(self, student: Any, teacher: Any, **context: Any) -> dict[str, Tensor]:
-        """The unweighted loss by part, those parts only that have a weight.
+        """Compute the unweighted loss by part, for the parts that have a weight.
 
         Of a module that runs several times, as a detector's head does on every level of its
         pyramid, it is the sum over the calls, each compared with its own.
@@ -309,7 +309,7 @@ class Term(WeightedLoss):
         return list(zip(student, teacher, strict=True)) if counts[0] > 1 else [(student, teacher)]
 
     def _check_levels(self, levels: list[tuple[Any, Any]], note: str) -> None:
-        """Let the loss judge every call.
+        """Check the activations of every call by the loss.
 
         Raises:
             ConfigError: If it refuses one, or cannot be computed several times a step.
@@ -332,7 +332,7 @@ class Term(WeightedLoss):
 
 
 class TermedObjective(Objective):
-    """An objective that consists of terms, which are moved, shown data and stepped together.
+    """Objective that consists of terms.
 
     Attributes:
         terms: Name to `WeightedLoss`, in the order of the config; subclasses fill it.
@@ -342,7 +342,7 @@ class TermedObjective(Objective):
 
     @classmethod
     def dry_run(cls, section: dict[str, Any]) -> None:
-        """As the base; every weight is constant, so that no term waits for its schedule."""
+        """As the base; scheduled and measured weights become 1."""
         super().dry_run(section)
         for term in (section.get('losses') or {}).values():
             term['weight'] = constant_weight(term.get('weight', 1.0))
@@ -361,14 +361,14 @@ class TermedObjective(Objective):
                 raise refusal(term.where, error) from error
 
     def after_step(self) -> None:
-        """Let all losses train or write what is their own."""
+        """Let all losses train their own parts and write their memories."""
         if self.batch is not None:
             for term in self._weighted():
                 term.loss.after_step(self.batch)
         super().after_step()
 
     def upgrade(self, state: dict[str, Any]) -> None:
-        """Bring what an earlier version saved of the losses into the present form."""
+        """Convert the losses' state of an earlier version to the present form."""
         for name, part in self.named_modules():
             if isinstance(part, DistillLoss):
                 part.upgrade(state, f'{name}.')
@@ -378,7 +378,7 @@ class TermedObjective(Objective):
         return sum(term.loss.memory_bytes() for term in self._weighted())
 
     def diagnostics(self) -> dict[str, Any]:
-        """Return ``kd.<term>_<key>`` of what losses keep in ``logged``."""
+        """Return ``kd.<term>_<key>`` for the entries of the losses' ``logged``."""
         return {
             key: value for term in self._weighted() for key, value in term.diagnostics().items()
         }
@@ -390,7 +390,7 @@ class TermedObjective(Objective):
 def start_table(
     terms: Sequence[Term], student: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]]
 ) -> str:
-    """Tap, teacher shape, student shape, connector, loss and weight of each term; queue memory."""
+    """Format the table of terms with taps, shapes, losses and weights, and the queues' memory."""
     head = ('term', 'tap', 'teacher', 'student', 'connector', 'loss', 'weight')
     rows = []
     for term in terms:

@@ -19,15 +19,15 @@ from .discriminator import Discriminator, too_small
 
 @MODELS.register_module()
 class AdversarialLoss(DistillLoss):
-    """Minus a discriminator's mean score of the student's logits, in which the teacher's are real.
+    """Negative mean score of the student's logits by a discriminator; the teacher's are real.
 
     The discriminator D learns in :meth:`after_step`, with Adam, from ``d_weight`` times its hinge
-    loss (of which Adam sees the factor only beside its epsilon). Its gradient is the mean over all
+    loss (Adam removes the factor up to its epsilon). Its gradient is the mean over all
     ranks. Its optimizer is the loss's own, see `OwnedOptimizer`. D, the optimizer's state and D's
     spectral vectors are part of the state, so a resumed run goes on to the bit.
 
-    As CIRKD's code for the baselines, except that there every rank trains a D of its own. The
-    authors of SKD, IFVD and CWD use a Wasserstein D with gradient penalty instead.
+    In CIRKD's code for the baselines every rank trains its own D. The authors of SKD, IFVD and CWD
+    use a Wasserstein D with gradient penalty.
 
     While its weight is 0 the term is not computed and D does not learn.
 
@@ -87,7 +87,7 @@ class AdversarialLoss(DistillLoss):
 
         Raises:
             ValueError: See :meth:`check`.
-            RuntimeError: If nobody called :meth:`after_step` since the last training batch.
+            RuntimeError: If :meth:`after_step` was not called since the last training batch.
         """
         self.check(student, teacher)
         if self.training and torch.is_grad_enabled():
@@ -99,6 +99,7 @@ class AdversarialLoss(DistillLoss):
                 )
             self._pair = (student.detach(), teacher.detach())
             self._agree()
+        # (B, K, h, w) -> scores (B, 1, h // 16 - 3, w // 16 - 3) -> ()
         return hinge_generator(self.discriminator(student))
 
     def after_step(self, batch: Batch) -> None:
@@ -111,6 +112,7 @@ class AdversarialLoss(DistillLoss):
             return
         (student, teacher), self._pair = self._pair, None
         with self.optimizer.learning():
+            # (B, K, h, w) -> (B, 1, h // 16 - 3, w // 16 - 3), each
             real, fake = self.discriminator(teacher), self.discriminator(student)
             loss = self.d_weight * hinge_discriminator(fake, real)
             for group in self.optimizer.optimizer.param_groups:
@@ -145,10 +147,9 @@ class AdversarialLoss(DistillLoss):
         state[f'{prefix}optimizer._extra_state'] = adam
 
     def _agree(self) -> None:
-        """Once: let all ranks have the first one's D.
+        """Broadcast the first rank's D, once.
 
-        DDP sends them its parameters, but not the spectral vectors: MMEngine tells it to leave
-        buffers alone.
+        DDP sends its parameters but not the spectral vectors, since MMEngine switches buffers off.
         """
         if not self._agreed and distributed():
             for tensor in self.discriminator.state_dict().values():

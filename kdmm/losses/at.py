@@ -13,7 +13,7 @@ class ATLoss(DistillLoss):
     """Squared difference of unit attention maps (AT, arXiv 1612.03928); channels may differ.
 
     The usual weight is 10000 with ``'mean'`` at 64 x 128. The mean is at most 2 / (h w), so that
-    weight belongs to one resolution; with ``'image'`` it is 1.22 at any.
+    weight belongs to one resolution; with ``'image'`` it is 1.22 at every resolution.
 
     Args:
         reduction: ``'mean'`` over B * h * w pixels, or ``'image'``: sum over pixels, mean over

@@ -1,4 +1,4 @@
-"""`BankLoss`: what losses that score images against a memory bank of the training set share."""
+"""`BankLoss`, the base of losses with a memory bank of the training set."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ _DTYPES = ('float16', 'bfloat16', 'float32', 'float64')
 
 
 class BankLoss(DistillLoss):
-    """Keeps a row for every training image and network, and writes it after each step.
+    """Base of losses that keep a row for every training image and network.
 
     A subclass finds the rows of a batch by `rows_of`, scores its embeddings against
     ``self.bank.rows``, and hands them to `remember`. The banks, a copy on every device, are equal
@@ -28,7 +28,7 @@ class BankLoss(DistillLoss):
         dim: Length of an embedding.
         momentum: Share of its old value in a bank row that is written.
         dtype: Of the banks; ``'float16'`` or ``'bfloat16'`` for half the memory.
-        seed: Of the banks' start and of the draws.
+        seed: Of the banks' initial rows and of the draws.
 
     Raises:
         ConfigError: If an argument is out of range, or there is no memory for the banks.
@@ -89,5 +89,5 @@ class BankLoss(DistillLoss):
             self.bank.remember(rows, embeddings)
 
     def after_step(self, batch: Batch) -> None:
-        """Write what was embedded since the last call."""
+        """Write the embeddings that were kept since the last call."""
         self.bank.after_step()

@@ -1,4 +1,4 @@
-"""`DistillLoss`: what a loss of a ``kd`` section declares and does, and an optimizer of its own."""
+"""`DistillLoss`, the base of all losses of a ``kd`` section, and `OwnedOptimizer`."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from ..functional import sum_over_ranks, world_size
 
-#: The name of the only part of a loss that returns a scalar.
+#: Name of the only part of a loss that returns a scalar.
 WHOLE = ''
 
 
 class Batch(NamedTuple):
-    """The batch that a training iteration was made of.
+    """Batch of a training iteration.
 
     Attributes:
-        inputs: What the student's data preprocessor made of the images, (B, 3, H, W) mostly.
+        inputs: Output of the student's data preprocessor, mostly images (B, 3, H, W).
         samples: The B data samples of the base library.
     """
 
@@ -80,7 +80,7 @@ class DistillLoss(nn.Module):
         return 0
 
     def see_dataset(self, dataset: Any) -> None:
-        """Read what must be known of the whole training set, before each (resumed) training.
+        """Read facts of the whole training set, before each (resumed) training.
 
         Args:
             dataset: The data set of the training loader.
@@ -90,35 +90,35 @@ class DistillLoss(nn.Module):
         """
 
     def after_step(self, batch: Batch) -> None:
-        """Train or write what is the loss's own, after the optimizer's step.
+        """Train the loss's own parts and write its memories, after the optimizer's step.
 
         Args:
             batch: Of this iteration.
         """
 
     def upgrade(self, state: dict[str, Any], prefix: str) -> None:
-        """Bring entries that an earlier version wrote into the present form.
+        """Convert entries of an earlier version to the present form.
 
         Args:
             state: The whole saved state, changed in place.
             prefix: Of this loss's keys in it, with the last dot.
 
         Raises:
-            ConfigError: If they cannot be read any more.
+            ConfigError: If the entries are no longer supported.
         """
 
 
 class OwnedOptimizer(nn.Module):
-    """Trains a module that the student's optimizer, backward pass and DDP must leave alone.
+    """Train a module apart from the student's optimizer, backward pass and DDP.
 
     Its parameters require a gradient only inside `learning`. The optimizer's state is the extra
     state of this module, so it is saved and resumed with the loss or objective that has it as a
     child.
 
     Args:
-        module: What is trained; a child of the same loss or objective.
-        make: Gives the optimizer of a list of parameters. It is called when the optimizer is first
-            needed, when the parameters are where they stay.
+        module: The module to train, a child of the same loss or objective.
+        make: Builds the optimizer of a list of parameters. It is called when the optimizer is first
+            needed, after the parameters were moved to their device.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class OwnedOptimizer(nn.Module):
 
     @contextmanager
     def learning(self) -> Iterator[None]:
-        """Record a graph to the parameters inside, also where gradients are off."""
+        """Enable gradients of the parameters in the block, also under ``no_grad``."""
         module = self._trained[0].requires_grad_(True)
         try:
             with torch.enable_grad():
@@ -150,13 +150,14 @@ class OwnedOptimizer(nn.Module):
         """Take one step along the mean of all ranks' gradients of ``loss``, inside `learning`."""
         parameters = list(self._trained[0].parameters())
         grads = torch.autograd.grad(loss, parameters)
-        flat = torch.cat([grad.flatten() for grad in grads])  # one collective
+        # gradients of n parameters -> (P,), so that one collective serves all
+        flat = torch.cat([grad.flatten() for grad in grads])
         mean = sum_over_ranks(flat) / world_size()
         parts = mean.split([parameter.numel() for parameter in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
+            parameter.grad = part.view_as(parameter)  # (p,) -> the parameter's shape
         self.optimizer.step()
-        self.optimizer.zero_grad()  # nothing is left for the student's optimizer to find
+        self.optimizer.zero_grad()  # the student's optimizer must not see them
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the optimizer's state."""

@@ -39,7 +39,7 @@ from .projector import build_projector
 class CIRKDMiniBatchLoss(DistillLoss):
     """Pixel-to-pixel relations within and across the images of a batch.
 
-    Ignored pixels take part and there is no factor ``tau^2``, as in the authors' code. See
+    Ignored pixels count and there is no factor ``tau^2``, as in the authors' code. See
     :func:`kdmm.functional.pixel_to_pixel_kl`.
 
     Args:
@@ -91,6 +91,7 @@ class CIRKDMiniBatchLoss(DistillLoss):
         valid = None
         if self.valid_only:
             labels = check_label_map('CIRKDMiniBatchLoss', labels, student)
+            # (B, H, W) -> (B, h, w)
             valid = resize_labels(labels, student.shape) != self.ignore_index
         return pixel_to_pixel_kl(
             student, teacher, self.tau, self.pool, self.chunk, self.scope, valid
@@ -206,13 +207,16 @@ class CIRKDMemoryLoss(LabelGuard, DistillLoss):
         self.check(student, teacher)
         labels = check_label_map('CIRKDMemoryLoss', labels, student)
         self._check_labels_once(labels)
-        labels = resize_labels(labels, student.shape)
+        labels = resize_labels(labels, student.shape)  # (B, H, W) -> (B, h, w)
         valid = valid_labels(labels, self.num_classes, self.ignore_index)
+        # (B, C_s, h, w) -> (B, C_t, h, w) -> (N, C_t), N = B * h * w
         rows = map_to_rows(normalize_rows(self.projector(student)))
+        # (B, C_t, h, w) -> (N, C_t)
         targets = map_to_rows(normalize_rows(teacher.detach()))
-        members = labels.masked_fill(~valid, self.num_classes).flatten(1)
+        members = labels.masked_fill(~valid, self.num_classes).flatten(1)  # (B, h * w)
+        # (N, C_t) -> (B, h * w, C_t)
         self.queues.enqueue(targets.unflatten(0, (len(teacher), -1)), members)
-        keys = self.queues.draw(*self.keys_per_class)
+        keys = self.queues.draw(*self.keys_per_class)  # rows (M, C_t), mask (M,)
         pixel, region = memory_kl(
             rows,
             targets,

@@ -119,10 +119,13 @@ class CIRKDChannelLoss(DistillLoss):
             ValueError: As `check`.
         """
         self.check(student, teacher)
-        rows = channel_rows(self.projector(pool_ceil(student, self.pool)))  # (B, C_t, a)
+        # (B, C_s, h, w) -> (B, C_s, h / pool, w / pool) -> (B, C_t, a), a pixels
+        rows = channel_rows(self.projector(pool_ceil(student, self.pool)))
+        # (B, C_t, h, w) -> (B, C_t, a)
         targets = channel_rows(pool_ceil(teacher.detach(), self.pool)).to(rows.dtype)
         self.queue.enqueue(targets)
-        keys, mask = self.queue.draw(self.keys)
+        keys, mask = self.queue.draw(self.keys)  # (M, a), (M,)
+        # (B, C_t, a) -> (B * C_t, a)
         pair = (rows.flatten(0, 1), targets.flatten(0, 1))
         (memory,) = memory_kl(*pair, keys, self.tau, key_mask=mask, chunk=self.chunk)
         return dict(

@@ -1,4 +1,4 @@
-"""The network that tells a student's logits from a teacher's."""
+"""Discriminator of a student's logits and a teacher's."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,8 +28,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> the same shape."""
+        # (B, C, h, w) -> (B, C / 8, N), (B, C / 8, N) and (B, C, N), N = h * w
         query, key, value = (conv(x).flatten(2) for conv in (self.query, self.key, self.value))
         shares = (query.transpose(1, 2) @ key).softmax(dim=2)  # (B, N queries, N keys)
+        # (B, C, N) @ (B, N keys, N queries) -> (B, C, h, w)
         return x + self.gamma * (value @ shares.transpose(1, 2)).view_as(x)
 
 
@@ -38,11 +40,11 @@ class Discriminator(nn.Module):
 
     A norm; four 4x4 convolutions of stride 2 and padding 1 with spectral norm, each with a leaky
     ReLU of slope 0.1; self-attention after the third and the fourth; a 4x4 convolution without
-    padding to one channel. 3.19 million parameters for 19 classes. Always in float32 (float64 if
-    the input is), whatever the autocast.
+    padding to one channel. 3.19 million parameters for 19 classes. Computed in float32 (float64 if
+    the input is) under any autocast.
 
-    The norm keeps no running statistics: a discriminator never predicts, so those of the batch are
-    the only ones it needs, and nothing but gradients can make two ranks differ.
+    The norm keeps no running statistics: a discriminator does not predict, and so ranks differ only
+    by gradients.
 
     Args:
         channels: Classes K of the logits.

@@ -22,7 +22,7 @@ class PSDLoss(DistillLoss):
     A term on several taps of one resolution, the deepest last:
     ``on=['early', 'pixels', 'logits']``.
     Channels may differ. The usual weight is 1000 with ``'mean'`` at 64 x 128. The mean is at most
-    4 / (h w), so that weight belongs to one resolution; with ``'image'`` it is 0.122 at any.
+    4 / (h w), so that weight belongs to one resolution; with ``'image'`` it is 0.122 at every one.
 
     The published code, where the student has no auxiliary head, puts its logits in the place of the
     auxiliary map; here both networks give the same number of taps and none twice.
@@ -89,8 +89,8 @@ class CSDLoss(DistillLoss):
     """Class-class correlation, compared by squared difference (DSD, arXiv 2107.08591).
 
     The mean is over B * K^2; no factor ``T^2``. The usual weight is 10, at which the term is
-    numerically inert unless logits are very peaky (4e-8 for a margin of 10 at 64 x 128): look at
-    its share of the gradient.
+    numerically inert unless logits are very peaky (4e-8 for a margin of 10 at 64 x 128): see
+    its gradient ratio in the log.
 
     Args:
         temperature: T of the softmax over space.

@@ -42,12 +42,13 @@ class EmbeddingHeads(nn.Module):
             ValueError: As `check_pooled`.
         """
         check_pooled(features)
+        # N times (B, channels) -> (N, B, dim)
         rows = torch.stack([head(x) for head, x in zip(self.heads, features, strict=True)])
         return normalize_rows(rows, dim=-1)
 
 
 def check_pooled(features: Sequence[Tensor]) -> None:
-    """Refuse what is not one vector an image.
+    """Refuse features that are not one vector an image.
 
     Raises:
         ValueError: If a network's features are not (B, channels).

@@ -12,9 +12,9 @@ from .checks import check_label_map, check_maps, check_same_channels
 class FitNetLoss(DistillLoss):
     """Mean squared difference of features, over all B * C_t * h * w entries (arXiv 1412.6550).
 
-    The student's way to the teacher's channels is the term's connector,
-    ``connector=dict(type='Projection', bias=False)``. The usual weight is 10, but the value's scale
-    is the teacher's: look at the share of the gradient.
+    The term's connector maps the student to the teacher's channels,
+    ``connector=dict(type='Projection', bias=False)``. The usual weight is 10, but the value
+    has the scale of the teacher's features: see the gradient ratio in the log.
 
     Args:
         valid_only: Count only pixels whose label is not ``ignore_index``, divide by their number
@@ -46,5 +46,6 @@ class FitNetLoss(DistillLoss):
         valid = None
         if self.valid_only:
             labels = check_label_map('FitNetLoss', labels, student)
+            # (B, H, W) -> (B, h, w)
             valid = resize_labels(labels, student.shape) != self.ignore_index
         return mean_squared_difference(student, teacher, valid)

@@ -1,4 +1,4 @@
-"""Logit distillation: of classes that exclude each other, and of those that do not."""
+"""Logit distillation for softmax heads (`KDLoss`) and sigmoid heads (`BinaryKDLoss`)."""
 
 from typing import Any
 
@@ -61,6 +61,7 @@ class _Logits(DistillLoss):
 
     def _maps(self, student: Tensor, teacher: Tensor) -> Pair:
         if self.dim == 1 and student.ndim == teacher.ndim == 2:  # a classifier's: one pixel
+            # (B, C) -> (B, C, 1, 1)
             return student[..., None, None], teacher[..., None, None]
         return student, teacher
 
@@ -68,6 +69,7 @@ class _Logits(DistillLoss):
         if not self.valid_only:
             return None
         labels = check_label_map(self.name, labels, student)
+        # (B, H, W) -> (B, h, w)
         return resize_labels(labels, student.shape) != self.ignore_index
 
 
@@ -196,7 +198,7 @@ class BinaryKDLoss(_Logits):
         threshold: Least probability of the foreground.
         num_classes: C of each of the A anchors of maps (B, A * C, h, w), anchors first as in
             MMDetection. None: the map has one position a pixel. Filled in by the Distiller where
-            the student's head says it.
+            the student's head has it.
     """
 
     def __init__(
@@ -255,16 +257,17 @@ class BinaryKDLoss(_Logits):
         channels = student.shape[1]
         anchors = (-1, min(self.num_classes or channels, channels))
         student, teacher = student.unflatten(1, anchors), teacher.unflatten(1, anchors)
+        # (B, h, w) -> (B, A, h, w)
         valid = None if valid is None else valid[:, None].expand(-1, student.shape[1], -1, -1)
         return binary_kl_divergence(
             student, teacher, self.temperature, 2, self._weight(teacher, 2, valid)
         )
 
     def _weight(self, teacher: Tensor, dim: int, valid: Tensor | None) -> Tensor | None:
-        """Of each position: the logits' shape without ``dim``, None if all are alike."""
+        """Weight of each position, in the logits' shape without ``dim``; None if all are equal."""
         if self.positions == 'all':
             return valid
-        weight = promote(teacher.detach()).amax(dim).sigmoid()
+        weight = promote(teacher.detach()).amax(dim).sigmoid()  # without the classes
         if self.positions == 'foreground':
             weight = weight >= self.threshold
         return weight if valid is None else weight * valid

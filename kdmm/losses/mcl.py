@@ -68,7 +68,8 @@ class MCLLoss(DistillLoss):
         Raises:
             ValueError: As `check`, or if the first batch has one image on all ranks together.
         """
-        rows = self.heads(peers).transpose(0, 1)  # (B, N, dim)
+        rows = self.heads(peers).transpose(0, 1)  # (N, B, dim) -> (B, N, dim)
+        # (B, N, dim) -> (G, N, dim), the images of all ranks -> (N, G, dim)
         rows = gather_with_grad(rows.contiguous()).transpose(0, 1)
         if rows.shape[1] == 1 and not self._compared:  # the rest of a data set may be one
             raise ShapeError(
@@ -81,7 +82,7 @@ class MCLLoss(DistillLoss):
         self._compared = True
         return mutual_contrast(
             rows,
-            all_gather_cat(labels),
+            all_gather_cat(labels),  # (B,) -> (G,)
             self.tau,
             self.temperature,
             self.soft_include_diag,
@@ -132,6 +133,7 @@ class EnsembleKDLoss(DistillLoss):
     def forward(self, peers: Sequence[Tensor]) -> Tensor:
         """Logits, N times (B, C) or (B, C, h, w) -> a scalar."""
         self.check(peers)
+        # N times (B, C, ...) -> (N, B, C, ...) -> (B, C, ...)
         target = torch.stack([promote(z.detach()) for z in peers]).mean(0)
         all_learn = self.learners == 'all' or (self.learners is None and len(peers) == 2)
         learners = peers if all_learn else peers[-1:]

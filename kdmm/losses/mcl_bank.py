@@ -18,9 +18,10 @@ class MCLBankLoss(BankLoss):
     """Contrast of N peers with a bank of embeddings each, a row for every training image.
 
     The authors' ImageNet form; see :func:`kdmm.functional.mutual_bank_contrast` for the four terms
-    and where they depart from that code. Per image one positive and ``negatives`` images of other
-    classes are drawn, with replacement, by a hash of step, place in the global batch and column: on
-    any number of ranks the same ones. The loss is the mean over this process's images.
+    and where they depart from that code. For each image one positive and ``negatives`` images of
+    other classes are drawn, with replacement, by a hash of step, place in the global batch and
+    column, so any number of ranks draws the same ones. The loss is the mean over this process's
+    images.
 
     Args:
         peer_channels: Channels of each peer's embedding.
@@ -78,7 +79,8 @@ class MCLBankLoss(BankLoss):
             ConfigError: If the training set was not seen, or an image is not in it.
         """
         rows, classes = self.rows_of(sample_ids, labels)
-        noise = self.bank.noise(len(rows), 1 + self.negatives)
+        noise = self.bank.noise(len(rows), 1 + self.negatives)  # (B, 1 + K)
+        # own row, one of the class, K others: (B, 2 + K)
         index = draw_columns(self.samples.classes, rows, classes, noise)
         embeddings = self.heads(peers)  # (N, B, dim)
         terms = mutual_bank_contrast(

@@ -1,4 +1,4 @@
-"""The student's way into the teacher's feature space."""
+"""Projector of the student's features to the teacher's channels."""
 
 from typing import Any
 

@@ -81,8 +81,8 @@ class ClassRing(nn.Module):
         self.count.copy_((self.count + amount.sum(0)).clamp_max_(self.size))
 
     def _write_ring(self, rows: Tensor, amount: Tensor) -> None:
-        running = torch.arange(rows.shape[2], device=rows.device)
-        total = amount.sum(0)
+        running = torch.arange(rows.shape[2], device=rows.device)  # (R,)
+        total = amount.sum(0)  # (G, K) -> (K,)
         index = (amount.cumsum(0) - amount)[..., None] + running  # within the class, (G, K, R)
         keep = (running < amount[..., None]) & (index >= (total - self.size)[:, None])
         self._scatter(rows, (self.ptr[:, None] + index) % self.size, keep)
@@ -100,7 +100,7 @@ class ClassRing(nn.Module):
     def _scatter(self, rows: Tensor, slot: Tensor, keep: Tensor) -> None:
         dump = self.rows.shape[0] - 1
         base = torch.arange(self.num_classes, device=rows.device)[:, None] * self.size
-        target = torch.where(keep, base + slot, dump).flatten()
+        target = torch.where(keep, base + slot, dump).flatten()  # (G, K, R) -> (G * K * R,)
         self.rows.index_copy_(0, target, rows.reshape(-1, rows.shape[-1]).to(self.rows.dtype))
         self.rows[dump].zero_()
 
@@ -121,15 +121,15 @@ class ClassRing(nn.Module):
             draw = torch.arange(number, device=device)
             slot = hash_below(self.count[:, None], step, self.seed, classes[:, None], draw)
             mask = (self.count > 0)[:, None].expand_as(slot)
-        index = classes[:, None] * self.size + slot
+        index = classes[:, None] * self.size + slot  # (K, number) -> rows (K * number, C)
         return self.rows.index_select(0, index.flatten()), mask.flatten()
 
 
 class ClassQueues(nn.Module):
     """A pixel queue and a region queue per class, equal on all ranks after every step.
 
-    Everything is a persistent buffer or a function of the step counter, so a resumed run goes on
-    bit for bit. Nothing on the way waits for the device.
+    All state is in persistent buffers or a function of the step counter, so a resumed run continues
+    to the bit. No operation waits for the device.
 
     Args:
         num_classes: K.
@@ -187,11 +187,11 @@ class ClassQueues(nn.Module):
     def enqueue(self, features: Tensor, labels: Tensor) -> None:
         """Append samples of every rank's images, in global image order, and advance the step.
 
-        Only the samples travel, never the maps.
+        Only the samples are gathered, not the maps.
 
         Args:
             features: Unit rows (B, A, C) of this rank's images.
-            labels: (B, A). What is outside 0..K-1 belongs to no class.
+            labels: (B, A). Labels outside 0..K-1 belong to no class.
         """
         outside = (labels < 0) | (labels >= self.num_classes)
         labels = labels.masked_fill(outside, self.num_classes)
@@ -255,7 +255,7 @@ def _class_pixels(
         seed: Any integer.
 
     Returns:
-        Positions (B, K, V); the first ``min(count, V)`` of each are meant, the others arbitrary.
+        Positions (B, K, V); the first ``min(count, V)`` of each are valid, the others arbitrary.
     """
     batch, area = labels.shape
     position = torch.arange(area, device=labels.device)
@@ -272,8 +272,8 @@ def _leading_pixels(
 ) -> Tensor:
     """As :func:`_class_pixels`, but drawn from the first ``count`` raster positions of the map.
 
-    That is what the authors' code does: it permutes ``0 .. count - 1`` and takes the result for
-    positions, so a class's queue fills with whatever is at the top of the image.
+    The authors' code does this: it permutes ``0 .. count - 1`` and takes the result for
+    positions, so a class's queue gets pixels from the top of the image, of any class.
     """
     classes = torch.arange(counts.shape[1], device=counts.device)
     position = torch.arange(area, device=counts.device)

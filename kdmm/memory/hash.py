@@ -1,7 +1,7 @@
-"""Random numbers without a generator: a hash of what the number is for.
+"""Random numbers without a generator: hashes of step, seed, image and column.
 
-They are the same on every device and every rank, whatever the number of ranks, and a resumed run
-needs no state but its step counter.
+They are equal on every device and for any number of ranks, and a resumed run needs only its step
+counter.
 """
 
 from torch import Tensor

@@ -21,8 +21,8 @@ class InstanceBank(nn.Module):
 
     Rows begin uniform in (-s, s), ``s = 1 / sqrt(D / 3)``, and become unit rows when first written:
     ``l2(momentum * row + (1 - momentum) * embedding)``. A batch enters when :meth:`after_step` is
-    called, so it is scored against the banks from before it, and no row changes under a backward
-    pass. Everything is a persistent buffer, so a resumed run goes on bit for bit.
+    called, so it is scored against the banks before it, and no row changes during a backward
+    pass. All state is in persistent buffers, so a resumed run continues to the bit.
 
     Buffers: ``rows`` (N, n, D); ``step`` (), the batches written.
 
@@ -33,8 +33,8 @@ class InstanceBank(nn.Module):
         momentum: Share of the old row, in [0, 1).
         dtype: Of the stored rows, float16 and bfloat16 for half the memory; what is written is
             computed in at least float32.
-        seed: Of the start, the same on all ranks, and of :meth:`noise`.
-        owner: Whose banks they are, for the log.
+        seed: Of the initial rows, equal on all ranks, and of :meth:`noise`.
+        owner: Name of the loss in the log.
 
     Raises:
         ValueError: If a number is out of range.
@@ -113,21 +113,22 @@ class InstanceBank(nn.Module):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Write what all ranks remembered, batch after batch; to be called after the backward pass.
+        """Write the embeddings of all ranks, batch after batch; call it after the backward pass.
 
-        Of an image that a global batch has several times the first in global image order counts.
+        Of an image's repetitions in a global batch the first in global image order counts.
         """
         for index, embeddings in self._waiting:
-            new = gather_images(embeddings.transpose(0, 1))  # (G, N, D)
+            # (N, B, D) -> (B, N, D) -> (G, N, D), the images of all ranks
+            new = gather_images(embeddings.transpose(0, 1))
             self._write(gather_images(index), new.transpose(0, 1))
             self.step += 1
         self._waiting = []
 
     def _write(self, index: Tensor, embeddings: Tensor) -> None:
-        ordered, order = index.sort(stable=True)
+        ordered, order = index.sort(stable=True)  # (G,), (G,)
         first = order[torch.searchsorted(ordered, index)]  # of the same image
         for rows, new in zip(self.rows, embeddings[:, first], strict=True):
-            old = promote(rows.index_select(0, index))
+            old = promote(rows.index_select(0, index))  # (n, D) -> (G, D)
             mixed = self.momentum * old + (1 - self.momentum) * promote(new)
             # duplicates write the same numbers, so their order does not matter
             rows.index_copy_(0, index, normalize_rows(mixed).to(rows.dtype))

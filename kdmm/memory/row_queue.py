@@ -18,9 +18,9 @@ _LENGTH = 'ring.rows'
 class RowQueue(nn.Module):
     """First-in first-out rows, equal on all ranks after every step and for any number of ranks.
 
-    The rows' length is that of the first rows enqueued, or of a loaded state. Everything is a
-    persistent buffer or a function of the step counter, so a resumed run goes on bit for bit. Only
-    written rows are drawn; the authors' code also draws the random rows that it starts with.
+    The rows' length is that of the first rows enqueued, or of a loaded state. All state is in
+    persistent buffers or a function of the step counter, so a resumed run continues to the bit.
+    Only written rows are drawn; the authors' code also draws its random initial rows.
 
     Args:
         size: Rows stored.
@@ -91,14 +91,15 @@ class RowQueue(nn.Module):
 
     def _choose(self, rows: Tensor) -> Tensor:
         # the smallest hashes of all ranks' rows; each rank sends its own smallest only
-        images = global_image_index(len(rows), rows.device)
+        images = global_image_index(len(rows), rows.device)  # (B,)
         place = images[:, None] * rows.shape[1] + torch.arange(rows.shape[1], device=rows.device)
-        noise = hash_uint32(self.step, self.seed * 4, place)
+        noise = hash_uint32(self.step, self.seed * 4, place)  # (B, C)
         key = (
             (noise >> 1) << 32 | place
         ).flatten()  # distinct, so that ties cannot depend on order
         key, index = key.sort()
         key = all_gather_cat(key[: self.per_step])
+        # (B, C, a) -> (B * C, a) -> (R, a) -> (W * R, a), the rows of all W ranks
         rows = all_gather_cat(rows.flatten(0, 1)[index[: self.per_step]])
         return rows[key.argsort()[: self.per_step]]
 

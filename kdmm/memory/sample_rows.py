@@ -12,7 +12,7 @@ class SampleRows(nn.Module):
     """Rows 0..n-1 for the n different ids of a training set, in the order of the ids.
 
     Ids may be larger than the data set (a subset of another) or come several times (a repeated
-    one). What is kept, O(n) numbers, is in nobody's state: it is read off the data set at each
+    one). The O(n) numbers kept are in no state: they are read from the data set at each
     start.
     """
 
@@ -67,8 +67,8 @@ class SampleRows(nn.Module):
     def find(self, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Rows and classes (B,) of a batch's images, on the module's device.
 
-        Labels on a GPU are compared with the data set's for the first batch only, and ids there
-        make the processor wait.
+        Labels on a GPU are compared with the data set's for the first batch only; ids
+        on a GPU cost a device sync.
 
         Args:
             ids: (B,).

@@ -1,4 +1,4 @@
-"""The teacher: its config and weights, its inputs, and the part of it that runs."""
+"""Teachers: config and weights, inputs, and the part that runs."""
 
 from kdmm.teachers.teacher import Teacher
 

@@ -1,4 +1,4 @@
-"""Inputs of a teacher: its own preprocessing, although the batch was prepared for the student."""
+"""Conversion of the student's inputs to the teacher's preprocessing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from kdmm.utils.normalization import Normalization
 
 
 class InputAdapter:
-    """Convert the student's input into what the teacher was trained on.
+    """Convert the student's inputs to the teacher's normalization.
 
     The conversion is exact up to float32 rounding: ``((x * std_s + mean_s) - mean_t) / std_t`` with
     the channels reversed where the orders differ, and the teacher's pad value in padded pixels.

@@ -1,4 +1,4 @@
-"""The teacher: a network that is only read."""
+"""`Teacher`, a network whose taps are read."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from kdmm.teachers.zoo import zoo_checkpoint, zoo_config
 from kdmm.utils.models import without_pretrained
 from kdmm.utils.seeds import seeded
 
-#: The seed of random weights; no run has it by chance, whose student would equal its teacher.
+#: Seed of random weights, which no run's own seed equals: student and teacher differ.
 RANDOM = (0x6B646D6D, 0x7465)
 
 
@@ -35,7 +35,7 @@ def load_model_config(config: str, key: str = 'kd.teacher.config') -> tuple[dict
 
     Args:
         config: File or ``package::path``.
-        key: Who asks, for errors.
+        key: The config key, for errors.
 
     Raises:
         ConfigError: If there is no such config, it has no model, or its base library is missing.
@@ -59,7 +59,7 @@ def load_model_config(config: str, key: str = 'kd.teacher.config') -> tuple[dict
 class Teacher:
     """A trained network in eval mode whose taps are read and whose weights never change.
 
-    It is no ``nn.Module``, so it appears in nobody's ``state_dict``, optimizer, DDP bucket, EMA
+    It is no ``nn.Module``, so it appears in no ``state_dict``, optimizer, DDP bucket, EMA
     copy or ``train()``; :meth:`apply` lets it follow the student from device to device.
 
     Args:
@@ -161,7 +161,7 @@ class Teacher:
         self.mode = 'tensor'
 
     def connect(self, student: nn.Module, paths: Mapping[str, str]) -> None:
-        """Say which taps are read, and for which student inputs are prepared."""
+        """Set the taps to read, and the student whose inputs are converted."""
         self._taps = Taps(self.module, paths, 'teacher')
         self._adapt = InputAdapter(
             student.get_submodule('data_preprocessor'),
@@ -177,8 +177,7 @@ class Teacher:
     def __call__(self, inputs: Any, samples: Sequence[Any] | None = None) -> dict[str, Any]:
         """Tap name to activation, for a batch in the student's preprocessing.
 
-        Only the part of the network that the taps need is run: no loss, no auxiliary head, and
-        nothing behind the last tap.
+        Only the part of the network up to the last tap runs, without losses and auxiliary heads.
         """
         assert self._taps is not None, 'connect() comes first'
         inputs = self._prepare(inputs, samples)
@@ -236,7 +235,7 @@ class Teacher:
         return ROOT_MODELS.build(without_pretrained(spec))  # its weights are the checkpoint's
 
     def _further_parts(self, content: Mapping[str, Any] | None) -> Sequence[nn.Module]:
-        """Of a teacher that is more than its module; ``content`` is its file's, if it has one."""
+        """Build further modules of a subclass; ``content`` is its file's, if it has one."""
         return ()
 
     @staticmethod

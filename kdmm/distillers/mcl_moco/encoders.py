@@ -11,7 +11,7 @@ from kdmm.functional import collective, normalize_rows
 
 
 def check_networks(networks: Mapping[str, Any]) -> None:
-    """Refuse what is no MoCo, and MoCos whose rows cannot be compared.
+    """Refuse networks that are no MoCo, and MoCos whose rows cannot be compared.
 
     Args:
         networks: By the name that errors call them; the first is the student.
@@ -57,7 +57,7 @@ def queries_of(networks: Sequence[Any], images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def keys_of(networks: Sequence[Any], images: Tensor, layout: torch.memory_format) -> Tensor:
-    """Move the key encoders by their momentum, then give their unit rows (N, B, D).
+    """Update the key encoders by their momentum, then compute their unit rows (N, B, D).
 
     All of them see one shuffle of the images of all ranks, which their batch normalisation needs.
     """
@@ -75,8 +75,8 @@ def keys_of(networks: Sequence[Any], images: Tensor, layout: torch.memory_format
 @torch.no_grad()
 def enqueue(networks: Sequence[Any], keys: Tensor) -> None:
     """Write the keys (N, B, D) of all ranks over the oldest ones, in global image order."""
-    everyones = collective.gather_images(keys.transpose(0, 1))  # (W * B, N, D)
-    for net, rows in zip(networks, everyones.unbind(1), strict=True):
+    gathered = collective.gather_images(keys.transpose(0, 1))  # (W * B, N, D)
+    for net, rows in zip(networks, gathered.unbind(1), strict=True):
         length = net.queue.shape[1]
         slots = (net.queue_ptr + torch.arange(len(rows), device=rows.device)) % length
         net.queue.index_copy_(1, slots, rows.T.to(net.queue.dtype))

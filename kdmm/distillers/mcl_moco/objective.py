@@ -63,7 +63,7 @@ class MoCoCohort(Objective):
             student.to(memory_format=torch.channels_last)
             self.peers.to(memory_format=torch.channels_last)
         self.hooks.append(dict(type='kdmm.PeersHook'))
-        self._introduce(student)
+        self._log_setup(student)
 
     def forward(
         self, own: OwnLosses, inputs: Any, samples: Sequence[Any] | None
@@ -133,7 +133,7 @@ class MoCoCohort(Objective):
         """As the base, with the parts that are weighted."""
         return [f'parts {" + ".join(self.parts)}', *super().facts()]
 
-    def _introduce(self, student: Any) -> None:
+    def _log_setup(self, student: Any) -> None:
         size, length = student.queue.shape
         mebibytes = (len(self.peers) + 1) * student.queue.nbytes / 2**20
         print_log(
