@@ -131,7 +131,7 @@ class ShapeError(ValueError):
 
     @property
     def finding(self) -> str:
-        """What is wrong, with the shapes."""
+        """The problem, with the shapes."""
         shapes = ', '.join(f'{name} {shape}' for name, shape in self.shapes.items())
         return f'{self.problem}: {shapes}' if shapes else self.problem
 

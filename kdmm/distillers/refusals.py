@@ -1,4 +1,4 @@
-"""What a loss or connector refuses, as an error of the config that declares it."""
+"""Turn refusals of losses and connectors into errors of the config that declares them."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What every loss refuses, in one wording."""
+"""Checks that all losses share."""
 
 import math
 from collections.abc import Sequence
