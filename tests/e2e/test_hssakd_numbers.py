@@ -162,19 +162,19 @@ def test_losses_of_halves_are_computed_in_float32(role: str, dtype: torch.dtype)
     """As from the same halves in double precision."""
     torch.manual_seed(0)
     model = build(**SECTIONS[role]).train()
-    sights, seen = seen_by(model)
+    outputs, targets = recorded_outputs(model)
     found = losses_of(model, dtype)
     joint = joint_labels(torch.tensor(LABELS))
-    mine = sights[0]
+    mine = outputs[0]
     assert mine.logits.dtype == dtype and all(q.dtype == dtype for q in mine.joint.values())
     expected = {}
     if role == 'student':
-        logits, joints = seen[0]
+        logits, joints = targets[0]
         expected['kd.loss_logits'] = kl_divergence(mine.logits.double(), logits.double(), 3.0)
         for name, q in mine.joint.items():
             expected[f'kd.loss_{name}'] = kl_divergence(q.double(), joints[name].double(), 3.0)
     elif role == 'online':
-        a, b = (sight.logits.double() for sight in sights)
+        a, b = (output.logits.double() for output in outputs)
         expected['kd.loss_logits'] = kl_divergence(a, b, 3.0) + kl_divergence(b, a, 3.0)
     if role != 'student':
         for name, q in mine.joint.items():
@@ -188,10 +188,10 @@ def test_losses_of_halves_are_computed_in_float32(role: str, dtype: torch.dtype)
     assert gradients and all(value.isfinite().all() for value in gradients)
 
 
-def seen_by(model: Any) -> tuple[list[Any], list[Any]]:
-    """Lists that get what the networks, and the teacher, will make of the views."""
-    sights: list[Any] = []
-    seen: list[Any] = []
+def recorded_outputs(model: Any) -> tuple[list[Any], list[Any]]:
+    """Lists that get the outputs of the networks, and of the teacher, for the views."""
+    outputs: list[Any] = []
+    targets: list[Any] = []
 
     def keep(owner: Any, name: str, into: list[Any]) -> None:
         original = getattr(owner, name)
@@ -202,9 +202,9 @@ def seen_by(model: Any) -> tuple[list[Any], list[Any]]:
 
         setattr(owner, name, call)
 
-    keep(model.kd, 'viewer', sights)
+    keep(model.kd, 'branched', outputs)
     for peer in getattr(model.kd, 'peers', ()):
-        keep(peer, 'view', sights)
+        keep(peer, 'branched', outputs)
     if model.kd.teachers:
-        keep(model.kd.teachers[0], 'look', seen)
-    return sights, seen
+        keep(model.kd.teachers[0], 'branch_outputs', targets)
+    return outputs, targets
