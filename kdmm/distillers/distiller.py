@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdmm.distillers.builder import task_facts
 from kdmm.distillers.gradient_ratio import UnmeasurableError, measure_shares
 from kdmm.distillers.loss_weights import switched_on
-from kdmm.distillers.objective import OwnLosses, beside_a_total, register_objective
+from kdmm.distillers.objective import OwnLosses, register_objective, rename_total
 from kdmm.distillers.probe import probe
 from kdmm.distillers.section import both_sides, check_section, list_of_teachers, taps_read
 from kdmm.distillers.term import Term, TermedObjective, gather_context, start_table
@@ -95,7 +95,7 @@ class Distillation(TermedObjective):
             return own(inputs)
         with self.student_taps.record() as taps:
             losses = own(inputs)
-        return {**beside_a_total(losses), **self.compute(taps, inputs, samples, losses)}
+        return {**rename_total(losses), **self.compute(taps, inputs, samples, losses)}
 
     def compute(
         self,
@@ -135,7 +135,7 @@ class Distillation(TermedObjective):
         for term in self.each():
             idle = term.name not in values
             result.update(
-                term.silence(term.pick(student)) if idle else term.weigh(values[term.name])
+                term.zero_losses(term.pick(student)) if idle else term.weigh(values[term.name])
             )
         return result
 

@@ -303,7 +303,7 @@ def _plain(model: Any, child: nn.Module | None) -> Any:
     return plain
 
 
-def beside_a_total(losses: Mapping[str, Any]) -> dict[str, Any]:
+def rename_total(losses: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model's own losses with ``loss`` called ``head.loss``.
 
     MMEngine logs the sum of all as ``loss``, unless a term of that name, as MMPretrain's heads have

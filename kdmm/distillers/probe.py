@@ -61,8 +61,8 @@ def probe(
     """
 
     def both(size: Size) -> tuple[dict[str, Any], dict[str, Any]]:
-        theirs = teacher_look(teacher, student, size)
-        return look(student, student_taps, size), theirs
+        theirs = blank_teacher_pass(teacher, student, size)
+        return blank_pass(student, student_taps, size), theirs
 
     (mine, theirs), size = _at_first_size(both, student, size, crop)
     crop = training_crop(student) or crop
@@ -81,12 +81,12 @@ def blank_taps(
 ) -> tuple[dict[str, Any], str]:
     """Predict one network's activations; return blanks and the note on them, see `probe`."""
     of = of or network
-    found, size = _at_first_size(lambda size: look(network, taps, size, of), of, size, crop)
+    found, size = _at_first_size(lambda size: blank_pass(network, taps, size, of), of, size, crop)
     crop = training_crop(of) or crop
     return {name: _blank(value, size, crop) for name, value in found.items()}, note_of(size, crop)
 
 
-def look(
+def blank_pass(
     network: nn.Module,
     taps: Taps,
     size: Size | None = None,
@@ -118,7 +118,7 @@ def look(
         network.train(was_training)
 
 
-def teacher_look(teacher: Teacher, student: nn.Module, size: Size) -> dict[str, Any]:
+def blank_teacher_pass(teacher: Teacher, student: nn.Module, size: Size) -> dict[str, Any]:
     """Record the teacher's taps for a blank image of the student, and set the teacher's mode."""
     inputs, samples = blank_batch(student, size)
     if type(samples[0]) is not type(blank_sample(teacher.module, size)):  # of another library

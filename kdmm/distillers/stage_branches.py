@@ -1,4 +1,4 @@
-"""Branches behind the stages of any classifier: of an objective's networks, whatever its method."""
+"""Branches behind the stages of a classifier, for objectives of any method."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,17 +13,17 @@ from kdmm.functional import promote
 from kdmm.models import AuxiliaryBranches
 from kdmm.taps import Taps
 
-#: How the path of a tap begins that reads a branch instead of the network.
+#: Prefix of tap paths that read a branch instead of the network.
 PREFIX = 'branches.'
 
 
 class StageBranches(nn.Module):
-    """The branches of one network, what they read of it, and what losses read of them.
+    """Branches of one network, with the taps that feed them and the taps in them.
 
     Args:
         network: A classifier; only read.
         taps: Tap name to a path within the branches, for instance ``stage1.fc.in``.
-        owner: How errors call the network.
+        owner: Name of the network in errors.
         options: Of `make_branches`.
 
     Raises:

@@ -180,7 +180,7 @@ class WeightedLoss(nn.Module):
             for part, value in values.items()
         }
 
-    def silence(self, activations: Any) -> dict[str, Tensor]:
+    def zero_losses(self, activations: Any) -> dict[str, Tensor]:
         """Return exact zeros under the same names, connected to everything that would be trained.
 
         DDP waits for a gradient of every parameter, be it zero.

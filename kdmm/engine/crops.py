@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SMALL_SIDES = (4, 2)  # trial crops have this fraction of the crop's sides
+SMALL_SIDES = (4, 2)  # small crops have this fraction of the crop's sides
 SHORTEST = 256  # below this many pixels the whole crop is tried
 MULTIPLE = 32  # strides divide it
 

@@ -89,7 +89,7 @@ def _terms(
         context = gather_context(term.loss.needs, samples)
         with parts.part(f'{name} forward'):
             if term.idle:
-                losses = term.silence(term.pick(taps))
+                losses = term.zero_losses(term.pick(taps))
             else:
                 losses = term(term.pick(taps), term.pick(outputs[term.teacher]), **context)
             result[name] = torch.stack([loss.float() for loss in losses.values()]).sum()

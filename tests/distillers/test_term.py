@@ -296,7 +296,7 @@ def test_what_is_scheduled_to_zero_is_idle_unless_it_keeps_a_memory():
 def test_the_zero_of_an_idle_term_reaches_parameters_and_taps():
     made = term(dict(type='Parts', weight=dict(one=STOP, two=STOP)))
     student = torch.full((2, 4, 3, 3), float('inf'), requires_grad=True)
-    found = made.silence((student, torch.zeros(1)))
+    found = made.zero_losses((student, torch.zeros(1)))
     assert set(found) == {'kd.loss_x_one', 'kd.loss_x_two'}
     sum(found.values()).backward()
     for x in (student, *made.loss.projector.parameters()):
@@ -309,7 +309,7 @@ def test_the_zero_of_an_idle_term_reaches_parameters_and_taps():
 def test_the_names_of_an_idle_term(kind, names):
     made = term(dict(type=kind, weight=STOP))
     student = torch.randn(2, 4, 3, 3)
-    assert set(made.silence(student)) == names
+    assert set(made.zero_losses(student)) == names
     teacher, context = torch.randn(2, 6 if kind == 'Parts' else 4, 3, 3), {}
     if made.loss.needs:
         context['labels'] = labels()

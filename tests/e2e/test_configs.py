@@ -40,7 +40,7 @@ TRAINED = [name for name, family in TABLE.items() if not family.left_out(name)]
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the families write their images, once."""
+    """Folders of the families' images, written once."""
     return tmp_path_factory.mktemp('data')
 
 
@@ -143,7 +143,7 @@ def take_one_step(cfg: Config) -> None:
 
 
 def check_files(cfg: Config, runner: Any, work_dir: Path) -> None:
-    """What the objective leaves beside the student."""
+    """Check the files that the objective leaves beside the student."""
     kind, peers = kind_of(cfg), set()
     if kind == 'Cohort':
         names = [f'peer{i}' for i in range(cfg.kd.peers) if i != cfg.kd.get('keep', 0)]

@@ -165,7 +165,7 @@ def test_other_constants() -> None:
 
 
 def without_kd(cfg: Config) -> dict[str, Any]:
-    """What the base library sees."""
+    """The config that the base library reads."""
     plain = cfg.to_dict()
     for key in ('kd', 'work_dir'):
         plain.pop(key, None)

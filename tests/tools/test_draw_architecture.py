@@ -89,7 +89,7 @@ def _file(name: str) -> Path:
 
 
 def _has(file: str, name: str) -> bool:
-    """Whether a file has a function, a class, a method or a constant of that name."""
+    """Return True if a file has a function, class, method or constant of that name."""
     if not _file(file).is_file():
         return False
     nodes: list[ast.stmt] = ast.parse(_file(file).read_text()).body

@@ -1,4 +1,4 @@
-"""Cohorts: networks that learn together (arXiv 1706.00384, 2104.12565)."""
+"""Cohorts: mutual learning of several networks (arXiv 1706.00384, 2104.12565)."""
 
 from kdmm.distillers.cohort.cohort import Cohort
 from kdmm.distillers.cohort.terms import MutualTerm, PairTerm

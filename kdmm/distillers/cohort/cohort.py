@@ -1,4 +1,4 @@
-"""`Cohort`: networks that are trained together and learn from each other, without a teacher."""
+"""`Cohort`, which trains several networks that learn from each other without a teacher."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -13,7 +13,7 @@ from kdmm.distillers.cohort.members import build_others, other_configs, refuse_o
 from kdmm.distillers.cohort.terms import CohortTerm, cohort_table, cohort_term
 from kdmm.distillers.cohort.trunk import Trunk
 from kdmm.distillers.loss_weights import LossWeights, switched_on
-from kdmm.distillers.objective import OwnLosses, beside_a_total, register_objective
+from kdmm.distillers.objective import OwnLosses, register_objective, rename_total
 from kdmm.distillers.probe import Size, blank_taps
 from kdmm.distillers.section import tap_names
 from kdmm.distillers.stage_branches import PREFIX, StageBranches, branch_losses
@@ -44,7 +44,7 @@ class Cohort(TermedObjective):
         trunk: Modules of the student that all networks share, see `Trunk`.
         branches: ``dict(stages=, checkpointing=, weight=)`` for a classifier behind each stage of
             each network, see `StageBranches`; True for the defaults. Each learns the labels with
-            ``weight``, a number or a schedule, and is thrown away with the run's state.
+            ``weight``, a number or a schedule, and is no part of the written networks.
         taps: Tap name to ``module.path.in|.out``, or to a list of one such path a place. Paths in
             the branches begin with ``branches.``: ``branches.stage1.fc.in`` (pooled features).
         losses: Term name to ``dict(type=, on=, weight=, ...)``, see `cohort_term`; none at all
@@ -89,9 +89,9 @@ class Cohort(TermedObjective):
         paths, read = paths_by_network(list(networks), keep, taps), _taps_read(losses, taps)
         behind = {name: taps_behind(found, read) for name, found in paths.items()}
         self._add_branches(networks, branches, behind)  # of peers as they are without a trunk
-        with evaluating(student):  # what the peers share is in its mode
+        with evaluating(student):  # shared modules have its mode
             for peer in self.peers.values():
-                self.trunk.plant(peer, probe_size)
+                self.trunk.share_with(peer, probe_size)
             self.taps = taps_of(networks, paths, read)
             refuse_shared(self.taps[''], self.trunk.paths)
             self.terms = nn.ModuleDict(self._build_terms(student, losses, probe_size, crop_size))
@@ -111,7 +111,7 @@ class Cohort(TermedObjective):
         if self.channels_last and isinstance(inputs, Tensor):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         losses: dict[str, Tensor] = {}
-        seen = []
+        activations = []
         with self.trunk.kept():
             for name, run in self._passes(own, samples):
                 branches = self._branches_of(name)
@@ -123,8 +123,8 @@ class Cohort(TermedObjective):
                     losses.update(own_losses)
                     found.update(behind)
                 require_gradient(found, self.taps[name].owner)
-                seen.append(found)
-        return {**losses, **self._between(self._by_place(seen), samples)}
+                activations.append(found)
+        return {**losses, **self._mutual_losses(self._by_place(activations), samples)}
 
     def check_start(self, loaded: bool, resumed: bool = False) -> None:
         """Refuse weights for the student alone."""
@@ -141,13 +141,13 @@ class Cohort(TermedObjective):
         return part
 
     def _by_place(self, found: Sequence[Any]) -> list[Any]:
-        """The student's, then the others' -> by place."""
+        """Reorder values of the student and the others by place."""
         own, *others = found
         return [*others[: self.keep], own, *others[self.keep :]]
 
     def _passes(self, own: OwnLosses, samples: Any) -> Iterator[tuple[str, OwnLosses]]:
-        """Yield the student first: what it computed of the trunk, the others continue."""
-        yield '', lambda inputs: beside_a_total(own(inputs))
+        """Yield the student first, so that the others continue from its trunk."""
+        yield '', lambda inputs: rename_total(own(inputs))
         for name, peer in self.peers.items():
             yield name, self._prefixed(name, peer, samples)
 
@@ -207,11 +207,11 @@ class Cohort(TermedObjective):
 
         return run
 
-    def _between(self, seen: Sequence[Any], samples: Any) -> dict[str, Tensor]:
-        """The weighted terms; ``seen`` are the taps of each place."""
+    def _mutual_losses(self, activations: Sequence[Any], samples: Any) -> dict[str, Tensor]:
+        """Compute the weighted terms; ``activations`` are the taps of each place."""
         terms = cast(list[CohortTerm], list(self.terms.values()))
         if not self._announced:
-            print_log(cohort_table(terms, seen, self.memory_bytes()), 'current')
+            print_log(cohort_table(terms, activations, self.memory_bytes()), 'current')
             self._announced = True
         busy = [term for term in terms if not term.idle]
         context = gather_context(
@@ -220,10 +220,10 @@ class Cohort(TermedObjective):
         result: dict[str, Tensor] = {}
         for term in terms:
             if term.idle:
-                result.update(term.still(seen))
+                result.update(term.zeros(activations))
             else:
                 given = {need: context[need] for need in term.first.loss.needs}
-                result.update(term.weigh(term.compute(seen, **given)))
+                result.update(term.weigh(term.compute(activations, **given)))
         return result
 
     def _build_terms(
@@ -235,22 +235,22 @@ class Cohort(TermedObjective):
         blanks = [
             blank_taps(networks[name], self.taps[name], size, crop, student) for name in networks
         ]
-        found = [dict(activations) for activations, _ in blanks]
-        for (name, network), activations in zip(networks.items(), found, strict=True):
+        found = [dict(blank) for blank, _ in blanks]
+        for (name, network), blank in zip(networks.items(), found, strict=True):
             branches = self._branches_of(name)
             if branches:
-                activations.update(branches.blank(network, size, crop, student))
-        seen, note = self._by_place(found), blanks[0][1]
+                blank.update(branches.blank(network, size, crop, student))
+        activations, note = self._by_place(found), blanks[0][1]
         facts, known = task_facts(student), dict.fromkeys(found[0])
         return {
-            name: cohort_term(name, config, known, facts, seen, note)
+            name: cohort_term(name, config, known, facts, activations, note)
             for name, config in losses.items()
         }
 
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """In eval mode inside."""
+    """Set a network to eval mode for the block."""
     was_training = network.training
     network.eval()
     try:
@@ -299,7 +299,7 @@ def paths_by_network(
 def taps_of(
     networks: Mapping[str, nn.Module], paths: Mapping[str, Mapping[str, str]], read: Sequence[str]
 ) -> dict[str, Taps]:
-    """Build the taps in each network; paths that nobody reads are only checked.
+    """Build the taps in each network; paths that no term reads are only checked.
 
     Args:
         networks: The student, called '', and the others.

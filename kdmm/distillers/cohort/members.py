@@ -1,4 +1,4 @@
-"""Networks that are trained beside the student and given back, too."""
+"""Networks that are trained beside the student and are results of the run, too."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from kdmm.utils.normalization import Normalization
 
 
 def build_peer(config: Mapping[str, Any]) -> Any:
-    """A network of a base library with initial weights of its own."""
+    """Build a network of a base library with its own initial weights."""
     network = ROOT_MODELS.build(copy.deepcopy(dict(config)))
     network.init_weights()
     return network
@@ -39,8 +39,8 @@ def other_configs(peers: Any, config: Mapping[str, Any]) -> list[Mapping[str, An
 
     Args:
         peers: How many networks with the student, or a list of the others: model dicts, or names of
-            config files, also ``package::path``, whose models are meant. One that does not say how
-            it prepares images does it as the student.
+            config files, also ``package::path``, whose models are meant. A config without a
+            ``data_preprocessor`` takes the student's.
         config: The student's.
 
     Raises:
@@ -62,7 +62,7 @@ def other_configs(peers: Any, config: Mapping[str, Any]) -> list[Mapping[str, An
 def build_others(
     configs: Sequence[Mapping[str, Any]], keep: int, student: nn.Module
 ) -> dict[str, nn.Module]:
-    """The peers beside the student by name: ``peer<place>`` in a cohort where it has ``keep``.
+    """Build the peers, ``peer<place>`` by name; the student has the place ``keep``.
 
     Raises:
         ConfigError: If ``keep`` is no place, or a peer prepares images otherwise than the student.

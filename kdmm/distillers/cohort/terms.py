@@ -16,11 +16,11 @@ from kdmm.registry import MODELS
 from kdmm.taps import Calls, map_leaves
 from kdmm.utils.tables import plain
 
-Seen = Sequence[Mapping[str, Any]]
+Activations = Sequence[Mapping[str, Any]]
 
 
 class MutualTerm(WeightedLoss):
-    """A loss that looks at all peers at once, such as `MCLLoss`.
+    """Term of a loss that compares all peers at once, such as `MCLLoss`.
 
     Args:
         name: The term's name under ``kd.losses``.
@@ -29,7 +29,7 @@ class MutualTerm(WeightedLoss):
         facts: Values for arguments that the config leaves out. The term adds ``peer_channels``, one
             number a peer; where the term reads several taps, a tuple of numbers a peer.
         blanks: Of each peer, tap name to activation as training will give them, blank.
-        note: For which input that is, as the end of an error message.
+        note: Describes their input, as the end of an error message.
 
     Raises:
         ConfigError: As `Term`.
@@ -41,7 +41,7 @@ class MutualTerm(WeightedLoss):
         config: Mapping[str, Any],
         taps: Mapping[str, Any],
         facts: Mapping[str, Any],
-        blanks: Seen,
+        blanks: Activations,
         note: str = '',
     ) -> None:
         super().__init__(name, config, taps)
@@ -64,19 +64,19 @@ class MutualTerm(WeightedLoss):
         """The term itself; of a `PairTerm` that of one pair."""
         return self
 
-    def compute(self, seen: Seen, **context: Any) -> dict[str, Tensor]:
-        """The unweighted loss by part."""
-        return self.run([self.pick(one) for one in seen], **context)
+    def compute(self, activations: Activations, **context: Any) -> dict[str, Tensor]:
+        """Compute the unweighted loss by part."""
+        return self.run([self.pick(one) for one in activations], **context)
 
-    def still(self, seen: Seen) -> dict[str, Tensor]:
-        """See `WeightedLoss.silence`."""
-        return self.silence([self.pick(one) for one in seen])
+    def zeros(self, activations: Activations) -> dict[str, Tensor]:
+        """See `WeightedLoss.zero_losses`."""
+        return self.zero_losses([self.pick(one) for one in activations])
 
 
 class PairTerm(nn.Module):
     """A loss of student and teacher between all ordered pairs of peers (DML, arXiv 1706.00384).
 
-    The sum over pairs (learner, taught by) over N - 1. Who teaches gets no gradient from it.
+    The sum over pairs (student, teacher) over N - 1; the teacher of a pair gets no gradient.
 
     Args:
         name, config, taps, facts, blanks, note: As for `MutualTerm`, config as for `Term`.
@@ -88,7 +88,7 @@ class PairTerm(nn.Module):
         config: Mapping[str, Any],
         taps: Mapping[str, Any],
         facts: Mapping[str, Any],
-        blanks: Seen,
+        blanks: Activations,
         note: str = '',
     ) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class PairTerm(nn.Module):
 
     @property
     def first(self) -> Term:
-        """The term of one pair, in what is the same for all."""
+        """Term of the first pair, for values that are equal in all."""
         return cast(Term, self.pairs[0])
 
     @property
@@ -115,10 +115,10 @@ class PairTerm(nn.Module):
         """See `WeightedLoss`."""
         return self.first.idle
 
-    def compute(self, seen: Seen, **context: Any) -> dict[str, Tensor]:
-        """The unweighted loss by part."""
+    def compute(self, activations: Activations, **context: Any) -> dict[str, Tensor]:
+        """Compute the unweighted loss by part."""
         return self._sum(
-            term.compute(term.pick(seen[i]), detached(term.pick(seen[j])), **context)
+            term.compute(term.pick(activations[i]), detached(term.pick(activations[j])), **context)
             for term, i, j in self._each()
         )
 
@@ -126,9 +126,9 @@ class PairTerm(nn.Module):
         """Weighted log entries."""
         return self.first.weigh(values)
 
-    def still(self, seen: Seen) -> dict[str, Tensor]:
-        """See `WeightedLoss.silence`."""
-        return self._sum(term.silence(term.pick(seen[i])) for term, i, _ in self._each())
+    def zeros(self, activations: Activations) -> dict[str, Tensor]:
+        """See `WeightedLoss.zero_losses`."""
+        return self._sum(term.zero_losses(term.pick(activations[i])) for term, i, _ in self._each())
 
     def _each(self) -> Any:
         return ((cast(Term, t), *pair) for t, pair in zip(self.pairs, self.ordered, strict=True))
@@ -142,10 +142,10 @@ CohortTerm = MutualTerm | PairTerm
 
 
 def cohort_term(name: str, config: Mapping[str, Any], *args: Any) -> CohortTerm:
-    """The term for a loss of all peers (its class says ``mutual = True``) or of pairs.
+    """Build the term of a loss of all peers (a class with ``mutual = True``) or of pairs.
 
     Raises:
-        ConfigError: Whatever is wrong with it; a weight that is to be measured.
+        ConfigError: If the config is wrong, or a weight is to be measured.
     """
     kind = MODELS.get(config['type']) if isinstance(config['type'], str) else config['type']
     mutual = isinstance(kind, type) and issubclass(kind, DistillLoss) and kind.mutual
@@ -161,21 +161,21 @@ def cohort_term(name: str, config: Mapping[str, Any], *args: Any) -> CohortTerm:
 
 
 def detached(value: Any) -> Any:
-    """An activation without its graph, however nested it is."""
+    """Detach all tensors of a nested activation."""
     return map_leaves(Tensor.detach, value)
 
 
-def cohort_table(terms: Sequence[CohortTerm], seen: Seen, stored: int) -> str:
-    """Tap, shape in each network, loss and weight of each term; memory of banks."""
+def cohort_table(terms: Sequence[CohortTerm], activations: Activations, stored: int) -> str:
+    """Format the table of terms with taps, shapes, losses and weights, and the banks' memory."""
     if not terms:
-        return f'Cohort of {len(seen)} networks without losses between them'
-    head = ('term', 'tap', *(f'place {i}' for i in range(len(seen))), 'loss', 'weight')
+        return f'Cohort of {len(activations)} networks without losses between them'
+    head = ('term', 'tap', *(f'place {i}' for i in range(len(activations))), 'loss', 'weight')
     rows = []
     for term in terms:
         one = term.first
-        shapes = [shape_of(one.pick(found)) for found in seen]
+        shapes = [shape_of(one.pick(found)) for found in activations]
         rows.append((term.name, one.on, *shapes, type(one.loss).__name__, one.describe_weight()))
-    lines = [f'Cohort of {len(seen)} networks', plain(head, rows)]
+    lines = [f'Cohort of {len(activations)} networks', plain(head, rows)]
     if stored:
         lines.append(f'queues and banks: {stored / 2**20:.0f} MiB on each device')
     return '\n'.join(lines)

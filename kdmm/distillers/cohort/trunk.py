@@ -1,4 +1,4 @@
-"""The first part of a network, shared by all peers and computed once a step."""
+"""Shared first part of all peers, computed once a step."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -6,20 +6,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdmm.distillers.probe import Size, look
+from kdmm.distillers.probe import Size, blank_pass
 from kdmm.errors import ConfigError, nearest
 from kdmm.taps import Taps
 
 
 class Shared(nn.Module):
-    """Stands in a peer where the student has a module that all of them share.
+    """Placeholder in a peer for a module of the student that all peers share.
 
-    It has no parameters of its own, so that each is in the optimizer and in DDP's buckets once; its
-    ``state_dict`` is the student's module's, so that the peer's is a plain network's.
+    It has no parameters of its own, so each is in the optimizer and in DDP's buckets once. Its
+    ``state_dict`` is that of the student's module, so the peer's is that of a plain network.
 
     Args:
         path: Name of the student's module.
-        trunk: Knows the student, and what was computed in this step.
+        trunk: Has the student, and the outputs of this step.
     """
 
     def __init__(self, path: str, trunk: 'Trunk') -> None:
@@ -32,12 +32,12 @@ class Shared(nn.Module):
         return self.trunk.module(self.path)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the student's module gave in this step, where that is known."""
+        """Return the student's output of this step, or compute it."""
         outputs = self.trunk.outputs
         return outputs[self.path] if outputs else self.owner(*args, **kwargs)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The student's module's."""
+        """Return the state of the student's module."""
         return self.owner.state_dict(*args, **kwargs)
 
     def _load_from_state_dict(
@@ -55,7 +55,7 @@ class Trunk:
 
     Args:
         student: The network that owns them.
-        paths: Their names, all that runs up to the branching point.
+        paths: Names of all modules that run up to the branching point.
 
     Raises:
         ConfigError: If a path names no module; the nearest names are given.
@@ -76,15 +76,15 @@ class Trunk:
         self.outputs: dict[str, Any] = {}
 
     def module(self, path: str) -> nn.Module:
-        """The student's."""
+        """Return a module of the student by its path."""
         return self.student.get_submodule(path)
 
-    def plant(self, peer: nn.Module, size: Size | None) -> None:
+    def share_with(self, peer: nn.Module, size: Size | None) -> None:
         """Let ``peer`` use the student's modules in place of its own.
 
         Args:
             peer: The network.
-            size: (H, W) of a blank image that shows in which order its modules run, see `look`.
+            size: (H, W) of a blank image that finds the order of its modules, see `blank_pass`.
 
         Raises:
             ConfigError: If it has no such modules, or runs others before their end.
@@ -105,7 +105,7 @@ class Trunk:
             self._refuse_gaps(peer, size)
 
     def _refuse_gaps(self, peer: nn.Module, size: Size | None) -> None:
-        """Nothing would train layers whose output is not used."""
+        """Refuse peers with other modules before the trunk's end; nothing would train them."""
         early: list[str] = []
         with ExitStack() as hooks:
             for path, module in peer.named_modules():
@@ -113,7 +113,7 @@ class Trunk:
                     handle = module.register_forward_pre_hook(lambda *_, p=path: early.append(p))
                     hooks.callback(handle.remove)
             taps = Taps(peer, {path: f'{path}.out' for path in self.paths}, 'peer')
-            look(peer, taps, size, self.student, stop_early=True)
+            blank_pass(peer, taps, size, self.student, stop_early=True)
         if early:
             raise ConfigError(
                 f'{early[0]!r} runs before its end and is not shared',
@@ -123,7 +123,7 @@ class Trunk:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Inside, what the student's modules give next is what the peers continue from."""
+        """Record the student's next outputs of the trunk; peers continue from them."""
 
         def keep(path: str) -> Any:
             return lambda module, args, output: self.outputs.update({path: output})
@@ -139,10 +139,10 @@ class Trunk:
 
     @contextmanager
     def unchanged(self, inputs: Any) -> Iterator[None]:
-        """Refuse peers that write into what others read.
+        """Refuse peers that change the trunk's outputs or the inputs in place.
 
         Raises:
-            ConfigError: If so: an activation works in place, and is no part of the trunk.
+            ConfigError: If an activation outside the trunk works in place.
         """
         before = self._versions(inputs)
         yield

@@ -1,4 +1,4 @@
-"""A classifier with branches behind its stages: one pass over four rotations of a batch."""
+"""One pass of a classifier and its branches over four rotations of a batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -30,12 +30,12 @@ class BranchedOutput(NamedTuple):
 
 
 class BranchedForward:
-    """Runs a classifier's trunk once over all views, and its branches on what the stages gave.
+    """Run a classifier once over all views, and its branches on the outputs of the stages.
 
     Args:
         classifier: MMPretrain's ``ImageClassifier`` or what has its parts.
         branches: Its branches.
-        owner: How errors call it.
+        owner: Its name in errors.
         detached: Keep the branches' gradients out of the classifier, and run it without a graph.
     """
 
@@ -52,32 +52,34 @@ class BranchedForward:
     def __call__(self, views: Tensor, samples: Sequence[Any]) -> BranchedOutput:
         """Views (4B, 3, S, S), interleaved, and the B data samples."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detached):
-            with self.taps.record() as stages:
-                features = self.classifier.extract_feat(views)
-            logits = self.classifier.head(features)
+            with self.taps.record() as stages:  # name to (4B, C_l, h_l, w_l)
+                features = self.classifier.extract_feat(views)  # a tuple, (4B, D)
+            logits = self.classifier.head(features)  # (4B, D) -> (4B, C)
+            # (4B, D) -> (B, D), the unrotated rows
             own = self.classifier.head.loss(tuple(map(unrotated, features)), samples)
         return BranchedOutput(logits, self.joint(stages), own)
 
     def joint(self, stages: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The branches on the outputs of their stages."""
+        """Run the branches on the outputs of their stages."""
+        # (4B, C_l, h_l, w_l) -> (4B, 4C), each branch
         found = self.branches([stages[name] for name in self.branches])
         return dict(zip(self.branches, found, strict=True))
 
     def branch_logits(self, views: Tensor) -> dict[str, Tensor]:
-        """Joint logits alone, for evaluation."""
+        """Compute the joint logits alone, for evaluation."""
         with self.taps.record(stop_early=True) as stages:
             self.classifier.extract_feat(views)
         return self.joint(stages)
 
 
 def views_of(inputs: Any, channels_last: bool = False) -> Tensor:
-    """The four views of a preprocessed batch, (B, 3, S, S) -> (4B, 3, S, S).
+    """Make the four views of a preprocessed batch, (B, 3, S, S) -> (4B, 3, S, S).
 
     Raises:
         ConfigError: If the images are not square.
     """
     try:
-        views = rotations(inputs)
+        views = rotations(inputs)  # row 4 b + r: image b by r quarter turns
     except ValueError as error:
         raise ConfigError(str(error), key='train_dataloader.dataset.pipeline') from error
     return views.contiguous(memory_format=torch.channels_last) if channels_last else views

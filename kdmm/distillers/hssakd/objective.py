@@ -1,4 +1,4 @@
-"""`SelfSupervised`: what the roles of HSSAKD have in common (arXiv 2107.13715, 2109.03075)."""
+"""`SelfSupervised`, the base of HSSAKD's roles (arXiv 2107.13715, 2109.03075)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdmm.distillers.hssakd.branches import BranchedForward, hard_labels, views_of
 from kdmm.distillers.loss_weights import weights_by_part
-from kdmm.distillers.objective import Objective, OwnLosses, beside_a_total
+from kdmm.distillers.objective import Objective, OwnLosses, rename_total
 from kdmm.distillers.stage_branches import make_branches
 from kdmm.errors import ConfigError, refuse_unknown
 from kdmm.functional import joint_labels
@@ -31,7 +31,7 @@ class SelfSupervised(Objective):
         evaluate_branches: Report the branches' joint accuracy in validation.
 
     Attributes:
-        parts: What can be weighted.
+        parts: Names of the weighted parts.
     """
 
     parts: ClassVar[tuple[str, ...]] = ()
@@ -64,12 +64,12 @@ class SelfSupervised(Objective):
             self.hooks.append(dict(type='kdmm.RecalibrateBNHook', **options))
         if evaluate_branches:
             self.hooks.append(dict(type='kdmm.BranchAccuracyHook'))
-        self._seen: tuple[Mapping[str, Tensor], Tensor] | None = None
+        self._last_joint: tuple[Mapping[str, Tensor], Tensor] | None = None
         print_log(describe(student, self.branches), 'current')
 
     @classmethod
     def dry_run(cls, section: dict[str, Any]) -> None:
-        """As the base; nothing is done behind training."""
+        """As the base; without evaluation and recalibration."""
         super().dry_run(section)
         section.update(recalibrate=False, evaluate_branches=False)
 
@@ -78,14 +78,14 @@ class SelfSupervised(Objective):
     ) -> dict[str, Tensor]:
         """Compute the losses of one preprocessed batch (B, 3, S, S).
 
-        The classifier sees four rotations of it in one pass, so ``own`` is not called.
+        The classifier processes four rotations in one pass, so ``own`` is not called.
         """
         labels = joint_labels(hard_labels(samples))
         views = views_of(inputs, self.channels_last)
-        return beside_a_total(self.losses(views, samples or (), labels))
+        return rename_total(self.losses(views, samples or (), labels))
 
     def losses(self, views: Tensor, samples: Sequence[Any], labels: Tensor) -> dict[str, Tensor]:
-        """Log names to scalars.
+        """Compute the losses, log names to scalars.
 
         Args:
             views: (4B, 3, S, S), interleaved.
@@ -101,7 +101,7 @@ class SelfSupervised(Objective):
 
     def remember(self, joint: Mapping[str, Tensor], labels: Tensor) -> None:
         """Keep logits and labels for :meth:`diagnostics`."""
-        self._seen = ({name: logits.detach() for name, logits in joint.items()}, labels)
+        self._last_joint = ({name: logits.detach() for name, logits in joint.items()}, labels)
 
     def facts(self) -> list[str]:
         """As the base, with the parts that are weighted."""
@@ -110,9 +110,9 @@ class SelfSupervised(Objective):
 
     def diagnostics(self) -> dict[str, Any]:
         """``kd.joint_accuracy_<branch>``: percent of the last batch's 4B views."""
-        if self._seen is None:
+        if self._last_joint is None:
             return {}
-        joint, labels = self._seen
+        joint, labels = self._last_joint
         return {
             f'kd.joint_accuracy_{name}': (logits.argmax(1) == labels).float().mean() * 100
             for name, logits in joint.items()
@@ -124,17 +124,17 @@ class SelfSupervised(Objective):
 
 
 def describe(student: nn.Module, branches: AuxiliaryBranches) -> str:
-    """One line a branch for the log's start: where it begins and what it weighs."""
+    """Describe the branches for the log: position and number of parameters."""
     own = sum(p.numel() for p in student.parameters())
     lines = []
     for name, branch in branches.items():
-        weight = sum(p.numel() for p in branch.parameters())
-        lines.append(f'{name}: behind backbone.{branches.taps[name]}, {weight:,} parameters')
+        count = sum(p.numel() for p in branch.parameters())
+        lines.append(f'{name}: behind backbone.{branches.taps[name]}, {count:,} parameters')
     return '\n  '.join([f'HSSAKD: classifier of {own:,} parameters, auxiliary branches:', *lines])
 
 
 def check_flags(**flags: Any) -> None:
-    """Refuse what is neither True nor False.
+    """Refuse values that are neither True nor False.
 
     Raises:
         ConfigError: Names the key.
@@ -145,10 +145,10 @@ def check_flags(**flags: Any) -> None:
 
 
 def check_temperature(value: Any) -> None:
-    """Refuse what is no positive number.
+    """Refuse values that are no positive numbers.
 
     Raises:
-        ConfigError: If so.
+        ConfigError: Names the value.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ConfigError(key='kd.temperature', got=value, expected='a positive number')

@@ -1,4 +1,4 @@
-"""HSSAKD without a teacher: peers that learn the joint task and each other's logits."""
+"""Online HSSAKD: peers learn the joint task and each other's logits, without a teacher."""
 
 from collections.abc import Mapping, Sequence
 from itertools import permutations
@@ -23,11 +23,11 @@ from kdmm.renamed import renamed
 
 
 class Peer(nn.Module):
-    """Another network of the student's kind, with branches of its own.
+    """Further network of the student's architecture, with its own branches.
 
     Args:
         config: The student's model config; built and initialised anew.
-        owner: How errors call it.
+        owner: Its name in errors.
         options: Of its branches.
     """
 
@@ -41,7 +41,7 @@ class Peer(nn.Module):
 @register_objective('HSSAKDOnline')
 @renamed('kd', tau='temperature')
 class PeerTraining(SelfSupervised):
-    """Train peers that teach each other (HSSAKD online, arXiv 2109.03075, section III-D).
+    """Train peers that learn from each other (HSSAKD online, arXiv 2109.03075, section III-D).
 
     For each peer the teacher's losses, and both directions of KL between each pair.
 

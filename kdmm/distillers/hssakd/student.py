@@ -1,4 +1,4 @@
-"""HSSAKD's student: it learns a teacher's logits on rotated images, and those of its branches."""
+"""HSSAKD's student, which learns the logits of a teacher and its branches on rotated images."""
 
 import inspect
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""HSSAKD's teacher: branches trained on the joint task, alone or with their classifier."""
+"""Teacher training of HSSAKD: branches on the joint task, alone or with their classifier."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -60,7 +60,7 @@ class TeacherTraining(SelfSupervised):
         return {**output.losses, **self.weighed('joint', joint_cross_entropy(output.joint, labels))}
 
     def check_start(self, loaded: bool, resumed: bool = False) -> None:
-        """Refuse branches behind weights that nobody trained."""
+        """Refuse branches behind untrained weights."""
         if not (self.trains_student or loaded or self.random or self.initialised):
             raise ConfigError(
                 'it is missing: branches with kd.joint=False are trained behind a frozen '

@@ -16,7 +16,7 @@ TAPS = dict.fromkeys(['logits', 'embedding', 'map'])
 CLASSES, BATCH = 5, 4
 
 
-def seen(networks: int, batch: int = BATCH) -> list[dict[str, Tensor]]:
+def activations(networks: int, batch: int = BATCH) -> list[dict[str, Tensor]]:
     """Taps of each place; embeddings and maps get wider from place to place."""
     return [
         dict(
@@ -29,7 +29,9 @@ def seen(networks: int, batch: int = BATCH) -> list[dict[str, Tensor]]:
 
 
 def term(networks: int = 3, name: str = 'it', facts: dict | None = None, **config):
-    return cohort_term(name, config, TAPS, facts or {}, seen(networks, 1), 'for blank images')
+    return cohort_term(
+        name, config, TAPS, facts or {}, activations(networks, 1), 'for blank images'
+    )
 
 
 def losses_of(made, found, **context) -> dict[str, Tensor]:
@@ -42,7 +44,7 @@ class TestPairs:
 
     @pytest.mark.parametrize('networks', [2, 3, 4])
     def test_sum_over_ordered_pairs_over_the_others(self, networks):
-        found, made = seen(networks), self.kd(networks, weight=0.5)
+        found, made = activations(networks), self.kd(networks, weight=0.5)
         assert isinstance(made, PairTerm) and len(made.pairs) == networks * (networks - 1)
         ((name, value),) = losses_of(made, found).items()
         z = [x['logits'].detach().double().requires_grad_() for x in found]
@@ -62,7 +64,7 @@ class TestPairs:
 
     def test_who_teaches_gets_no_gradient(self):
         """Also where the loss itself would not see to it, and of several taps at once."""
-        found = seen(2)
+        found = activations(2)
         for x in found:
             x['other'] = x['logits'] * 2
         taps = dict.fromkeys([*TAPS, 'other'])
@@ -79,7 +81,7 @@ class TestPairs:
         made = term(3, type='FitNetLoss', on='map', connector=dict(type='Projection'))
         shapes = [tuple(p.connector.conv.weight.shape[:2]) for p in made.pairs]
         assert shapes == [(3, 2), (4, 2), (2, 3), (4, 3), (2, 4), (3, 4)]
-        found = seen(3)
+        found = activations(3)
         (value,) = losses_of(made, found).values()
         value.backward()
         assert all(p.grad.abs().max() > 0 for p in made.parameters())
@@ -88,7 +90,7 @@ class TestPairs:
         made = term(
             2, type='Parts', on='map', connector=None, weight=dict(two=0.5), facts={}, num_classes=3
         )
-        found = losses_of(made, seen(2), labels=torch.zeros(BATCH))
+        found = losses_of(made, activations(2), labels=torch.zeros(BATCH))
         assert made.first.loss.needs == ('labels',) and list(found) == ['kd.loss_it_two']
         assert all(pair.loss.queue.tolist() == [BATCH] * 2 for pair in made.pairs)
 
@@ -98,8 +100,8 @@ class TestPairs:
         for pair in made.pairs:
             pair.set_progress(Progress(5, 0.5))
         assert [pair.loss.temperature for pair in made.pairs] == [2.0] * 6
-        values = made.compute(seen(3))
-        assert losses_of(made, seen(3))['kd.loss_it'] == 2 * values['']
+        values = made.compute(activations(3))
+        assert losses_of(made, activations(3))['kd.loss_it'] == 2 * values['']
 
     @pytest.mark.parametrize('config', [
         dict(type='KDLoss', on='logits'),
@@ -109,8 +111,8 @@ class TestPairs:
     def test_silence_reaches_all_and_moves_nothing(self, config):
         made = term(3, **config, weight=dict(type='Linear', start=0.0, stop=1.0, begin=5, end=9))
         assert made.idle
-        found = seen(3)
-        (value, *_) = made.still(found).values()
+        found = activations(3)
+        (value, *_) = made.zeros(found).values()
         tap = config['on']
         grads = torch.autograd.grad(value, [*(x[tap] for x in found), *made.parameters()])
         assert value == 0 and all(not grad.any() for grad in grads)
@@ -123,7 +125,7 @@ class TestMutual:
     def test_places_and_widths(self):
         made = term(3, type='Recorder', on='embedding', weight=2.0)
         assert isinstance(made, MutualTerm) and made.loss.peer_channels == [3, 4, 5]
-        found = seen(3)
+        found = activations(3)
         value = losses_of(made, found, labels=torch.arange(BATCH))
         assert [x.shape for x in made.loss.given] == [(BATCH, 3), (BATCH, 4), (BATCH, 5)]
         assert all(a is b['embedding'] for a, b in zip(made.loss.given, found, strict=True))
@@ -131,7 +133,7 @@ class TestMutual:
 
     def test_several_taps_are_tuples(self):
         made = term(2, type='Recorder', on=['logits', 'embedding'], peer_channels=())
-        found = seen(2)
+        found = activations(2)
         losses_of(made, found, labels=torch.arange(BATCH))
         for given, x in zip(made.loss.given, found, strict=True):
             assert given[0] is x['logits'] and given[1] is x['embedding']
@@ -141,8 +143,8 @@ class TestMutual:
         made = term(2, type='MCLLoss', on='embedding', weight=weight, dim=6)
         made.set_progress(Progress(2))
         labels = torch.tensor([0, 0, 1, 1])
-        values = made.loss([x['embedding'] for x in seen(2)], labels)
-        found = losses_of(made, seen(2), labels=labels)
+        values = made.loss([x['embedding'] for x in activations(2)], labels)
+        found = losses_of(made, activations(2), labels=labels)
         assert list(found) == ['kd.loss_it_vcl', 'kd.loss_it_soft_icl']
         for part, factor in (('vcl', 0.1), ('soft_icl', 2.0)):
             torch.testing.assert_close(found[f'kd.loss_it_{part}'], factor * values[part])
@@ -151,8 +153,8 @@ class TestMutual:
         made = term(2, type='MCLLoss', on='embedding', dim=6,
                     weight=dict(type='Linear', start=0.0, stop=1.0, begin=5, end=9))  # fmt: skip
         assert made.idle
-        found = seen(2)
-        values = made.still(found)
+        found = activations(2)
+        values = made.zeros(found)
         assert list(values) == [f'kd.loss_it_{part}' for part in made.loss.parts]
         everything = [*(x['embedding'] for x in found), *made.parameters()]
         grads = torch.autograd.grad(sum(values.values()), everything)
@@ -211,7 +213,7 @@ WRONG: list[tuple[dict, str, dict]] = [
 @pytest.mark.parametrize(('config', 'key', 'fields'), WRONG)
 def test_what_cannot_be_is_refused(config, key, fields):
     with refused(key=f'kd.losses.it{key}', **fields):
-        cohort_term('it', config, TAPS, {}, seen(2, 1), 'for blank images')
+        cohort_term('it', config, TAPS, {}, activations(2, 1), 'for blank images')
 
 
 def test_the_table_names_all_places():
@@ -219,11 +221,11 @@ def test_the_table_names_all_places():
         term(3, 'dml', type='KDLoss', on='logits', weight=0.5),
         term(3, 'mcl', type='MCLLoss', on='embedding', weight=dict(vcl=0.1, icl=0.1)),
     ]
-    text = cohort_table(terms, seen(3), 3 * 2**20)
+    text = cohort_table(terms, activations(3), 3 * 2**20)
     assert [line.split() for line in text.splitlines() if 'place' in line or 'Loss' in line] == [
         ['term', 'tap', 'place', '0', 'place', '1', 'place', '2', 'loss', 'weight'],
         ['dml', 'logits', '4x5', '4x5', '4x5', 'KDLoss', '0.5'],
         ['mcl', 'embedding', '4x3', '4x4', '4x5', 'MCLLoss', 'vcl', '0.1,', 'icl', '0.1'],
     ]
     assert text.startswith('Cohort of 3 networks\n')
-    assert cohort_table([], seen(2), 0) == 'Cohort of 2 networks without losses between them'
+    assert cohort_table([], activations(2), 0) == 'Cohort of 2 networks without losses between them'
