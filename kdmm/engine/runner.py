@@ -12,7 +12,7 @@ from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as BaseRunner
 from mmengine.runner.checkpoint import load_state_dict
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from kdmm.checkpoints import (
@@ -121,8 +121,12 @@ class Runner(CheckedRunner):
             )
 
     def _init_model_weights(self) -> None:
-        """As the base; files that ``init_cfg`` names are read weights-only."""
-        with weights_only(self._unsafe):
+        """As the base; files that ``init_cfg`` names are read weights-only.
+
+        The base sends all ranks the first one's state. It can send tensors only, and what else
+        losses have in theirs (`torch.nn.Module.get_extra_state`) is equal on all ranks.
+        """
+        with weights_only(self._unsafe), _tensors_only(unwrapped(self.model)):
             super()._init_model_weights()
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
@@ -349,6 +353,21 @@ class Runner(CheckedRunner):
 
 def _anew(filename: str) -> str:
     return f'to begin anew with its weights: load_from={filename}, without --resume'
+
+
+@contextmanager
+def _tensors_only(model: nn.Module) -> Iterator[None]:
+    """Leave out of the model's ``state_dict``, inside, what is no tensor."""
+
+    def leave_out(module: Any, state: dict[str, Any], *_: Any) -> None:
+        for key in [key for key, value in state.items() if not isinstance(value, Tensor)]:
+            del state[key]
+
+    handle = model._register_state_dict_hook(leave_out)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _check_numbers(where: str, hooks: dict[str, Any], **arguments: tuple[str, ...]) -> None:

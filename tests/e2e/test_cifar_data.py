@@ -20,6 +20,7 @@ from mmengine.registry import DATASETS, MODELS
 pytest.importorskip('mmpretrain')
 
 from kdmm.engine import build_runner, check_data  # noqa: E402
+from tests.errors import refused  # noqa: E402
 
 from .tiny_cifar import shrink_cifar, write_folder  # noqa: E402
 
@@ -105,7 +106,9 @@ def test_cifar100_gives_rgb_padded_with_black(archive: Path) -> None:
 
 
 def test_cifar100_folder_is_asked_for() -> None:
-    with pytest.raises(ValueError, match="dataset.data_root: in 'data/cifar100'.*official archive"):
+    with refused(
+        key='train_dataloader.dataset.data_root', got='data/cifar100', fix='official archive'
+    ):
         check_data(base('cifar100.py'), ('train',))
 
 

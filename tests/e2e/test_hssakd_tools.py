@@ -227,7 +227,7 @@ WRONG: dict[str, tuple[Any, Change | None, tuple[str, ...]]] = {
     'recalibrate by number': (
         dict(ONLINE, recalibrate=500), None, ('kd.recalibrate', '500', 'num_samples')
     ),
-    'a segmentor': (ONLINE, segmentor, ('kd.type', 'EncoderDecoder', 'ImageClassifier')),
+    'a segmentor': (ONLINE, segmentor, ('model.type', 'EncoderDecoder', 'ImageClassifier')),
 }  # fmt: skip
 
 

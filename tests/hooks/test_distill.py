@@ -521,6 +521,17 @@ def test_extra_state_is_read_weights_only_and_goes_on_to_the_bit(tmp_path):
                 assert torch.equal(now[part][key], value), key
 
 
+def test_only_tensors_are_sent_to_other_ranks(tmp_path, monkeypatch):
+    """MMEngine broadcasts each entry of the state at the start, and can send no dict."""
+    made, sent = Runner.from_cfg(with_optimizer(tmp_path)), []
+    monkeypatch.setattr('mmengine.runner.runner.broadcast', sent.append)
+    made._init_model_weights()
+    state = made.model.state_dict()
+    rest = [value for value in state.values() if not isinstance(value, torch.Tensor)]
+    assert len(rest) == 1 and len(sent) == len(state) - 1
+    assert all(isinstance(value, torch.Tensor) for value in sent)
+
+
 def test_extra_state_that_the_runner_did_not_collect_is_added():
     """Some versions of MMEngine gather parameters and buffers only."""
     kd = {**copy.deepcopy(KD), 'teacher': TEACHER}
