@@ -63,10 +63,10 @@ def start_process_group(launcher: str, dist_cfg: dict[str, Any] | None = None) -
         devices = torch.cuda.device_count()
         if processes > devices:
             raise ConfigError(
-                'processes on this node',
+                f'{processes} processes on this node, which has {devices} GPU(s)',
                 key='--launcher',
                 got=processes,
-                expected=f'at most {devices}, the number of its GPUs',
+                expected=f'at most {devices}, one for each',
                 fix=f'Start at most {devices}, or hide the GPUs with CUDA_VISIBLE_DEVICES=-1 to '
                 'run on CPU. Under Slurm do not bind one GPU to each task: every task must see '
                 'all of its node.',

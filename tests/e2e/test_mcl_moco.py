@@ -117,7 +117,10 @@ def test_resumed_is_the_uninterrupted_run(run: Run, data: Path, tmp_path: Path) 
         (dict(model__queue_len=10), 'model.queue_len: .* a multiple .* ranks, 4, got 10'),
         (dict(custom_hooks=[dict(type='EMAHook')]), 'EMAHook: the file would hold'),
         (dict(load_from='epoch_1.pth'), 'load_from: its weights would reach the first'),
-        (dict(train_dataloader__dataset__pipeline__1__num_views=3), 'got 3 views of each image'),
+        (
+            dict(train_dataloader__dataset__pipeline__1__num_views=3),
+            'it gives 3 views of each image',
+        ),
     ],
 )
 def test_refused_at_the_start(

@@ -12,9 +12,9 @@ pytest.importorskip('mmseg')
 
 from mmengine.config import Config  # noqa: E402
 
-from kdmm.distillers import ConfigError  # noqa: E402
 from kdmm.engine import build_runner  # noqa: E402
 from kdmm.losses import CSDLoss, CWDLoss, KDLoss  # noqa: E402
+from tests.errors import refused  # noqa: E402
 
 from .config_table import FAMILIES, read  # noqa: E402
 from .tiny_data import shrink, walk, write_tiny_data  # noqa: E402
@@ -202,7 +202,7 @@ def test_the_discriminator_is_refused_on_the_small_pair(tmp_path: Path) -> None:
     shrink(cfg, tmp_path / 'work')
     write_tiny_data(cfg, tmp_path / 'data')
     cfg.kd.losses.adv = read(f'{CITYSCAPES}skd.py').kd.losses.adv
-    with pytest.raises(ConfigError, match=r'losses\.adv.* at least 64 x 64, got student \(1, 11'):
+    with refused(key='kd.losses.adv', problem=('at least 64 x 64', 'student (1, 11')):
         build_runner(cfg)
 
 
