@@ -91,7 +91,8 @@ def require_scopes(cfg: Mapping[str, Any] | Config, where: str = '') -> None:
         ConfigError: One of them cannot be imported.
     """
     scope = cfg.get('default_scope')
-    node = cfg._cfg_dict if isinstance(cfg, Config) else cfg  # a Config is no Mapping
+    # a Config is no Mapping; what it imports is left for its reader to find missing
+    node = cfg._to_lazy_dict() if isinstance(cfg, Config) else cfg
     if scope in SCOPES:
         require(scope, f'{where}default_scope={scope!r}')
     for kind in _types(node):

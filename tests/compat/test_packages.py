@@ -159,6 +159,15 @@ def test_a_config_is_refused_for_the_library_that_is_missing(without, hidden, cf
             require_scopes(given, 'kd.teacher.config: ')
 
 
+def test_what_a_config_imports_is_left_to_its_reader(tmp_path):
+    (tmp_path / 'lazy.py').write_text(
+        'from mmengine.config import read_base\n'
+        'import no_such_module\n'
+        "model = dict(type='mmengine.X')\n"
+    )
+    require_scopes(Config.fromfile(tmp_path / 'lazy.py', lazy_import=True))
+
+
 def test_mmpose_needs_mmdet(tmp_path):
     """Its models import it."""
     pytest.importorskip('xtcocotools.mask')
