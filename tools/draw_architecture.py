@@ -16,7 +16,7 @@ import logging
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -543,19 +543,32 @@ def out_of_date(files: Mapping[Path, str]) -> list[Path]:
     return [path for path, text in files.items() if not path.is_file() or path.read_text() != text]
 
 
-def main() -> int:
-    """Write the files, or compare them."""
-    parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
+def write_or_check(description: str, make: Callable[[], Mapping[Path, str]]) -> int:
+    """Write files that are made from the code, or with ``--check`` compare them.
+
+    Args:
+        description: Of the command.
+        make: Gives the text of each file.
+
+    Returns:
+        The exit code: 1 if a file that was compared is out of date.
+    """
+    parser = argparse.ArgumentParser(description=description.partition('\n')[0])
     parser.add_argument('--check', action='store_true', help='write nothing, compare')
     check = parser.parse_args().check
-    sys.path.insert(0, str(ROOT))  # the package that is drawn, not an installed one
-    files = drawn()
+    sys.path.insert(0, str(ROOT))  # the package beside this script, not an installed one
+    files = make()
     changed = out_of_date(files)
     for path in changed:
         print(f'{path.relative_to(ROOT)} {"is out of date" if check else "written"}')
         if not check:
             path.write_text(files[path])
     return int(check and bool(changed))
+
+
+def main() -> int:
+    """Draw, or compare."""
+    return write_or_check(__doc__ or '', drawn)
 
 
 if __name__ == '__main__':

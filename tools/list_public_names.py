@@ -9,7 +9,6 @@ classes that have an `__init__` of kdmm's own, kinds of sections by their keys, 
 those of `kd.teacher`.
 """
 
-import argparse
 import inspect
 import sys
 from collections.abc import Iterable, Mapping
@@ -17,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from draw_architecture import between
+from draw_architecture import between, write_or_check
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / 'docs' / 'api.md'
@@ -107,19 +106,8 @@ def written() -> str:
 
 
 def main() -> int:
-    """Write the page, or compare it."""
-    parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
-    parser.add_argument('--check', action='store_true', help='write nothing, compare')
-    check = parser.parse_args().check
-    sys.path.insert(0, str(ROOT))  # the package that is listed, not an installed one
-    page = written()
-    if page == PAGE.read_text():
-        return 0
-    if check:
-        print('docs/api.md is out of date: run python tools/list_public_names.py')
-        return 1
-    PAGE.write_text(page)
-    return 0
+    """List, or compare."""
+    return write_or_check(__doc__ or '', lambda: {PAGE: written()})
 
 
 if __name__ == '__main__':

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -76,10 +76,10 @@ class SignalSafeLoader(DataLoader):
         with _blocked():
             iterator: Any = super().__iter__()
         if self.num_workers:
-            iterators, workers = _running.setdefault(self, (weakref.WeakSet(), []))
-            iterators.add(iterator)
-            workers[:] = [worker for worker in workers if worker.is_alive()]
-            workers += [worker for worker in iterator._workers if worker not in workers]
+            _running.setdefault(self, weakref.WeakSet()).add(iterator)
+            known = {worker: owner for worker, owner in _workers.items() if worker.is_alive()}
+            _workers.clear()
+            _workers.update(known | dict.fromkeys(iterator._workers, weakref.ref(self)))
         return iterator
 
     def close(self) -> None:
@@ -89,21 +89,30 @@ class SignalSafeLoader(DataLoader):
         queues first, and the iterator cannot send its last word through them.
         """
         self._iterator = None
-        iterators, workers = _running.pop(self, (weakref.WeakSet(), []))
-        for iterator in iterators:
+        for iterator in _running.pop(self, ()):
             iterator._shutdown_workers()
-        for worker in workers:
-            # in the midst of a sample, after the 5 s that PyTorch waits; or left over by an
-            # iterator that is gone, whose SIGTERM it took for one to the whole group
-            if worker.is_alive():
-                worker.kill()
-                worker.join()
+        _kill([worker for worker, owner in _workers.items() if owner() is self])
 
 
-#: The iterators that started workers, and all workers that may still run.
-_running: 'weakref.WeakKeyDictionary[SignalSafeLoader, tuple[weakref.WeakSet[Any], list[Any]]]' = (
+#: The iterators that started workers.
+_running: 'weakref.WeakKeyDictionary[SignalSafeLoader, weakref.WeakSet[Any]]' = (
     weakref.WeakKeyDictionary()
 )
+#: All workers that may still run, and the loader of each, which may be gone.
+_workers: 'dict[Any, weakref.ref[SignalSafeLoader]]' = {}
+
+
+def _kill(workers: Iterable[Any]) -> None:
+    """Kill workers that did not end when they were told to.
+
+    They are in the midst of a sample, after the 5 s that PyTorch waits; or left over by an iterator
+    that is gone, whose SIGTERM they took for one to the whole group.
+    """
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
+        _workers.pop(worker, None)
 
 
 def keep_through_signals(loader: Any) -> None:
@@ -122,6 +131,7 @@ def close_workers() -> None:
     """End the workers of all `SignalSafeLoader` objects; the process would wait for them."""
     for loader in list(_running):
         loader.close()
+    _kill(list(_workers))  # of loaders that are gone
 
 
 def _start_method(loader: DataLoader) -> str | None:

@@ -88,6 +88,13 @@ def build_loss(
             fix='Derive the class from kdmm.losses.DistillLoss, which says what a loss may declare '
             '(needs, parts, stateful) and do (check, after_step).',
         )
+    if type(loss).forward is nn.Module.forward:
+        raise ConfigError(
+            f'{type(loss).__name__} defines no forward',
+            key=f'{where}.type',
+            fix='Define forward(student, teacher, **context), or forward(peers, **context) of a '
+            'mutual loss.',
+        )
     for key in schedules:
         if not isinstance(getattr(loss, key, None), int | float):
             raise ConfigError(

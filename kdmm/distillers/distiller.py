@@ -15,7 +15,7 @@ from kdmm.distillers.loss_weights import switched_on
 from kdmm.distillers.objective import OwnLosses, register_objective, rename_total
 from kdmm.distillers.probe import probe
 from kdmm.distillers.section import both_sides, check_section, list_of_teachers, taps_read
-from kdmm.distillers.term import Term, TermedObjective, gather_context, start_table
+from kdmm.distillers.term import Term, TermedObjective, gather_contexts, start_table
 from kdmm.errors import ConfigError
 from kdmm.taps import require_gradient, taps_of_student
 from kdmm.teachers import Teacher
@@ -118,17 +118,14 @@ class Distillation(TermedObjective):
         require_gradient(student)
         busy = [term for term in self.each() if not term.idle]
         outputs = self._teacher_outputs(inputs, samples, {term.teacher for term in busy})
-        needs = sorted({need for term in busy for need in term.loss.needs})
-        context = gather_context(needs, samples) if needs else {}
+        contexts = gather_contexts({term.name: term.loss for term in busy}, samples)
         if not self._announced:
-            print_log(start_table(self.each(), student, outputs), 'current')
+            print_log(start_table(self.each(), student, outputs, self.memory_bytes()), 'current')
             self._announced = True
         values = {}
         for term in busy:
-            given = {need: context[need] for need in term.loss.needs}
-            values[term.name] = term.compute(
-                term.pick(student), term.pick(outputs[term.teacher]), **given
-            )
+            pair = term.pick(student), term.pick(outputs[term.teacher])
+            values[term.name] = term.compute(*pair, **contexts[term.name])
         if self.training and torch.is_grad_enabled() and losses is not None:
             self._measure(values, student, losses)
         result: dict[str, Tensor] = {}

@@ -41,8 +41,8 @@ class StageBranches(nn.Module):
     def forward(self, stages: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Stage outputs (B, C_l, h_l, w_l) -> logits (B, K) by branch, activations by tap."""
         with self.taps.record() as found:
-            logits = self.branches([stages[name] for name in self.branches])
-        return dict(zip(self.branches, logits, strict=True)), found
+            logits = self.branches(stages)
+        return logits, found
 
     def blank(
         self, network: nn.Module, size: Size | None, crop: Size | None, of: nn.Module

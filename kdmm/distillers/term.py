@@ -82,6 +82,15 @@ def gather_context(needs: Sequence[str], samples: Sequence[Any] | None) -> dict[
     return {need: PROVIDERS[need](samples or ()) for need in needs}
 
 
+def gather_contexts(
+    losses: Mapping[str, DistillLoss], samples: Sequence[Any] | None
+) -> dict[str, dict[str, Any]]:
+    """Return the context that each loss needs; what several need is read once."""
+    needs = sorted({need for loss in losses.values() for need in loss.needs})
+    context = gather_context(needs, samples)
+    return {name: {need: context[need] for need in loss.needs} for name, loss in losses.items()}
+
+
 class WeightedLoss(nn.Module):
     """A loss of ``kd.losses`` with its weight or weights, and schedules of its arguments.
 
@@ -388,7 +397,10 @@ class TermedObjective(Objective):
 
 
 def start_table(
-    terms: Sequence[Term], student: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]]
+    terms: Sequence[Term],
+    student: Mapping[str, Any],
+    teachers: Sequence[Mapping[str, Any]],
+    stored: int,
 ) -> str:
     """Format the table of terms with taps, shapes, losses and weights, and the queues' memory."""
     head = ('term', 'tap', 'teacher', 'student', 'connector', 'loss', 'weight')
@@ -406,7 +418,6 @@ def start_table(
             )
         )
     lines = ['Distillation', plain(head, rows)]
-    stored = sum(term.loss.memory_bytes() for term in terms)
     if stored:
         lines.append(f'queues: {stored / 2**20:.0f} MiB on each device')
     return '\n'.join(lines)

@@ -83,9 +83,7 @@ def _patched_init(init: Callable[..., None]) -> Callable[..., None]:
             kind: Any = type(self)
             self.__class__ = runner_class_for(kind)
         init(*given.args, **given.kwargs)
-        if objective_in(self.model) is not None and runner_class_for(self.__class__) is not type(
-            self
-        ):
+        if objective_in(self.model) is not None and not _is_served(self):
             raise ConfigError(
                 f'{type(self).__name__} built one with an objective of kdmm and would train it '
                 'without its hooks',
@@ -95,6 +93,12 @@ def _patched_init(init: Callable[..., None]) -> Callable[..., None]:
             )
 
     return run
+
+
+def _is_served(runner: Any) -> bool:
+    from kdmm.engine.runner import Runner
+
+    return isinstance(runner, Runner)
 
 
 def _patched_flexible_init(init: Callable[..., None]) -> Callable[..., None]:

@@ -1,6 +1,6 @@
 """Branches that continue a backbone from each of its stages (HSSAKD, arXiv 2109.03075, fig. 2)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mmengine.model import initialize
 from torch import Tensor, nn
@@ -79,9 +79,13 @@ class AuxiliaryBranches(nn.ModuleDict):
         )
         self.taps = {branch_name(index): staging.stage_names[index] for index in chosen}
 
-    def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
-        """The outputs of the stages, each (R, C_l, h_l, w_l) -> logits of each, (R, outputs)."""
-        return [branch(x) for branch, x in zip(self.values(), stages, strict=True)]
+    def forward(self, stages: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the logits (R, outputs) of each branch.
+
+        Args:
+            stages: Branch to the output of the stage before it, (R, C_l, h_l, w_l).
+        """
+        return {name: branch(stages[name]) for name, branch in self.items()}
 
 
 def branch_name(index: int) -> str:

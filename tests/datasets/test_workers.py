@@ -194,7 +194,8 @@ def test_loaders_of_other_classes_and_without_workers_stay():
     assert numbers(alone) == list(range(12))
 
 
-def test_closing_ends_a_worker_whose_iterator_is_gone(monkeypatch):
+@pytest.mark.parametrize('loader_is_gone', [False, True])
+def test_closing_ends_a_worker_whose_iterator_is_gone(monkeypatch, loader_is_gone):
     """PyTorch terminates one that does not end in time, which a worker takes for an echo."""
     made = loader(num_workers=1)
     read = iter(made)
@@ -205,5 +206,10 @@ def test_closing_ends_a_worker_whose_iterator_is_gone(monkeypatch):
     os.kill(worker.pid, signal.SIGTERM)
     time.sleep(0.2)
     assert worker.is_alive()
-    made.close()  # type: ignore[attr-defined]
+    if loader_is_gone:
+        del made
+        gc.collect()
+        close_workers()
+    else:
+        made.close()  # type: ignore[attr-defined]
     assert not worker.is_alive()

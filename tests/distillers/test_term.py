@@ -141,11 +141,21 @@ class Curious(DistillLoss):
 
     needs = ('label',)
 
+    def forward(self, student, teacher, label) -> torch.Tensor:
+        return student.sum()
+
+
+@MODELS.register_module(force=True)
+class Formless(DistillLoss):
+    """Computes nothing."""
+
 
 def test_a_loss_must_be_one():
     told = dict(problem='Foreign is no DistillLoss', fix='kdmm.losses.DistillLoss')
     with refused(key='kd.losses.x.type', **told):
         term(dict(type='Foreign'))
+    with refused(key='kd.losses.x.type', problem='Formless', fix='Define forward'):
+        term(dict(type='Formless'))
     told = dict(problem="unknown key 'label'; nearest: labels")
     with refused(key='kd.losses.x: needs of Curious', **told):
         term(dict(type='Curious'))

@@ -7,8 +7,8 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from kdmm.distillers.builder import task_facts
-from kdmm.distillers.term import gather_context
-from tests.distillers.tiny_models import seg_samples, segmentor
+from kdmm.distillers.term import gather_context, gather_contexts
+from tests.distillers.tiny_models import Distance, seg_samples, segmentor
 from tests.errors import refused
 
 PIPELINE = 'train_dataloader.dataset.pipeline'
@@ -44,6 +44,18 @@ def test_ids_of_a_batch():
 def test_a_batch_without_ids(batch):
     with refused(key=PIPELINE, problem="needs 'sample_ids'", fix=('PackInputs', "'sample_idx'")):
         gather_context(['sample_ids'], batch)
+
+
+def test_each_loss_gets_what_it_needs_and_no_more():
+    losses = {name: Distance() for name in ('none', 'ids', 'both')}
+    losses['ids'].needs = ('sample_ids',)
+    losses['both'].needs = ('labels', 'sample_ids')
+    batch = [SimpleNamespace(sample_idx=k, gt_label=torch.tensor([3])) for k in (4, 5)]
+    found = gather_contexts(losses, batch)
+    assert {name: set(context) for name, context in found.items()} == {
+        name: set(loss.needs) for name, loss in losses.items()
+    }
+    assert found['both']['sample_ids'] is found['ids']['sample_ids']
 
 
 def test_keypoint_weights_of_a_pose_batch():

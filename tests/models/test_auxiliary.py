@@ -57,13 +57,13 @@ def counts(trunk: nn.Module, outputs: int) -> list[int]:
 def run(network: Classifier, branches: AuxiliaryBranches, x) -> tuple[Tensor, list[Tensor]]:
     """Logits of the network and of the branches, under weights that depend on shapes only."""
     fill(network), fill(branches)
-    maps: list[Tensor] = []
-    for path in branches.taps.values():
+    maps: dict[str, Tensor] = {}
+    for name, path in branches.taps.items():
         tap = network.trunk.get_submodule(path)
-        tap.register_forward_hook(lambda module, args, output: maps.append(output))
+        tap.register_forward_hook(lambda _, args, output, name=name: maps.update({name: output}))
     with torch.no_grad():
         logits = network(x)
-        return logits, branches(maps)
+        return logits, list(branches(maps).values())
 
 
 def check_last(logits: Tensor, joint: Tensor, expected: tuple[float, ...]) -> None:
@@ -222,7 +222,7 @@ def test_checkpointing_is_bit_equal():
     results = []
     for branches in (plain, other):
         maps = [fix((2, c, s, s), 0).float() for c, s in ((64, 8), (128, 4), (256, 2), (512, 2))]
-        logits = branches(maps)
+        logits = list(branches(dict(zip(branches, maps, strict=True))).values())
         sum((q**2).sum() for q in logits).backward()
         results.append([*logits, *(p.grad for p in branches.parameters()), *branches.buffers()])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

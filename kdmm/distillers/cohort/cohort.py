@@ -17,7 +17,7 @@ from kdmm.distillers.objective import OwnLosses, register_objective, rename_tota
 from kdmm.distillers.probe import Size, blank_taps
 from kdmm.distillers.section import tap_names
 from kdmm.distillers.stage_branches import PREFIX, StageBranches, branch_losses
-from kdmm.distillers.term import TermedObjective, gather_context, labels
+from kdmm.distillers.term import TermedObjective, gather_contexts, labels
 from kdmm.errors import ConfigError, refuse_unknown
 from kdmm.losses.base import WHOLE
 from kdmm.schedules import Progress
@@ -213,17 +213,15 @@ class Cohort(TermedObjective):
         if not self._announced:
             print_log(cohort_table(terms, activations, self.memory_bytes()), 'current')
             self._announced = True
-        busy = [term for term in terms if not term.idle]
-        context = gather_context(
-            sorted({need for term in busy for need in term.first.loss.needs}), samples
-        )
+        busy = {term.name: term.first.loss for term in terms if not term.idle}
+        contexts = gather_contexts(busy, samples)
         result: dict[str, Tensor] = {}
         for term in terms:
-            if term.idle:
-                result.update(term.zeros(activations))
+            if term.name in busy:
+                values = term.compute(activations, **contexts[term.name])
+                result.update(term.weigh(values))
             else:
-                given = {need: context[need] for need in term.first.loss.needs}
-                result.update(term.weigh(term.compute(activations, **given)))
+                result.update(term.zeros(activations))
         return result
 
     def _build_terms(

@@ -42,8 +42,7 @@ class BranchedTeacher(Teacher):
         """Views (4B, 3, S, S) -> logits (4B, C) and, by branch, (4B, 4C)."""
         found = self(views)
         with self._precision(views):
-            joint = self.branches([found[name] for name in self.branches])
-        return found['logits'], dict(zip(self.branches, joint, strict=True))
+            return found['logits'], self.branches(found)
 
     def _further_parts(self, content: Mapping[str, Any] | None) -> Sequence[nn.Module]:
         state = {} if content is None else _branch_state(content)

@@ -57,19 +57,14 @@ class BranchedForward:
             logits = self.classifier.head(features)  # (4B, D) -> (4B, C)
             # (4B, D) -> (B, D), the unrotated rows
             own = self.classifier.head.loss(tuple(map(unrotated, features)), samples)
-        return BranchedOutput(logits, self.joint(stages), own)
-
-    def joint(self, stages: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the branches on the outputs of their stages."""
         # (4B, C_l, h_l, w_l) -> (4B, 4C), each branch
-        found = self.branches([stages[name] for name in self.branches])
-        return dict(zip(self.branches, found, strict=True))
+        return BranchedOutput(logits, self.branches(stages), own)
 
     def branch_logits(self, views: Tensor) -> dict[str, Tensor]:
         """Compute the joint logits alone, for evaluation."""
         with self.taps.record(stop_early=True) as stages:
             self.classifier.extract_feat(views)
-        return self.joint(stages)
+        return self.branches(stages)
 
 
 def views_of(inputs: Any, channels_last: bool = False) -> Tensor:
