@@ -133,11 +133,11 @@ class DistillHook(Hook):
             print_log(f'Teacher {type(teacher.module).__name__}: {teacher.source}', runner.logger)
 
     def before_val(self, runner: Any) -> None:
-        """Remember the teachers' weights in a run that does not train, too."""
+        """Connect a moving average of the student, also in a run that does not train."""
         link_average(runner.hooks)
 
     def before_test(self, runner: Any) -> None:
-        """Remember the teachers' weights, as before validation."""
+        """Connect a moving average, as before validation."""
         link_average(runner.hooks)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
