@@ -32,6 +32,7 @@ from .maps import (
 )
 from .mutual import MutualContrast, mutual_contrast, mutual_hard, mutual_soft
 from .negatives import ClassIndex, draw_columns, draw_others, draw_own, index_classes
+from .noise_contrast import log_partition, noise_contrast
 from .queue_contrast import mutual_queue_contrast, queue_logits
 from .relation import memory_kl, pixel_to_pixel_kl
 from .rotation import ROTATIONS, class_marginals, joint_labels, rotations, unrotated
@@ -75,6 +76,7 @@ __all__ = [
     'index_classes',
     'joint_labels',
     'kl_divergence',
+    'log_partition',
     'map_to_rows',
     'mean_squared_difference',
     'memory_kl',
@@ -83,6 +85,7 @@ __all__ = [
     'mutual_hard',
     'mutual_queue_contrast',
     'mutual_soft',
+    'noise_contrast',
     'normalize_rows',
     'pairwise_similarity_mse',
     'path_differences',
