@@ -6,6 +6,7 @@ What derives from mmcv or a task library is imported on first use, so that impor
 from typing import Any
 
 from ..compat.packages import require
+from .annotations import number_sources
 from .blank import BlankImages
 from .class_sampler import PKSampler
 from .puzzle import PatchGrid
@@ -26,6 +27,7 @@ __all__ = [
     'SeededSampler',
     'ShufflePatches',
     'StratifiedSubset',
+    'number_sources',
 ]
 
 

@@ -23,6 +23,7 @@ from kdmm.checkpoints import (
     weights_only,
 )
 from kdmm.config import image_size, model_config, section_of
+from kdmm.datasets.annotations import number_sources
 from kdmm.datasets.class_sampler import check_batch_size
 from kdmm.datasets.coco_files import check_class_names, check_coco_file
 from kdmm.datasets.label_maps import add_label_map_checks, leaf_datasets
@@ -99,7 +100,8 @@ class Runner(CheckedRunner):
     ) -> DataLoader:
         """As the base, after checks of the data set and the batch size.
 
-        Its workers ignore signals to the whole process group.
+        Its workers ignore signals to the whole process group. Joined training sets number their
+        images differently.
         """
         loader = super().build_dataloader(dataloader, *args, **kwargs)
         if isinstance(loader.dataset, str | int | None):
@@ -107,9 +109,12 @@ class Runner(CheckedRunner):
         keep_through_signals(loader)
         check_batch_size(loader)
         name_files_in_errors(loader.dataset)
-        for dataset in leaf_datasets(loader.dataset):
+        leaves = list(leaf_datasets(loader.dataset))
+        for dataset in leaves:
             check_coco_file(getattr(dataset, 'ann_file', None))
             check_class_names(dataset)
+        if not any(getattr(dataset, 'test_mode', False) for dataset in leaves):
+            number_sources(loader.dataset)
         add_label_map_checks(loader.dataset)
         return loader
 

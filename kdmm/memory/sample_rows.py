@@ -36,17 +36,19 @@ class SampleRows(nn.Module):
         """For drawing rows by class, on the module's device."""
         return ClassIndex(self.order, self.size, self.start)
 
-    def fill(self, ids: Tensor, labels: Tensor) -> None:
+    def fill(self, ids: Tensor, labels: Tensor | None = None) -> None:
         """Give the ids their rows.
 
         Args:
             ids: Of all items of the training set, int64 on the CPU.
-            labels: Their classes, likewise.
+            labels: Their classes, likewise; None without classes, then there is only `find_rows`.
 
         Raises:
             ConfigError: If one id has two classes, or all images have one.
         """
         self._ids, row = ids.unique(return_inverse=True)
+        if labels is None:
+            return
         self._labels = labels.new_empty(len(self._ids)).index_copy_(0, row, labels)
         wrong = (self._labels[row] != labels).nonzero()
         if len(wrong):
@@ -54,8 +56,7 @@ class SampleRows(nn.Module):
             raise ConfigError(
                 f'two images of the training set have sample_idx {int(ids[item])}, of class '
                 f'{int(labels[item])} and {int(self._labels[row[item]])}',
-                fix='Data sets that are joined number their images from 0 each; read them as one '
-                'data set.',
+                fix='Let the data set give each image a sample_idx of its own.',
             )
         try:
             classes = index_classes(self._labels)
@@ -77,19 +78,27 @@ class SampleRows(nn.Module):
         Raises:
             ConfigError: If the training set was not seen, has no such id, or other labels.
         """
+        rows = self._rows(ids.cpu())
+        classes = self._labels[rows]
+        self._compare(ids.cpu(), labels, classes)
+        device = self.order.device
+        return rows.to(device), classes.to(device)
+
+    def find_rows(self, ids: Tensor) -> Tensor:
+        """Rows (B,) of images by their ids (B,), as `find`, without classes."""
+        return self._rows(ids.cpu()).to(self.order.device)
+
+    def _rows(self, ids: Tensor) -> Tensor:
         if not len(self):
             raise ConfigError(
                 'the training set was not seen',
                 fix='Call see_dataset(dataset) before training, as the hook of a run does.',
             )
-        ids = ids.cpu()
         rows = torch.searchsorted(self._ids, ids).clamp_max_(len(self) - 1)
         unknown = self._ids[rows] != ids
         if unknown.any():
             raise ConfigError(f'no image of the training set has sample_idx {int(ids[unknown][0])}')
-        self._compare(ids, labels, self._labels[rows])
-        device = self.order.device
-        return rows.to(device), self._labels[rows].to(device)
+        return rows
 
     def _compare(self, ids: Tensor, labels: Tensor, expected: Tensor) -> None:
         if self._compared and labels.is_cuda:

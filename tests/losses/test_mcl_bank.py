@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.dataset import ConcatDataset, RepeatDataset
 
-from kdmm.datasets import StratifiedSubset
+from kdmm.datasets import StratifiedSubset, number_sources
 from kdmm.distillers.builder import build_loss
 from kdmm.functional import draw_columns, mutual_bank_contrast
 from kdmm.losses import Batch, MCLBankLoss
@@ -25,8 +25,8 @@ class Twelve(LabelsOnly):
 
 def loss(seen=True, **options) -> MCLBankLoss:
     torch.manual_seed(0)
-    settings = dict(negatives=20, dtype='float64', dim=4)
-    made = MCLBankLoss((5, 3), 12, **{**settings, **options})
+    settings = dict(num_samples=12, negatives=20, dtype='float64', dim=4)
+    made = MCLBankLoss((5, 3), **{**settings, **options})
     made.heads.double()
     if seen:
         made.see_dataset(Twelve())
@@ -194,8 +194,14 @@ class TestDataSet:
             made.see_dataset(RepeatDataset(Twelve(), times=2))
 
     def test_joined_data_sets(self):
-        with refused(problem=('two images', 'sample_idx 0')):
-            loss(seen=False).see_dataset(ConcatDataset([Twelve(), Twelve(labels=[2, 1])]))
+        """Image 0 of both is of class 0, and each has a row of its own."""
+        data, made = ConcatDataset([Twelve(), Twelve(labels=[0, 1])]), loss(False, num_samples=14)
+        with refused(problem='2 data sets are joined'):
+            made.see_dataset(data)
+        number_sources(data)
+        made.see_dataset(data)
+        ids = torch.tensor([data.get_data_info(i)['sample_idx'] for i in (0, 12, 13, 11)])
+        assert made.rows_of(ids, torch.tensor([0, 0, 1, 2]))[0].tolist() == [0, 12, 13, 11]
 
     def test_one_that_was_not_seen(self):
         with refused(problem='the training set was not seen', fix='see_dataset'):

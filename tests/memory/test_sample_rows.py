@@ -32,6 +32,16 @@ def test_classes_are_those_of_the_rows():
     assert (labels[columns[:, 2:]] != labels[:, None]).all()
 
 
+def test_without_classes():
+    rows = SampleRows()
+    rows.fill(IDS)
+    assert len(rows) == 4 and not len(rows.classes.order)
+    assert rows.find_rows(torch.tensor([900, 3])).tolist() == [3, 0]
+    assert filled().find_rows(torch.tensor([900, 3])).tolist() == [3, 0]
+    with refused(problem='no image of the training set has sample_idx 4'):
+        rows.find_rows(torch.tensor([4]))
+
+
 def test_an_order_of_the_items_does_not_matter():
     other = SampleRows()
     order = torch.tensor([5, 0, 3, 1, 2, 4])
@@ -52,7 +62,7 @@ def test_nothing_is_saved_and_buffers_follow_the_device():
 
 def test_one_id_of_two_classes():
     told = 'two images of the training set have sample_idx 3, of class '
-    with refused(problem=told, fix='joined'):
+    with refused(problem=told, fix='a sample_idx of its own'):
         SampleRows().fill(IDS, torch.tensor([1, 0, 1, 2, 1, 1]))
 
 
