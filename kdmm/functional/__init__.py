@@ -31,7 +31,17 @@ from .maps import (
     valid_labels,
 )
 from .mutual import MutualContrast, mutual_contrast, mutual_hard, mutual_soft
-from .negatives import ClassIndex, draw_columns, draw_others, draw_own, index_classes
+from .negatives import (
+    ClassIndex,
+    ShareIndex,
+    draw_columns,
+    draw_distinct,
+    draw_others,
+    draw_own,
+    draw_share,
+    index_classes,
+    index_shares,
+)
 from .noise_contrast import log_partition, noise_contrast
 from .queue_contrast import mutual_queue_contrast, queue_logits
 from .relation import memory_kl, pixel_to_pixel_kl
@@ -49,6 +59,7 @@ __all__ = [
     'ROTATIONS',
     'ClassIndex',
     'MutualContrast',
+    'ShareIndex',
     'all_gather_cat',
     'attention_map',
     'attention_transfer',
@@ -65,8 +76,10 @@ __all__ = [
     'contrast_logits',
     'distributed',
     'draw_columns',
+    'draw_distinct',
     'draw_others',
     'draw_own',
+    'draw_share',
     'full_precision',
     'gather_images',
     'gather_with_grad',
@@ -74,6 +87,7 @@ __all__ = [
     'hinge_discriminator',
     'hinge_generator',
     'index_classes',
+    'index_shares',
     'joint_labels',
     'kl_divergence',
     'log_partition',

@@ -65,6 +65,108 @@ def draw_own(classes: ClassIndex, labels: Tensor, noise: Tensor) -> Tensor:
     return classes.order[start + ((noise * size) >> 32)]
 
 
+def draw_distinct(
+    classes: 'ClassIndex | ShareIndex', labels: Tensor, noise: Tensor, count: int
+) -> Tensor:
+    """Different images of other classes, as :func:`draw_others` without replacement.
+
+    Every set of ``count`` images is equally likely. There must be as many, which is not checked.
+
+    Args:
+        classes: Of :func:`index_classes`, or of :func:`index_shares`.
+        labels: Class (B,) to avoid.
+        noise: Uniform whole numbers (B, n) in [0, 2^32), int64, one for each image of the set. It
+            is the largest tensor here; the rows may be drawn in parts.
+        count: K.
+
+    Returns:
+        Images (B, K), in no particular order.
+    """
+    keys = noise.masked_fill(~_allowed(classes, labels), 2**32)
+    # the K smallest of (B, n) -> (B, K)
+    return classes.order[keys.topk(count, dim=1, largest=False, sorted=False).indices]
+
+
+class ShareIndex(NamedTuple):
+    """A fixed random share of the other-class images of each class, O(n) numbers.
+
+    Images lie in one random order. Without those of a class, the order is a circle of the other
+    images, of which that class has an arc: a random subset, and a different one for each class.
+
+    Attributes:
+        order: Images in random order (n,).
+        label: Their classes (n,).
+        gaps: Ascending (n,), grouped by class: ``class * (n + 1)`` and the number of other-class
+            images before each image of the class.
+        size: Images of each class (C,).
+        start: Place in ``gaps`` of the first of each class (C,).
+        first: Where the arc of each class begins, among its other-class images (C,).
+        count: Images in it (C,).
+    """
+
+    order: Tensor
+    label: Tensor
+    gaps: Tensor
+    size: Tensor
+    start: Tensor
+    first: Tensor
+    count: Tensor
+
+
+def index_shares(labels: Tensor, share: float, seed: int = 0) -> ShareIndex:
+    """Draw a share of the other-class images for each class, ``floor`` of it and at least one.
+
+    Args:
+        labels: Classes (n,) as in :func:`index_classes`, on the CPU.
+        share: In (0, 1].
+        seed: Of the draw.
+
+    Raises:
+        ValueError: As :func:`index_classes`.
+    """
+    classes, total = index_classes(labels), len(labels)
+    random = torch.Generator().manual_seed(seed)
+    order = torch.randperm(total, generator=random)
+    others = total - classes.size  # (C,)
+    first = (torch.randint(2**32, others.shape, generator=random) * others) >> 32
+    label = labels[order]
+    place = label.argsort(stable=True)  # (n,), by class, then by place
+    owner = label[place]
+    before = place - (torch.arange(total) - classes.start[owner])
+    return ShareIndex(
+        order,
+        label,
+        owner * (total + 1) + before,
+        classes.size,
+        classes.start,
+        first,
+        (others.double() * share).long().clamp_min(1),
+    )
+
+
+def draw_share(shares: ShareIndex, labels: Tensor, noise: Tensor) -> Tensor:
+    """Images (B, K) of the shares of the classes ``labels``, drawn as by :func:`draw_others`."""
+    total, labels = len(shares.order), labels[:, None]  # (B,) -> (B, 1)
+    # (B, K) below the class's count -> places on the circle of its other-class images
+    place = shares.first[labels] + ((noise * shares.count[labels]) >> 32)
+    place = place.remainder(total - shares.size[labels])
+    own = torch.searchsorted(shares.gaps, labels * (total + 1) + place, right=True)
+    return shares.order[place + own - shares.start[labels]]  # jumps over the class's images
+
+
+def _allowed(classes: ClassIndex | ShareIndex, labels: Tensor) -> Tensor:
+    """Whether the image at each place of ``classes.order`` may be drawn: (B,) -> (B, n)."""
+    labels = labels[:, None]
+    if isinstance(classes, ClassIndex):
+        place = torch.arange(len(classes.order), device=labels.device)
+        behind = place - classes.start[labels]
+        return (behind < 0) | (behind >= classes.size[labels])
+    other = classes.label != labels
+    number = other.cumsum(1) - 1 - classes.first[labels]  # behind the beginning of the arc
+    number = number.remainder(len(classes.order) - classes.size[labels])
+    return other & (number < classes.count[labels])
+
+
 def draw_columns(classes: ClassIndex, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
     """For each image itself, one of its class (maybe itself), and others' (MCL, arXiv 2104.12565).
 
