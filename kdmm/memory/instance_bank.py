@@ -1,6 +1,8 @@
 """A row for every image of the training set and every network (CRD, arXiv 1910.10699)."""
 
 import math
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ from ..functional.maps import normalize_rows, promote
 from .hash import hash_uint32
 
 _CHUNK = 2**16  # rows drawn at once
+_MEMORY = Path('/proc/meminfo')
+_CONTAINER = Path('/sys/fs/cgroup')
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -63,14 +67,17 @@ class InstanceBank(nn.Module):
         if dtype not in _DTYPES:
             raise ConfigError(key='dtype', got=dtype, expected='a floating type')
         self.momentum, self.seed = momentum, seed
-        size = networks * num_samples * dim * dtype.itemsize / 2**20
+        size = networks * num_samples * dim * dtype.itemsize
         self._size = (
             f'{networks} instance bank{"s" * (networks > 1)} of {num_samples} x {dim} '
-            f'{str(dtype).removeprefix("torch.")}, {size:.0f} MiB on each device'
+            f'{str(dtype).removeprefix("torch.")}, {size / 2**20:.0f} MiB on each device'
         )
         from mmengine.logging import print_log  # late: nothing else here needs a base library
 
         print_log(f'{owner}: {self._size}', 'current')
+        free = free_memory()
+        if free is not None and size > free:  # the system would end the process while it is filled
+            raise self._too_large(dtype, f', {free / 2**20:.0f} MiB are free')
         self.register_buffer('rows', self._start((networks, num_samples, dim), dtype))
         self.register_buffer('step', torch.zeros((), dtype=torch.long))
         self._waiting: list[tuple[Tensor, Tensor]] = []
@@ -79,13 +86,18 @@ class InstanceBank(nn.Module):
         """Memory of the rows."""
         return self.rows.numel() * self.rows.element_size()
 
-    def noise(self, batch: int, columns: int) -> Tensor:
+    def noise(self, batch: int, columns: int, part: slice = slice(None)) -> Tensor:
         """Uniform whole numbers (B, columns) in [0, 2^32) for this rank's images of this batch.
 
         They depend on the seed, the batches before and the place in the global batch, and not on
         the number of ranks.
+
+        Args:
+            batch: B.
+            columns: Numbers for each image.
+            part: Of the images, whose numbers alone are returned.
         """
-        images = global_image_index(batch, self.rows.device)[:, None]
+        images = global_image_index(batch, self.rows.device)[part, None]
         column = torch.arange(columns, device=self.rows.device)
         return hash_uint32(self.step + len(self._waiting), self.seed, images, column)
 
@@ -149,6 +161,22 @@ class InstanceBank(nn.Module):
         except torch.cuda.OutOfMemoryError as error:
             raise self._too_large(self.rows.dtype) from error
 
-    def _too_large(self, dtype: torch.dtype) -> ConfigError:
+    def _too_large(self, dtype: torch.dtype, free: str = '') -> ConfigError:
         half = "Set dtype='float16' for half of that" if dtype.itemsize > 2 else 'Lower dim'
-        return ConfigError(f'no memory for {self._size}', fix=f'{half}, or use a larger device.')
+        return ConfigError(
+            f'no memory for {self._size}{free}', fix=f'{half}, or use a larger device.'
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes that this process may still take on the CPU, None where the system does not say."""
+    found = []
+    with suppress(OSError, ValueError, StopIteration):
+        lines = _MEMORY.read_text().splitlines()
+        found.append(
+            next(int(line.split()[1]) for line in lines if line.startswith('MemAvailable')) * 2**10
+        )
+    with suppress(OSError, ValueError):  # a container's limit; 'max' where there is none
+        limit = int((_CONTAINER / 'memory.max').read_text())
+        found.append(limit - int((_CONTAINER / 'memory.current').read_text()))
+    return min(found, default=None)

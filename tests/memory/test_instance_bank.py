@@ -7,6 +7,7 @@ import torch
 
 from kdmm.functional import mutual_bank_contrast, normalize_rows
 from kdmm.memory import InstanceBank
+from kdmm.memory.instance_bank import free_memory
 from tests.errors import refused, unfit
 from tests.functional.test_mutual import fix, unit
 from tests.versions import cpu_autocast
@@ -162,6 +163,7 @@ class TestNoise:
         assert first.shape == (3, 5) and len(first.unique()) == 15
         assert first.min() >= 0 and first.max() < 2**32 and first.max() > 2**31
         assert torch.equal(first, store.noise(3, 5))
+        assert torch.equal(first[1:], store.noise(3, 5, slice(1, 9)))
         assert torch.equal(first[:2, :4], store.noise(2, 4))  # larger batches hold smaller ones
         assert not (bank(seed=1).noise(3, 5) == first).any()
         store.remember(torch.tensor([1, 2, 3, 4]), batch())
@@ -189,6 +191,23 @@ class TestState:
     def test_a_state_of_another_size_is_refused(self):
         with pytest.raises(RuntimeError, match='size mismatch'):
             bank().load_state_dict(bank(samples=33).state_dict())
+
+
+def test_free_memory(tmp_path, monkeypatch):
+    """What is available, or what a container leaves."""
+    found = free_memory()
+    assert found is None or 0 < found < 2**50
+    (tmp_path / 'meminfo').write_text('MemFree: 1 kB\nMemAvailable:  3000 kB\n')
+    monkeypatch.setattr('kdmm.memory.instance_bank._MEMORY', tmp_path / 'meminfo')
+    monkeypatch.setattr('kdmm.memory.instance_bank._CONTAINER', tmp_path)
+    assert free_memory() == 3000 * 1024
+    (tmp_path / 'memory.max').write_text('5000\n')
+    (tmp_path / 'memory.current').write_text('1000\n')
+    assert free_memory() == 4000
+    (tmp_path / 'memory.max').write_text('max\n')
+    assert free_memory() == 3000 * 1024
+    (tmp_path / 'meminfo').unlink()
+    assert free_memory() is None
 
 
 class TestMemory:
