@@ -418,8 +418,9 @@ def start_table(
             )
         )
     lines = ['Distillation', plain(head, rows)]
+    lines += [f'{term.name}: {term.loss.note()}' for term in terms if term.loss.note()]
     if stored:
-        lines.append(f'queues: {stored / 2**20:.0f} MiB on each device')
+        lines.append(f'queues and banks: {stored / 2**20:.0f} MiB on each device')
     return '\n'.join(lines)
 
 

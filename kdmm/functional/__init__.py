@@ -46,7 +46,7 @@ from .noise_contrast import log_partition, noise_contrast
 from .queue_contrast import mutual_queue_contrast, queue_logits
 from .relation import memory_kl, pixel_to_pixel_kl
 from .rotation import ROTATIONS, class_marginals, joint_labels, rotations, unrotated
-from .scores import bank_scores
+from .scores import bank_scores, scores_all_rows
 
 # arguments under their names of kdmm 0.1 are taken here, and not inside the package
 kl_divergence = renamed(tau='temperature')(kl_divergence)
@@ -111,6 +111,7 @@ __all__ = [
     'resize_labels',
     'rotations',
     'same_class',
+    'scores_all_rows',
     'sum_over_ranks',
     'supervised_contrast',
     'unrotated',

@@ -101,7 +101,7 @@ class ShareIndex(NamedTuple):
         size: Images of each class (C,).
         start: Place in ``gaps`` of the first of each class (C,).
         first: Where the arc of each class begins, among its other-class images (C,).
-        count: Images in it (C,).
+        members: Images in it (C,).
     """
 
     order: Tensor
@@ -110,7 +110,7 @@ class ShareIndex(NamedTuple):
     size: Tensor
     start: Tensor
     first: Tensor
-    count: Tensor
+    members: Tensor
 
 
 def index_shares(labels: Tensor, share: float, seed: int = 0) -> ShareIndex:
@@ -148,7 +148,7 @@ def draw_share(shares: ShareIndex, labels: Tensor, noise: Tensor) -> Tensor:
     """Images (B, K) of the shares of the classes ``labels``, drawn as by :func:`draw_others`."""
     total, labels = len(shares.order), labels[:, None]  # (B,) -> (B, 1)
     # (B, K) below the class's count -> places on the circle of its other-class images
-    place = shares.first[labels] + ((noise * shares.count[labels]) >> 32)
+    place = shares.first[labels] + ((noise * shares.members[labels]) >> 32)
     place = place.remainder(total - shares.size[labels])
     own = torch.searchsorted(shares.gaps, labels * (total + 1) + place, right=True)
     return shares.order[place + own - shares.start[labels]]  # jumps over the class's images
@@ -164,7 +164,7 @@ def _allowed(classes: ClassIndex | ShareIndex, labels: Tensor) -> Tensor:
     other = classes.label != labels
     number = other.cumsum(1) - 1 - classes.first[labels]  # behind the beginning of the arc
     number = number.remainder(len(classes.order) - classes.size[labels])
-    return other & (number < classes.count[labels])
+    return other & (number < classes.members[labels])
 
 
 def draw_columns(classes: ClassIndex, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:

@@ -14,6 +14,17 @@ from .maps import full_precision, promote
 _ROWS_PER_DRAWN = 4
 
 
+def scores_all_rows(device: torch.device, rows: int, drawn: int) -> bool:
+    """Return what :func:`bank_scores` takes for ``whole`` by default.
+
+    Args:
+        device: Of the anchors.
+        rows: n of the banks.
+        drawn: M, the rows for each image.
+    """
+    return device.type == 'cpu' and rows <= _ROWS_PER_DRAWN * drawn
+
+
 def bank_scores(anchors: Tensor, banks: Tensor, index: Tensor, whole: bool | None = None) -> Tensor:
     """Products of each anchor with the rows that were drawn for its image, from every bank.
 
@@ -49,7 +60,7 @@ def bank_scores(anchors: Tensor, banks: Tensor, index: Tensor, whole: bool | Non
             index=index,
         )
     if whole is None:
-        whole = anchors.device.type == 'cpu' and banks.shape[1] <= _ROWS_PER_DRAWN * index.shape[1]
+        whole = scores_all_rows(anchors.device, banks.shape[1], index.shape[1])
     with full_precision(anchors):
         return _Scores.apply(promote(anchors), banks, index, whole)
 

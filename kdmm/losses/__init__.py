@@ -6,6 +6,7 @@ from .bank import BankLoss
 from .base import Batch, DistillLoss, OwnedOptimizer
 from .cirkd import CIRKDMemoryLoss, CIRKDMiniBatchLoss
 from .cirkd_channel import CIRKDChannelLoss
+from .crd import CRDLoss
 from .cwd import CWDLoss
 from .dsd import CSDLoss, PSDLoss
 from .fitnet import FitNetLoss
@@ -24,6 +25,7 @@ __all__ = [
     'CIRKDChannelLoss',
     'CIRKDMemoryLoss',
     'CIRKDMiniBatchLoss',
+    'CRDLoss',
     'CSDLoss',
     'CWDLoss',
     'DistillLoss',

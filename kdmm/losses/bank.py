@@ -20,7 +20,8 @@ class BankLoss(DistillLoss):
 
     A subclass finds the rows of a batch by `rows_of`, scores its embeddings against
     ``self.bank.rows``, and hands them to `remember`. The banks, a copy on every device, are equal
-    on all ranks and saved with the run.
+    on all ranks and saved with the run. One whose ``needs`` lack ``'labels'`` works on data without
+    classes, and finds rows by ``self.samples.find_rows``.
 
     Args:
         networks: N, a bank each.
@@ -34,7 +35,7 @@ class BankLoss(DistillLoss):
         ConfigError: If an argument is out of range, or there is no memory for the banks.
     """
 
-    needs = ('labels', 'sample_ids')
+    needs: tuple[str, ...] = ('labels', 'sample_ids')
     stateful = True
 
     def __init__(
@@ -62,10 +63,12 @@ class BankLoss(DistillLoss):
         """Read ids and classes of the training set; to be called before each (resumed) training.
 
         Raises:
-            ConfigError: If its images are not ``num_samples`` different ones with one class each.
+            ConfigError: If its images are not ``num_samples`` different ones with one class each,
+                where classes are needed.
         """
-        ids, labels = read_sample_ids(dataset, ''), read_labels(dataset, '')
-        self.samples.fill(torch.from_numpy(ids), torch.from_numpy(labels))
+        ids = torch.from_numpy(read_sample_ids(dataset, ''))
+        labelled = 'labels' in self.needs
+        self.samples.fill(ids, torch.from_numpy(read_labels(dataset, '')) if labelled else None)
         expected, found = self.bank.rows.shape[1], len(self.samples)
         if found != expected:
             raise ConfigError(

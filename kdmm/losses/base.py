@@ -79,6 +79,10 @@ class DistillLoss(nn.Module):
         """Return the memory of queues and banks, in bytes, on each device."""
         return 0
 
+    def note(self) -> str:
+        """Return what the table at the start says of this loss, on a line of its own; mostly ''."""
+        return ''
+
     def see_dataset(self, dataset: Any) -> None:
         """Read facts of the whole training set, before each (resumed) training.
 

@@ -1,4 +1,4 @@
-"""Embedding head of contrastive losses: unit vectors of an MLP."""
+"""Embedding heads of contrastive losses: unit vectors behind one or two linear layers."""
 
 from collections.abc import Sequence
 
@@ -16,12 +16,13 @@ class EmbeddingHeads(nn.Module):
     Args:
         channels: Length of each network's pooled features.
         dim: Length of an embedding.
+        linear: One linear layer only (CRD, arXiv 1910.10699).
 
     Raises:
         ValueError: If ``dim`` is less than 2.
     """
 
-    def __init__(self, channels: Sequence[int], dim: int = 128) -> None:
+    def __init__(self, channels: Sequence[int], dim: int = 128, linear: bool = False) -> None:
         super().__init__()
         if dim < 2:
             raise ConfigError(
@@ -31,7 +32,9 @@ class EmbeddingHeads(nn.Module):
                 expected='2 channels or more',
             )
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, dim), nn.ReLU(inplace=True), nn.Linear(dim, dim))
+            nn.Sequential(nn.Linear(width, dim))
+            if linear
+            else nn.Sequential(nn.Linear(width, dim), nn.ReLU(inplace=True), nn.Linear(dim, dim))
             for width in channels
         )
 

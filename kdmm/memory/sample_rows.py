@@ -36,6 +36,11 @@ class SampleRows(nn.Module):
         """For drawing rows by class, on the module's device."""
         return ClassIndex(self.order, self.size, self.start)
 
+    @property
+    def labels(self) -> Tensor:
+        """Class of each row (n,), on the CPU; empty if there are none."""
+        return self._labels
+
     def fill(self, ids: Tensor, labels: Tensor | None = None) -> None:
         """Give the ids their rows.
 

@@ -112,7 +112,7 @@ def test_single_images_and_empty_classes(labels):
 
 def members(shares: ShareIndex, label: int) -> set[int]:
     """The share of a class, drawn value by value of the noise."""
-    count = int(shares.count[label])
+    count = int(shares.members[label])
     each = torch.tensor([[values_for(place, count)[0] for place in range(count)]])
     found = draw_share(shares, torch.tensor([label]), each)[0].tolist()
     assert len(set(found)) == count
@@ -138,7 +138,7 @@ def test_distinct_draws_are_every_subset_equally_often(label):
 def test_all_others_at_once():
     index = index_classes(UNEVEN)
     found = draw_distinct(index, torch.tensor([1]), noise(1, 26), 9)
-    assert set(found[0].tolist()) == set((UNEVEN != 1).nonzero().flatten().tolist())
+    assert set(found[0].tolist()) == set(UNEVEN.ne(1).nonzero().flatten().tolist())
 
 
 def test_rows_of_distinct_draws_do_not_depend_on_each_other():
@@ -154,7 +154,7 @@ class TestShares:
     def test_a_share_of_the_others_of_each_class(self, share):
         shares = index_shares(UNEVEN, share)
         for label in range(3):
-            others = set((label != UNEVEN).nonzero().flatten().tolist())
+            others = set(UNEVEN.ne(label).nonzero().flatten().tolist())
             found = members(shares, label)
             assert found <= others and len(found) == max(int(share * len(others)), 1)
 
@@ -192,14 +192,14 @@ class TestShares:
         found = draw_distinct(shares, labels, noise(3, 26), 3)
         for label, row in zip(labels.tolist(), found.tolist(), strict=True):
             assert len(set(row)) == 3 and set(row) <= members(shares, label)
-        count = int(shares.count[2])
+        count = int(shares.members[2])
         every = draw_distinct(shares, torch.tensor([2]), noise(1, 26), count)
         assert set(every[0].tolist()) == members(shares, 2)
 
     def test_all_is_what_is_drawn_without_shares(self):
         shares = index_shares(UNEVEN, 1.0)
         for label in range(3):
-            assert members(shares, label) == set((label != UNEVEN).nonzero().flatten().tolist())
+            assert members(shares, label) == set(UNEVEN.ne(label).nonzero().flatten().tolist())
 
 
 def test_columns():

@@ -1,4 +1,4 @@
-"""Instance banks and their loss on any number of gloo ranks, the same global batches."""
+"""Instance banks and their losses on any number of gloo ranks, the same global batches."""
 
 from typing import Any
 
@@ -9,10 +9,17 @@ from torch.nn.parallel import DistributedDataParallel
 from world import share
 
 from kdmm.functional import collective
-from kdmm.losses import Batch, MCLBankLoss
+from kdmm.losses import Batch, CRDLoss, MCLBankLoss
 from kdmm.memory import InstanceBank
 from tests.datasets.labelled import LabelsOnly
 
+#: Ways in which CRD draws and scales.
+CRD: dict[str, dict[str, Any]] = dict(
+    exact=dict(),
+    relax=dict(mode='relax', percent=0.7, z_mode='batch', eps=1e-7),
+    distinct=dict(replace=False, negatives=4),
+    unlabelled=dict(mode='unlabelled', dense=False),
+)
 #: Rows of one global batch each; images come twice, on one rank, on two ranks and in two batches.
 BATCHES = ([5, 3, 5, 5, 1, 3, 0, 7], [2, 2, 9, 4, 4, 5, 6, 8], [1, 0, 3, 1, 9, 9, 9, 3])
 
@@ -50,13 +57,27 @@ class _Sum(nn.Module):
         self.loss = MCLBankLoss((3, 7), 10, negatives=6, dtype='float64', dim=4)
         self.double().loss.see_dataset(Ten())
 
-    def forward(self, images: Tensor, *args: Tensor) -> Tensor:
-        return torch.stack([*self.loss([net(images) for net in self.body], *args).values()]).sum()
+    def forward(self, images: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
+        parts = self.loss([net(images) for net in self.body], labels, ids)
+        return torch.stack([*parts.values()]).sum()
 
 
-def training() -> dict[str, Any]:
+class _Distilled(nn.Module):
+    """A student whose teacher is a constant function of the images."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Linear(5, 3)
+        self.loss = CRDLoss(3, 5, 10, **dict(dict(negatives=6, dtype='float64', dim=4), **options))
+        self.double().loss.see_dataset(Ten())
+
+    def forward(self, images: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
+        return self.loss(self.body(images), images.square(), ids, labels)
+
+
+def training(made: Any) -> dict[str, Any]:
     """Three steps of SGD, whose losses see the banks of the steps before."""
-    made = _Sum()
     model = made
     if collective.distributed():
         model = DistributedDataParallel(made, broadcast_buffers=False)
@@ -75,4 +96,7 @@ def training() -> dict[str, Any]:
 
 def everything() -> dict[str, Any]:
     dtypes = dict(double=torch.float64, single=torch.float32, half=torch.float16)
-    return dict(**{name: banks(dtype) for name, dtype in dtypes.items()}, training=training())
+    crd = {name: training(_Distilled(**options)) for name, options in CRD.items()}
+    return dict(
+        **{name: banks(dtype) for name, dtype in dtypes.items()}, mcl=training(_Sum()), **crd
+    )

@@ -28,11 +28,16 @@ def test_banks_and_noise_are_those_of_one_process_to_the_bit(one, ranks, name):
                 assert torch.equal(state[key], value), key
 
 
-def test_training(one, ranks):
+@pytest.mark.parametrize('name', ['mcl', *bank_world.CRD])
+def test_training(one, ranks, name):
     """Values, gradients (by the weights they led to) and banks; the ranks' are equal to the bit."""
-    first, second = (result['training'] for result in ranks)
-    torch.testing.assert_close(first, one['training'], **CLOSE)
+    first, second = (result[name] for result in ranks)
+    torch.testing.assert_close(first, one[name], **CLOSE)
     for key, value in first['state'].items():
         assert torch.equal(second['state'][key], value), key
-    assert one['training']['state']['loss.bank.step'] == 3
-    assert one['training']['values'].min() > 1
+    assert one[name]['state']['loss.bank.step'] == 3
+    assert one[name]['values'].min() > 1
+    if name in bank_world.CRD:
+        first_z = bank_world.CRD[name].get('z_mode') != 'batch'
+        assert first['state']['loss.z_known'] == first_z
+        assert first['state']['loss.log_z'].any() == first_z

@@ -1,0 +1,266 @@
+"""Contrastive representation distillation (CRD, arXiv 1910.10699): two heads, two banks, an NCE."""
+
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+from kdmm.errors import ConfigError, ShapeError, listed
+from kdmm.registry import MODELS
+
+from ..functional import (
+    ShareIndex,
+    bank_scores,
+    draw_distinct,
+    draw_others,
+    draw_own,
+    draw_share,
+    index_shares,
+    log_partition,
+    noise_contrast,
+    promote,
+    scores_all_rows,
+)
+from ..functional.blocks import block_elements, blocks
+from .bank import BankLoss
+from .checks import check_choice, check_positive
+from .embedding import EmbeddingHeads, check_pooled
+
+STUDENT, TEACHER = 0, 1
+_MODES = ('exact', 'relax', 'unlabelled')
+
+
+@MODELS.register_module()
+class CRDLoss(BankLoss):
+    """Contrast of a student with a teacher against banks of both networks' past embeddings.
+
+    One linear layer for each network gives unit embeddings; both layers are trained with the
+    student, the teacher is not. The student's embedding of an image is scored against the teacher's
+    bank at one positive and K negatives, the teacher's against the student's bank, and an NCE
+    (:func:`kdmm.functional.noise_contrast`) of each is the loss. Columns are drawn by a hash of
+    step, place in the global batch and column, so any number of ranks draws the same ones. The loss
+    is the sum of both NCE, each a mean over this process's images; the paper weighs it 0.8.
+
+    Where this differs from the authors' code: Z is that of the images of all ranks, and constant
+    without being part of the graph; banks are written behind the optimizer's step; negatives are
+    drawn on the device, with replacement by default.
+
+    Args:
+        student_channels: Length of the student's pooled features.
+        teacher_channels: Length of the teacher's.
+        num_samples: n, different images in the training set.
+        negatives: K.
+        tau: Temperature of the similarities.
+        mode: ``'exact'``: the positive is the image itself, negatives are of other classes.
+            ``'relax'``: the positive is a random image of the class, maybe itself. ``'unlabelled'``
+            needs no classes: the positive is the image itself, and negatives are of all images,
+            which may be of its class or itself.
+        percent: Share of the other-class images that a class's negatives are drawn from, a fixed
+            random subset for each class.
+        replace: Whether an image may be drawn twice. The authors draw different ones as long as
+            there are K; without replacement n numbers are compared for each image.
+        z_mode: ``'first'``: Z is that of the first batch from then on. ``'batch'``: of each batch.
+        eps: None for the exact NCE; 1e-7 for the authors' form, which adds it to denominators.
+        momentum: Share of its old value in a bank row that is written.
+        dtype: Of the banks; ``'float16'`` or ``'bfloat16'`` for half the memory.
+        dim: Length of an embedding.
+        seed: Of the banks' initial rows, the draws and the subsets.
+        dense: Whether an image is scored against all n rows and the drawn ones are picked, or the
+            drawn rows are fetched; by default by n, K and device, see
+            :func:`kdmm.functional.bank_scores`. The values are the same.
+
+    Raises:
+        ConfigError: If an argument is out of range, or there is no memory for the banks.
+    """
+
+    log_z: Tensor
+    z_known: Tensor
+
+    def __init__(
+        self,
+        student_channels: int,
+        teacher_channels: int,
+        num_samples: int,
+        negatives: int = 16384,
+        tau: float = 0.07,
+        mode: str = 'exact',
+        percent: float = 1.0,
+        replace: bool = True,
+        z_mode: str = 'first',
+        eps: float | None = None,
+        momentum: float = 0.5,
+        dtype: str = 'float32',
+        dim: int = 128,
+        seed: int = 0,
+        dense: bool | None = None,
+    ) -> None:
+        if negatives < 1:
+            raise ConfigError(key='negatives', got=negatives, expected='at least 1')
+        check_positive(tau=tau)
+        check_choice('mode', mode, _MODES)
+        check_choice('z_mode', z_mode, ('first', 'batch'))
+        if not 0 < percent <= 1:
+            raise ConfigError(key='percent', got=percent, expected='a share in (0, 1]')
+        if eps is not None and not 0 <= eps < 1:
+            raise ConfigError(key='eps', got=eps, expected='None, or a small number such as 1e-7')
+        for key, value, default in (('percent', percent, 1.0), ('replace', replace, True)):
+            if mode == 'unlabelled' and value != default:
+                raise ConfigError(
+                    "mode='unlabelled' draws from all images, with replacement", key=key, got=value
+                )
+        super().__init__(2, num_samples, dim, momentum, dtype, seed)
+        self.negatives, self.tau, self.mode, self.eps = negatives, tau, mode, eps
+        self.percent, self.replace, self.dense = percent, replace, dense
+        self.num_samples, self.z_mode, self.seed = num_samples, z_mode, seed
+        if mode == 'unlabelled':
+            self.needs = ('sample_ids',)
+        self.heads = EmbeddingHeads((student_channels, teacher_channels), dim, linear=True)
+        self.register_buffer('log_z', torch.zeros(2))  # of student's and of teacher's anchors
+        self.register_buffer('z_known', torch.tensor(False))
+        self._frozen = False  # z_known, without asking the device
+        self._shares: ShareIndex | None = None
+
+    def check(self, student: Tensor, teacher: Tensor) -> None:
+        """Refuse features that are not pooled, or of different batches (`ValueError`)."""
+        check_pooled((student, teacher))
+        if len(student) != len(teacher):
+            pair: dict[str, Any] = dict(student=student, teacher=teacher)
+            raise ShapeError('CRDLoss: the numbers of images differ', 'images', **pair)
+
+    def note(self) -> str:
+        """Return how scores are computed, and of what."""
+        how = 'scored against all rows' if self._is_dense() else 'whose rows are fetched in blocks'
+        return f'{self.negatives} negatives of {self.num_samples} images, {how}'
+
+    def see_dataset(self, dataset: Any) -> None:
+        """Read ids and, unless ``mode='unlabelled'``, classes of the training set.
+
+        Raises:
+            ConfigError: As `BankLoss`; for a class that leaves less than K different negatives,
+                which is named.
+        """
+        super().see_dataset(dataset)
+        if self.mode == 'unlabelled':
+            return
+        names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+        size = self.samples.classes.size.cpu()
+        left = self.num_samples - size  # (C,)
+        if self.percent < 1:
+            self._shares = index_shares(self.samples.labels, self.percent, self.seed)
+            left = self._shares.members
+        least = int(left.argmin())
+        if not self.replace and left[least] < self.negatives:
+            raise ConfigError(
+                f'class {_name(names, least)} leaves {int(left[least])} images of other classes '
+                'to draw different ones from',
+                key='negatives',
+                got=self.negatives,
+                fix='Lower it, or set replace=True.',
+            )
+        single = (size == 1).nonzero().flatten().tolist()
+        if single and self.mode == 'relax':
+            which = listed(_name(names, label) for label in single)
+            print_log(
+                f'CRDLoss: classes of one image, which is its own positive: {which}', 'current'
+            )
+
+    def forward(
+        self, student: Tensor, teacher: Tensor, sample_ids: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
+        """Compute the sum of both NCE (section 3 of the paper).
+
+        In training the batch is kept for `after_step`, see `BankLoss`.
+
+        Args:
+            student: Pooled features (B, C_s).
+            teacher: Pooled features (B, C_t), constants.
+            sample_ids: (B,).
+            labels: Classes (B,), unless ``mode='unlabelled'``.
+
+        Raises:
+            ConfigError: If the training set was not seen, or an image is not in it.
+            ShapeError: As `check`.
+        """
+        self.check(student, teacher)
+        if labels is None or self.mode == 'unlabelled':
+            rows, classes = self.samples.find_rows(sample_ids), None
+        else:
+            rows, classes = self.rows_of(sample_ids, labels)
+        index = self.draw(rows, classes)  # (B, 1 + K)
+        embeddings = self.heads((student, promote(teacher.detach())))  # (2, B, dim)
+        anchors = embeddings / self.tau
+        # each with the other network's bank: (1, B, dim), (1, n, dim) -> (1, 1, B, 1 + K)
+        scores = torch.cat(
+            [
+                bank_scores(anchors[i : i + 1], self.bank.rows[1 - i : 2 - i], index, self.dense)
+                for i in (STUDENT, TEACHER)
+            ]
+        )[:, 0]
+        terms = noise_contrast(scores, self._log_z(scores), self.num_samples, self.eps)
+        self.logged = dict(zip(('student', 'teacher'), terms.detach(), strict=True))
+        self.remember(rows, embeddings)
+        return terms.sum()
+
+    def draw(self, rows: Tensor, classes: Tensor | None) -> Tensor:
+        """Draw the columns (B, 1 + K) of this batch: the positive, then the negatives.
+
+        Args:
+            rows: Bank rows (B,) of the images.
+            classes: Their classes (B,), None if they are not known.
+        """
+        noise = self.bank.noise(len(rows), 1 + self.negatives * self.replace)
+        if classes is None:
+            negatives = (noise[:, 1:] * self.num_samples) >> 32
+            return torch.cat([rows[:, None], negatives], 1)
+        positive = rows[:, None]
+        if self.mode == 'relax':
+            positive = draw_own(self.samples.classes, classes, noise[:, :1])
+        shares = self._shares_on(rows.device)
+        if not self.replace:
+            negatives = self._distinct(classes, shares)
+        elif shares is not None:
+            negatives = draw_share(shares, classes, noise[:, 1:])
+        else:
+            negatives = draw_others(self.samples.classes, classes, noise[:, 1:])
+        return torch.cat([positive, negatives], 1)
+
+    def _distinct(self, classes: Tensor, shares: ShareIndex | None) -> Tensor:
+        """Different negatives (B, K), for a few images at a time."""
+        index = self.samples.classes if shares is None else shares
+        images, drawn = len(classes), []
+        for part in blocks(images, max(block_elements(classes) // self.num_samples, 1)):
+            noise = self.bank.noise(images, 1 + self.num_samples, part)[:, 1:]  # (b, n)
+            drawn.append(draw_distinct(index, classes[part], noise, self.negatives))
+        return torch.cat(drawn)
+
+    def _shares_on(self, device: torch.device) -> ShareIndex | None:
+        if self._shares is not None and self._shares.order.device != device:
+            self._shares = ShareIndex(*(x.to(device) for x in self._shares))
+        return self._shares
+
+    def _log_z(self, scores: Tensor) -> Tensor:
+        """``log Z`` (2,) of scores (2, B, 1 + K), or that of the first batch."""
+        if self.z_mode == 'first' and not self._frozen:
+            self._frozen = bool(self.z_known)  # once in a run
+        if self._frozen:
+            return self.log_z
+        found = log_partition(scores, self.num_samples)
+        if self.z_mode == 'first' and self.training and torch.is_grad_enabled():
+            self.log_z.copy_(found)
+            self.z_known.fill_(True)
+            self._frozen = True
+        return found
+
+    def _is_dense(self) -> bool:
+        drawn = 1 + self.negatives
+        default = scores_all_rows(self.bank.rows.device, self.num_samples, drawn)
+        return default if self.dense is None else self.dense
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._frozen = False
+
+
+def _name(names: Any, label: int) -> str:
+    return repr(names[label]) if label < len(names) else str(label)
