@@ -61,6 +61,7 @@ def test_temperature_and_tau_mean_the_same_in_all_losses():
         'CIRKDMiniBatchLoss',
         'CIRKDMemoryLoss',
         'CIRKDChannelLoss',
+        'CRDLoss',
         'MCLLoss',
         'MCLBankLoss',
     }

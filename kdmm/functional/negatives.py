@@ -155,7 +155,7 @@ def draw_share(shares: ShareIndex, labels: Tensor, noise: Tensor) -> Tensor:
 
 
 def _allowed(classes: ClassIndex | ShareIndex, labels: Tensor) -> Tensor:
-    """Whether the image at each place of ``classes.order`` may be drawn: (B,) -> (B, n)."""
+    """Tell which places of ``classes.order`` may be drawn, (B,) -> (B, n)."""
     labels = labels[:, None]
     if isinstance(classes, ClassIndex):
         place = torch.arange(len(classes.order), device=labels.device)

@@ -38,7 +38,7 @@ def log_partition(scores: Tensor, samples: int) -> Tensor:
 
 
 def noise_contrast(scores: Tensor, log_z: Tensor, samples: int, eps: float | None = None) -> Tensor:
-    """Classify each column as data or noise (NCE; CRD, arXiv 1910.10699, section 3.2).
+    """Classify each column as data or noise (NCE; CRD, arXiv 1910.10699).
 
     With ``P = exp(scores) / Z`` and noise that is uniform over n samples and K times as frequent as
     data, a column is data with probability ``P / (P + K / n)``. The loss is the negative logarithm

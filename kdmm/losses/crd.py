@@ -168,7 +168,7 @@ class CRDLoss(BankLoss):
     def forward(
         self, student: Tensor, teacher: Tensor, sample_ids: Tensor, labels: Tensor | None = None
     ) -> Tensor:
-        """Compute the sum of both NCE (section 3 of the paper).
+        """Compute the sum of both NCE.
 
         In training the batch is kept for `after_step`, see `BankLoss`.
 

@@ -236,6 +236,7 @@ def test_a_classifier_of_mmpretrain():
 
 def test_the_table_at_the_start(monkeypatch):
     made, messages = cirkd().train(), []
+    monkeypatch.setattr('kdmm.losses.KDLoss.note', lambda self: 'of logits')
     monkeypatch.setattr(
         'kdmm.distillers.distiller.print_log', lambda text, *_, **__: messages.append(text)
     )
@@ -248,6 +249,7 @@ def test_the_table_at_the_start(monkeypatch):
     expected = ['memory', 'pixels', '2x8x4x4', '2x8x4x4', '-', 'CIRKDMemoryLoss',
                 'pixel', '0.1,', 'region', '0.1']  # fmt: skip
     assert rows[5] == expected
+    assert table.splitlines()[6:8] == ['kd: of logits', 'queues and banks: 0 MiB on each device']
 
 
 # what is refused
