@@ -2,7 +2,7 @@
 
 from kdmm.distillers.class_map import ClassMap
 from kdmm.distillers.cohort import Cohort
-from kdmm.distillers.connectors import Projection, Resize
+from kdmm.distillers.connectors import Pool, Projection, Resize
 from kdmm.distillers.distiller import Distillation
 from kdmm.distillers.hssakd import PeerTraining, StudentTraining, TeacherTraining
 from kdmm.distillers.mcl_moco import MoCoCohort
@@ -30,6 +30,7 @@ __all__ = [
     'MoCoCohort',
     'Objective',
     'PeerTraining',
+    'Pool',
     'Progress',
     'Projection',
     'Resize',

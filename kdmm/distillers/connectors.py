@@ -68,6 +68,32 @@ class Resize(nn.Module):
 
 
 @MODELS.register_module()
+class Pool(nn.Module):
+    """Adaptive average pooling of the larger map to the smaller one's height and width.
+
+    As the public comparisons of classifiers do where networks of different strides meet (SP, NST,
+    VID). Height and width are treated each by itself.
+    """
+
+    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, h, w), (B, D, H, W) -> both of min(h, H) x min(w, W); one that fits is not copied.
+
+        Raises:
+            ShapeError: If one of them is no map; with both shapes.
+        """
+        if student.ndim != 4 or teacher.ndim != 4:
+            problem = 'Pool takes maps (B, C, h, w)'
+            raise ShapeError(problem, 'form', student=student, teacher=teacher)
+        height, width = map(min, student.shape[-2:], teacher.shape[-2:])
+        size = int(height), int(width)
+        return _pooled(student, size), _pooled(teacher, size)
+
+
+def _pooled(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return x if tuple(x.shape[-2:]) == size else F.adaptive_avg_pool2d(x, size)
+
+
+@MODELS.register_module()
 class Projection(nn.Module):
     """1x1 convolution of the student's map to the teacher's number of channels.
 

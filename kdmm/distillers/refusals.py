@@ -6,8 +6,8 @@ from kdmm.errors import ConfigError, Mismatch, ShapeError, rewrapped
 
 #: What a config declares where tensors do not fit; else the advice of the error stands.
 REMEDIES: Mapping[Mismatch, str] = {
-    'resolution': "Declare connector=dict(type='Resize') on this tap, or tap layers of the same "
-    'stride.',
+    'resolution': "Declare connector=dict(type='Resize') on this tap (classifiers: 'Pool'), or tap "
+    'layers of the same stride.',
     'channels': "Declare connector=dict(type='Projection', bias=False) on features; logits need "
     "the same classes: connector=dict(type='ClassMap', classes=[...]).",
     'classes': "Declare connector=dict(type='ClassMap', classes=[...]), which says for each class "

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from kdmm.distillers import Projection, Resize, distill
+from kdmm.distillers import Pool, Projection, Resize, distill
 from kdmm.distillers.connectors import Chain, PerTap
 from tests.distillers.tiny_models import KD, TEACHER, images, samples, tiny
 from tests.errors import refused, unfit
@@ -34,6 +34,24 @@ def test_resize_is_bilinear():
     assert Resize('student')(row, teacher)[1][0, 0, 0].tolist() == [1, 5]
 
 
+@pytest.mark.parametrize('larger', ['student', 'teacher'])
+def test_pool_brings_the_larger_map_to_the_smaller(larger):
+    small, large = torch.randn(2, 3, 2, 3), torch.arange(2.0 * 4 * 7).view(2, 1, 4, 7)
+    pair = (large, small) if larger == 'student' else (small, large)
+    found = dict(zip(('student', 'teacher'), Pool()(*pair), strict=True))
+    pooled = found.pop(larger)
+    assert next(iter(found.values())) is small
+    # windows of adaptive pooling overlap where 3 does not divide 7: columns 0-2, 2-4 and 4-6
+    assert pooled.shape == (2, 1, 2, 3)
+    assert pooled[0, 0].tolist() == [[4.5, 6.5, 8.5], [18.5, 20.5, 22.5]]
+    assert Pool()(large, large)[1] is large
+
+
+def test_pool_treats_height_and_width_each_by_itself():
+    mine, theirs = Pool()(torch.ones(1, 2, 8, 3), torch.ones(1, 5, 4, 6))
+    assert mine.shape == (1, 2, 4, 3) and theirs.shape == (1, 5, 4, 3)
+
+
 def test_projection_takes_the_teachers_channels():
     projection = Projection(3, 6, bias=False)
     student, teacher = torch.randn(2, 3, 4, 5), torch.randn(2, 6, 4, 5)
@@ -42,7 +60,7 @@ def test_projection_takes_the_teachers_channels():
     assert projection.conv.bias is None and Projection(3, 6).conv.bias is not None
 
 
-@pytest.mark.parametrize('connector', [Resize(), Projection(3, 6)])
+@pytest.mark.parametrize('connector', [Resize(), Pool(), Projection(3, 6)])
 def test_what_is_no_map_is_refused_with_both_shapes(connector):
     with unfit('form', student=(2, 5, 3), teacher=(2, 5, 6)):
         connector(torch.zeros(2, 5, 3), torch.zeros(2, 5, 6))
