@@ -32,6 +32,7 @@ def labels(samples: Sequence[Any]) -> Tensor:
     if samples and hasattr(samples[0], 'gt_sem_seg'):
         return torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in samples]).long()
     if samples and hasattr(samples[0], 'gt_label'):
+        refuse_mixed(samples, 'a loss in kd.losses needs one class an image')
         return torch.cat([sample.gt_label for sample in samples]).long()
     raise ConfigError(
         "a loss in kd.losses needs 'labels', but the data samples carry neither gt_sem_seg nor "
@@ -39,6 +40,20 @@ def labels(samples: Sequence[Any]) -> Tensor:
         key=_PIPELINE,
         fix='Does the training pipeline load annotations?',
     )
+
+
+def refuse_mixed(samples: Sequence[Any], reason: str) -> None:
+    """Refuse images that are mixed, or have soft labels: their ``gt_label`` says nothing of that.
+
+    Raises:
+        ConfigError: With the reason.
+    """
+    if any(hasattr(sample, 'gt_score') for sample in samples):
+        raise ConfigError(
+            f'it, or the data set, gives soft labels, and {reason}',
+            key='model.data_preprocessor.batch_augments',
+            fix='Leave Mixup and CutMix out.',
+        )
 
 
 def sample_ids(samples: Sequence[Any]) -> Tensor:

@@ -26,6 +26,14 @@ def test_labels_of_a_classification_batch():
     assert gather_context(['labels'], batch)['labels'].tolist() == [2, 0]
 
 
+def test_mixed_images_have_no_one_class():
+    """Mixup leaves ``gt_label`` as it was and adds the shares of the classes."""
+    batch = [SimpleNamespace(gt_label=torch.tensor([k])) for k in (2, 0)]
+    batch[1].gt_score = torch.tensor([0.7, 0.0, 0.3])
+    with refused(key='model.data_preprocessor.batch_augments', fix='Mixup', problem='one class'):
+        gather_context(['labels'], batch)
+
+
 @pytest.mark.parametrize('batch', [None, [], [SimpleNamespace()]])
 def test_a_batch_without_labels(batch):
     with refused(key=PIPELINE, problem="needs 'labels'", fix='load annotations'):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kdmm.distillers.stage_branches import branch_losses, stage_taps
 from kdmm.distillers.term import labels as labels_of
+from kdmm.distillers.term import refuse_mixed
 from kdmm.errors import ConfigError
 from kdmm.functional import rotations, unrotated
 from kdmm.functional.divergence import kl_divergence
@@ -86,13 +87,7 @@ def hard_labels(samples: Sequence[Any] | None) -> Tensor:
     Raises:
         ConfigError: If there is none, or several, or labels are mixed.
     """
-    if any('gt_score' in sample for sample in samples or ()):
-        raise ConfigError(
-            'it, or the data set, gives soft labels, and the joint label of class and rotation '
-            'needs one class an image',
-            key='model.data_preprocessor.batch_augments',
-            fix='Leave Mixup and CutMix out.',
-        )
+    refuse_mixed(samples or (), 'the joint label of class and rotation needs one class an image')
     labels = labels_of(samples or ())
     if len(labels) != len(samples or ()):
         raise ConfigError(
