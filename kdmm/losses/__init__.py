@@ -4,6 +4,7 @@ from .adversarial import AdversarialLoss
 from .at import ATLoss
 from .bank import BankLoss
 from .base import Batch, DistillLoss, OwnedOptimizer
+from .batch_relation import BatchRelationLoss
 from .cirkd import CIRKDMemoryLoss, CIRKDMiniBatchLoss
 from .cirkd_channel import CIRKDChannelLoss
 from .crd import CRDLoss
@@ -14,13 +15,16 @@ from .ifvd import IFVDLoss
 from .kd import BinaryKDLoss, KDLoss
 from .mcl import EnsembleKDLoss, MCLLoss
 from .mcl_bank import MCLBankLoss
+from .pkt import PKTLoss
 from .skd import SKDLoss
+from .sp import SPLoss
 
 __all__ = [
     'ATLoss',
     'AdversarialLoss',
     'BankLoss',
     'Batch',
+    'BatchRelationLoss',
     'BinaryKDLoss',
     'CIRKDChannelLoss',
     'CIRKDMemoryLoss',
@@ -36,6 +40,8 @@ __all__ = [
     'MCLBankLoss',
     'MCLLoss',
     'OwnedOptimizer',
+    'PKTLoss',
     'PSDLoss',
     'SKDLoss',
+    'SPLoss',
 ]

@@ -59,6 +59,8 @@ class DistillLoss(nn.Module):
     mutual: ClassVar[bool] = False
     #: Whether it keeps one activation a step for `after_step`, so that what it reads must run once.
     one_activation: ClassVar[bool] = False
+    #: Images of a batch without which it is a constant, more than 1 where they are compared.
+    least_images: ClassVar[int] = 1
     #: Whether it holds similarity maps in blocks of rows, see `kdmm.functional.blocks`.
     blockwise: ClassVar[bool] = False
     #: Whether positions of the ignored label are left out; None: that is no option of this loss.
