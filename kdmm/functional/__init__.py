@@ -4,6 +4,7 @@ from ..renamed import renamed
 from .adversarial import hinge_discriminator, hinge_generator, wasserstein_discriminator
 from .attention import attention_map, attention_transfer, path_differences
 from .bank_contrast import mutual_bank_contrast
+from .batch_geometry import batch_angles, batch_distances
 from .batch_similarity import batch_probability_kl, batch_similarity_mse
 from .centres import centre_similarity_mse
 from .channel import channel_mse, channel_relation_kl, channel_rows, pool_ceil
@@ -65,6 +66,8 @@ __all__ = [
     'attention_map',
     'attention_transfer',
     'bank_scores',
+    'batch_angles',
+    'batch_distances',
     'batch_probability_kl',
     'batch_similarity_mse',
     'binary_kl_divergence',

@@ -16,6 +16,7 @@ from .kd import BinaryKDLoss, KDLoss
 from .mcl import EnsembleKDLoss, MCLLoss
 from .mcl_bank import MCLBankLoss
 from .pkt import PKTLoss
+from .rkd import RKDLoss
 from .skd import SKDLoss
 from .sp import SPLoss
 
@@ -42,6 +43,7 @@ __all__ = [
     'OwnedOptimizer',
     'PKTLoss',
     'PSDLoss',
+    'RKDLoss',
     'SKDLoss',
     'SPLoss',
 ]
