@@ -16,7 +16,7 @@ from kdmm.engine.resources import ResourceMonitor
 from kdmm.engine.saved_tensors import SavedTensors, total_bytes
 from kdmm.functional.blocks import BUFFERS, block_elements
 from kdmm.functional.collective import distributed
-from kdmm.taps import leaves
+from kdmm.taps import leaves, map_leaves
 
 
 @dataclass
@@ -96,7 +96,10 @@ def teacher_pass(objective: Any, optim: Any, inputs: Tensor, samples: Sequence[A
 def term_passes(
     objective: Any, optim: Any, student: Mapping[str, Any], teachers: Any, samples: Sequence[Any]
 ) -> PassMemory:
-    """Memory kept by copies of the terms for one image of noise at full size."""
+    """Memory kept by copies of the terms for one image of noise at full size.
+
+    A loss that compares images with each other gets as many as it needs.
+    """
     result = PassMemory()
     for name, term in objective.terms.items():
         try:
@@ -112,16 +115,18 @@ def term_passes(
 
 def _run_term(term: Any, optim: Any, pair: Any, samples: Sequence[Any], result: PassMemory) -> None:
     """Add the memory of one term for the batch to ``result``."""
+    images = term.loss.least_images
+    pair = map_leaves(lambda x: _repeated(x, images), pair)
     like, held = next(leaves(pair)), total_bytes(term.buffers())
     saved = SavedTensors([*term.parameters(), *leaves(pair)])
-    context = gather_context(term.loss.needs, samples[:1])
+    context = gather_context(term.loss.needs, samples[:images])
     with (
         optim.optim_context(term),
         saved.record(),
         ResourceMonitor(like.device).measure() as interval,
     ):
         losses = term(*pair, **context)
-    result.bytes += saved.total * len(samples)
+    result.bytes += saved.total * len(samples) // images
     result.state += max(total_bytes(term.buffers()) - held, 0)
     passing = 0
     if like.is_cuda:
@@ -131,6 +136,13 @@ def _run_term(term: Any, optim: Any, pair: Any, samples: Sequence[Any], result: 
         passing = BUFFERS * 4 * min(block_elements(like.new_empty((), dtype=torch.float32)), maps)
     result.largest = max(result.largest, passing)
     del losses
+
+
+def _repeated(x: Tensor, images: int) -> Tensor:
+    """(1, ...) -> (images, ...), a leaf as before."""
+    if images == 1:
+        return x
+    return x.detach().repeat(images, *[1] * (x.ndim - 1)).requires_grad_(x.requires_grad)
 
 
 def _own_buffers(student: nn.Module) -> dict[str, Tensor]:

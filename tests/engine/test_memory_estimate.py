@@ -118,6 +118,23 @@ def test_activations_are_what_a_step_saves(tmp_path: Path) -> None:
     assert losses and held['activations of the student'] == pytest.approx(saved.total, rel=0.02)
 
 
+def test_losses_that_compare_images_get_as_many_as_they_need(tmp_path: Path) -> None:
+    """One image of noise would be refused; what is kept is of a whole batch."""
+    losses = {
+        name: dict(type=f'{name}Loss', on='body', connector=dict(type='Projection'))
+        for name in ('SP', 'RKD', 'FitNet')
+    }
+    kept = {}
+    for name, loss in losses.items():
+        runner, batch = started(tmp_path / name, kd__losses=dict(_delete_=True, one=loss))
+        found = estimate_memory(runner, batch)
+        assert not found.notes
+        kept[name] = found.held['kept by the losses']
+    # each keeps the projected map, two images of 6 channels, at least
+    least = 2 * 6 * 8 * 8 * 4
+    assert all(least <= size < 5 * least for size in kept.values())
+
+
 MEMORY = dict(
     type='CIRKDMemoryLoss',
     on='body',
