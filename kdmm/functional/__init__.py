@@ -19,7 +19,7 @@ from .collective import (
     world_size,
 )
 from .contrast import contrast_logits, same_class, supervised_contrast
-from .correlation import class_correlation_mse
+from .correlation import class_correlation_mse, neighbour_congruence, prediction_correlation
 from .difference import mean_squared_difference
 from .divergence import binary_kl_divergence, channel_kl, kl_divergence
 from .gram import pairwise_similarity_mse
@@ -105,12 +105,14 @@ __all__ = [
     'mutual_hard',
     'mutual_queue_contrast',
     'mutual_soft',
+    'neighbour_congruence',
     'noise_contrast',
     'normalize_rows',
     'pairwise_similarity_mse',
     'path_differences',
     'pixel_to_pixel_kl',
     'pool_ceil',
+    'prediction_correlation',
     'promote',
     'queue_logits',
     'rank',

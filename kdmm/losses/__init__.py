@@ -5,10 +5,12 @@ from .at import ATLoss
 from .bank import BankLoss
 from .base import Batch, DistillLoss, OwnedOptimizer
 from .batch_relation import BatchRelationLoss
+from .cc import CCLoss
 from .cirkd import CIRKDMemoryLoss, CIRKDMiniBatchLoss
 from .cirkd_channel import CIRKDChannelLoss
 from .crd import CRDLoss
 from .cwd import CWDLoss
+from .dist import DISTLoss
 from .dsd import CSDLoss, PSDLoss
 from .fitnet import FitNetLoss
 from .ifvd import IFVDLoss
@@ -27,12 +29,14 @@ __all__ = [
     'Batch',
     'BatchRelationLoss',
     'BinaryKDLoss',
+    'CCLoss',
     'CIRKDChannelLoss',
     'CIRKDMemoryLoss',
     'CIRKDMiniBatchLoss',
     'CRDLoss',
     'CSDLoss',
     'CWDLoss',
+    'DISTLoss',
     'DistillLoss',
     'EnsembleKDLoss',
     'FitNetLoss',

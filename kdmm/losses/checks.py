@@ -47,6 +47,61 @@ def check_same_channels(name: str, student: Tensor, teacher: Tensor) -> None:
         )
 
 
+def check_logits(name: str, student: Tensor, teacher: Tensor, ndims: Sequence[int]) -> None:
+    """Refuse logits (B, K) or (B, K, h, w) that differ in shape, or are of one class.
+
+    Args:
+        name: The loss.
+        student: Its logits.
+        teacher: Its logits.
+        ndims: Numbers of dimensions that the loss takes, of 2 and 4.
+
+    Raises:
+        ShapeError: With both shapes.
+    """
+    pair: dict[str, Any] = dict(student=student, teacher=teacher)
+    if student.ndim not in ndims or teacher.ndim != student.ndim:
+        forms = ' or '.join({2: '(B, K)', 4: '(B, K, h, w)'}[ndim] for ndim in ndims)
+        raise ShapeError(f'{name} takes logits {forms}', 'form', **pair)
+    if student.shape[0] != teacher.shape[0]:
+        raise ShapeError(f'{name}: the numbers of images differ', 'images', **pair)
+    if student.shape[1] != teacher.shape[1]:
+        raise ShapeError(f'{name}: the numbers of classes differ', 'classes', **pair)
+    if student.shape[2:] != teacher.shape[2:]:
+        fix = 'Resize one of them.'
+        raise ShapeError(f'{name}: the resolutions differ', 'resolution', fix, **pair)
+    if student.shape[1] == 1:
+        raise ShapeError(
+            f'{name} compares softmax distributions over classes, but the logits have one',
+            'one class',
+            'Give the heads two classes or more.',
+            **pair,
+        )
+
+
+def layers(
+    name: str, student: Any, teacher: Any, expected: int | None = None
+) -> list[tuple[Tensor, Tensor]]:
+    """Pair the networks' activations of one tap, or of each of several.
+
+    Args:
+        name: The loss.
+        student: A tensor, or a sequence of them.
+        teacher: Likewise.
+        expected: How many there must be.
+
+    Raises:
+        ShapeError: If there are others, or the networks give different numbers of them.
+    """
+    mine, theirs = ([x] if isinstance(x, Tensor) else list(x) for x in (student, teacher))
+    pair: dict[str, Any] = dict(student=student, teacher=teacher)
+    if len(mine) != len(theirs):
+        raise ShapeError(f'{name}: the numbers of maps differ', 'form', **pair)
+    if expected not in (None, len(mine)):
+        raise ShapeError(f'{name} was built for {expected} taps', 'form', **pair)
+    return list(zip(mine, theirs, strict=True))
+
+
 def check_channels(name: str, student: Tensor, teacher: Tensor, expected: tuple[int, int]) -> None:
     """Refuse maps whose channels are not those the loss was built for.
 
