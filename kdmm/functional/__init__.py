@@ -21,7 +21,7 @@ from .collective import (
 from .contrast import contrast_logits, same_class, supervised_contrast
 from .correlation import class_correlation_mse, neighbour_congruence, prediction_correlation
 from .difference import mean_squared_difference
-from .divergence import binary_kl_divergence, channel_kl, kl_divergence
+from .divergence import binary_kl_divergence, channel_kl, decoupled_kl, kl_divergence
 from .gram import pairwise_similarity_mse
 from .maps import (
     check_labels,
@@ -80,6 +80,7 @@ __all__ = [
     'class_correlation_mse',
     'class_marginals',
     'contrast_logits',
+    'decoupled_kl',
     'distributed',
     'draw_columns',
     'draw_distinct',

@@ -76,6 +76,50 @@ def binary_kl_divergence(
         return _mean((yes + no).sum(dim), weight) * temperature**2
 
 
+def decoupled_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    temperature: float = 1.0,
+    ignore_index: int = -1,
+) -> tuple[Tensor, Tensor]:
+    """KL(teacher || student) of the label's class, and of the others among themselves (DKD).
+
+    arXiv 2203.08679, equation 7. The first part is ``T^2 KL`` of the two outcomes label and not
+    label, the second ``T^2 KL`` of softmax over the K - 1 other classes. Of a sample,
+    ``KL(p_t || p_s) = first + (1 - p_t(label)) * second``. All is computed from logarithms, so that
+    a gap of any size between logits has a finite value and gradient.
+
+    Args:
+        student_logits: (B, K), K of 2 or more; the second part of two classes is 0.
+        teacher_logits: (B, K); they get no gradient.
+        labels: Class of each sample (B,), int64.
+        temperature: T.
+        ignore_index: Label of samples that do not count.
+
+    Returns:
+        Two scalars, means over the samples that count (0 if none does), at least float32 under any
+        autocast.
+    """
+    with full_precision(student_logits):
+        counted = labels != ignore_index  # (B,)
+        label = torch.where(counted, labels, 0)[:, None]  # (B, 1)
+        # the K - 1 classes that are not the label: (K - 1,) and (B, 1) -> (B, K - 1)
+        others = torch.arange(student_logits.shape[1] - 1, device=labels.device)
+        others = others + (others >= label)
+        binary, rest = [], []
+        for logits in (student_logits, teacher_logits.detach()):
+            scaled = promote(logits) / temperature
+            own, apart = scaled.gather(1, label), scaled.gather(1, others)
+            both = torch.cat([own, apart.logsumexp(1, keepdim=True)], 1)  # (B, 2)
+            binary.append(both.log_softmax(1))
+            rest.append(apart.log_softmax(1))
+        # (B, 2) -> (B,), and (B, K - 1) -> (B,)
+        target, other = ((t.exp() * (t - s)).sum(1) for s, t in (binary, rest))
+        scale = temperature**2
+        return _mean(target, counted) * scale, _mean(other, counted) * scale
+
+
 def channel_kl(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
     """Channels as distributions over space (CWD, arXiv 2011.13256).
 

@@ -11,6 +11,7 @@ from .cirkd_channel import CIRKDChannelLoss
 from .crd import CRDLoss
 from .cwd import CWDLoss
 from .dist import DISTLoss
+from .dkd import DKDLoss
 from .dsd import CSDLoss, PSDLoss
 from .fitnet import FitNetLoss
 from .ifvd import IFVDLoss
@@ -37,6 +38,7 @@ __all__ = [
     'CSDLoss',
     'CWDLoss',
     'DISTLoss',
+    'DKDLoss',
     'DistillLoss',
     'EnsembleKDLoss',
     'FitNetLoss',

@@ -3,11 +3,12 @@ import math
 
 import pytest
 import torch
-from oracles import gen, lab
+from oracles import gen, lab, value_and_grad
 
 from kdmm.functional import (
     binary_kl_divergence,
     channel_kl,
+    decoupled_kl,
     kl_divergence,
 )
 from tests.versions import cpu_autocast
@@ -212,3 +213,105 @@ def test_half_types_are_promoted(dtype):
         loss = kl_divergence(student.to(dtype), teacher.to(dtype))
     assert loss.dtype == torch.float32 and loss.isfinite()
     torch.testing.assert_close(loss, kl_divergence(student, teacher), rtol=2e-2, atol=0)
+
+
+class TestDecoupled:
+    """DKD: the label against the rest, and the rest among themselves (arXiv 2203.08679)."""
+
+    LABELS = torch.tensor([0, 3, 4, 3])
+
+    def logits(self):
+        return 2 * gen((4, 5), 0.3), 3 * gen((4, 5), 1.1)
+
+    def naive(self, student, teacher, labels, temperature):
+        """Both parts of one sample after another, from probabilities."""
+        parts = []
+        for s, t, y in zip(student, teacher, labels.tolist(), strict=True):
+            p, q = ((x / temperature).exp() / (x / temperature).exp().sum() for x in (s, t))
+            target = q[y] * (q[y] / p[y]).log() + (1 - q[y]) * ((1 - q[y]) / (1 - p[y])).log()
+            rest = [k for k in range(len(s)) if k != y]
+            p, q = p[rest] / p[rest].sum(), q[rest] / q[rest].sum()
+            parts.append((target, (q * (q / p).log()).sum()))
+        return [temperature**2 * sum(part) / len(part) for part in zip(*parts, strict=True)]
+
+    @pytest.mark.parametrize('temperature', [1.0, 4.0])
+    @pytest.mark.parametrize('part', [0, 1])
+    def test_equals_the_naive_loop(self, part, temperature):
+        student, teacher = self.logits()
+        student.requires_grad_()
+        got = value_and_grad(
+            decoupled_kl(student, teacher, self.LABELS, temperature)[part], student
+        )
+        expected = self.naive(student, teacher, self.LABELS, temperature)[part]
+        torch.testing.assert_close(got, value_and_grad(expected, student), rtol=1e-11, atol=1e-14)
+        swapped = self.naive(teacher, student.detach(), self.LABELS, temperature)[part]
+        assert abs(swapped / got[0] - 1) > 1e-3
+
+    @pytest.mark.parametrize('temperature', [1.0, 4.0])
+    def test_logit_kd_is_both_parts_sample_by_sample(self, temperature):
+        """KL = target + (1 - p_t(label)) others (arXiv 2203.08679, equation 6)."""
+        student, teacher = self.logits()
+        for row, label in enumerate(self.LABELS):
+            one = student[row : row + 1], teacher[row : row + 1]
+            target, others = decoupled_kl(*one, label[None], temperature)
+            left = 1 - (one[1] / temperature).softmax(1)[0, label]
+            whole = kl_divergence(*one, temperature)
+            torch.testing.assert_close(target + left * others, whole, rtol=1e-11, atol=1e-14)
+
+    def test_gradcheck_detached_teacher_and_zero(self):
+        student, teacher = (x.requires_grad_() for x in self.logits())
+        for part in (0, 1):
+            decoupled_kl(student, teacher, self.LABELS)[part].backward()
+            assert teacher.grad is None
+            assert torch.autograd.gradcheck(
+                lambda s, part=part: decoupled_kl(s, teacher, self.LABELS, 2.0)[part], student
+            )
+            same = value_and_grad(decoupled_kl(student, student, self.LABELS)[part], student)
+            assert same[0].abs() < 1e-15 and same[1].norm() < 1e-14
+
+    def test_two_classes(self):
+        """Nothing is left to compare among the others: 3/4 ln(3/2) + 1/4 ln(1/2)."""
+        student = torch.zeros(1, 2, dtype=torch.float64)
+        teacher = torch.tensor([[math.log(3), 0]], dtype=torch.float64)
+        for label in (0, 1):
+            target, others = decoupled_kl(student, teacher, torch.tensor([label]))
+            expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+            assert expected == pytest.approx(0.130812035941, rel=1e-11)
+            assert target.item() == pytest.approx(expected, rel=1e-12) and others == 0
+
+    def test_ignored_labels_leave_the_mean(self):
+        student, teacher = self.logits()
+        student.requires_grad_()
+        labels = torch.tensor([0, -1, 4, -1])
+        for part in (0, 1):
+            value, grad = value_and_grad(decoupled_kl(student, teacher, labels, 2.0)[part], student)
+            kept = labels != -1
+            expected = decoupled_kl(student[kept], teacher[kept], labels[kept], 2.0)[part]
+            torch.testing.assert_close(value, expected.detach())
+            assert grad[~kept].abs().max() == 0 < grad[kept].norm()
+            nothing = decoupled_kl(student, teacher, torch.full((4,), -1))[part]
+            value, grad = value_and_grad(nothing, student)
+            assert value == 0 and grad.abs().max() == 0
+        other = decoupled_kl(student, teacher, labels.masked_fill(labels == -1, 255), 2.0, 255)
+        assert torch.equal(other[1], decoupled_kl(student, teacher, labels, 2.0)[1])
+
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+    def test_gaps_of_any_size_are_finite(self, dtype):
+        """A summed softmax rounds to 0 at a gap of 104, and a mask of 1000 is too small."""
+        gap = 1e4
+        rows = [[gap, 0, 0], [0, gap, 0], [-gap, gap, 0], [0, -gap, gap], [0, 0, 0]]
+        student = torch.tensor(rows).repeat_interleave(5, 0).to(dtype).requires_grad_()
+        teacher = torch.tensor(rows).repeat(5, 1).to(dtype)
+        with cpu_autocast(torch.bfloat16 if dtype is torch.float32 else dtype):
+            parts = decoupled_kl(student, teacher, torch.zeros(25).long())
+        sum(parts).backward()
+        assert all(part.isfinite() and part > 1000 for part in parts)
+        assert parts[0].dtype == torch.float32 and student.grad.isfinite().all()
+        assert student.grad.norm() > 0.1
+        exact = [
+            part.item()
+            for part in decoupled_kl(
+                student.detach().double(), teacher.double(), torch.zeros(25).long()
+            )
+        ]
+        assert [part.item() for part in parts] == pytest.approx(exact, rel=1e-6)
