@@ -22,7 +22,7 @@ from .contrast import contrast_logits, same_class, supervised_contrast
 from .correlation import class_correlation_mse, neighbour_congruence, prediction_correlation
 from .difference import mean_squared_difference
 from .divergence import binary_kl_divergence, channel_kl, decoupled_kl, kl_divergence
-from .gram import pairwise_similarity_mse
+from .gram import channel_map_mmd, pairwise_similarity_mse
 from .maps import (
     check_labels,
     full_precision,
@@ -73,6 +73,7 @@ __all__ = [
     'binary_kl_divergence',
     'centre_similarity_mse',
     'channel_kl',
+    'channel_map_mmd',
     'channel_mse',
     'channel_relation_kl',
     'channel_rows',

@@ -1,4 +1,4 @@
-"""Similarities of all pixels of an image: the pair-wise term of SKD (arXiv 1903.04197)."""
+"""Similarities of all pixels of an image (SKD, arXiv 1903.04197), of all channels (NST)."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blocks import blocks, refuse_second_order, rows_per_block
+from .channel import channel_rows
 from .maps import NORM_FLOOR, full_precision, normalize_rows, promote
 
 STREAM_ABOVE = 4096
@@ -131,3 +132,27 @@ def pairwise_similarity_mse(
         if form not in ('naive', 'gram'):
             raise ValueError(f"form is 'auto', 'naive', 'streamed' or 'gram', not {form!r}")
         return _naive(nodes, target) if form == 'naive' else _by_channels(nodes, target)
+
+
+def channel_map_mmd(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared MMD of the networks' sets of channel maps (NST, arXiv 1707.01219).
+
+    Each channel, over space, is scaled to unit length. With the kernel ``k(a, b) = <a, b>^2`` the
+    value is ``mean k(t, t) + mean k(s, s) - 2 mean k(s, t)`` over images and all pairs of channels.
+    That is the squared difference of the n x n maps ``sum over channels of a a^T / C``, so it is
+    computed from maps of positions by positions, or of channels by channels where the former are
+    larger.
+
+    Args:
+        student: Features (B, C_s, h, w).
+        teacher: Features (B, C_t, h, w); they get no gradient.
+
+    Returns:
+        A scalar in [0, 2], at least float32 under any autocast.
+    """
+    with full_precision(student):
+        # (B, C, h, w) -> (B, C, n)
+        mine, theirs = (channel_rows(x) / x.shape[1] ** 0.5 for x in (student, teacher.detach()))
+        n = mine.shape[2]
+        form = _naive if n <= max(mine.shape[1], theirs.shape[1]) else _by_channels
+        return form(mine, theirs.to(mine.dtype)) * n**2

@@ -18,6 +18,7 @@ from .ifvd import IFVDLoss
 from .kd import BinaryKDLoss, KDLoss
 from .mcl import EnsembleKDLoss, MCLLoss
 from .mcl_bank import MCLBankLoss
+from .nst import NSTLoss
 from .pkt import PKTLoss
 from .rkd import RKDLoss
 from .skd import SKDLoss
@@ -46,6 +47,7 @@ __all__ = [
     'KDLoss',
     'MCLBankLoss',
     'MCLLoss',
+    'NSTLoss',
     'OwnedOptimizer',
     'PKTLoss',
     'PSDLoss',

@@ -2,10 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracles import gen, gen_plus, unit, value_and_grad
-from saved import saved_bytes
+from saved import Largest, saved_bytes
 
-from kdmm.functional import gram, pairwise_similarity_mse
-from tests.versions import needs
+from kdmm.functional import channel_map_mmd, gram, pairwise_similarity_mse
+from tests.versions import cpu_autocast, needs
 
 FORMS = [('naive', None), ('streamed', 1), ('streamed', 4), ('streamed', None), ('gram', None)]
 
@@ -163,3 +163,75 @@ def test_gradcheck_and_detached_teacher(form):
 def test_unknown_form():
     with pytest.raises(ValueError, match="not 'fast'"):
         pairwise_similarity_mse(*features(), form='fast')
+
+
+def naive_mmd(student, teacher):
+    """Kernel by kernel (arXiv 1707.01219, equation 6, with the polynomial kernel of degree 2)."""
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        mine, theirs = ([unit(channel.flatten(), 0) for channel in x] for x in (s, t))
+        for first, second, sign in ((mine, mine, 1), (theirs, theirs, 1), (mine, theirs, -2)):
+            kernels = [(a * b).sum() ** 2 for a in first for b in second]
+            total = total + sign * sum(kernels) / len(kernels)
+    return total / len(student)
+
+
+class TestChannelMaps:
+    """NST; 7 x 5 = 35 positions are more than the channels, 2 x 3 are fewer."""
+
+    @pytest.mark.parametrize('size', [(5, 7), (2, 3)])
+    @pytest.mark.parametrize('make', [gen, gen_plus])
+    def test_equals_the_naive_loop(self, make, size):
+        student, teacher = features(make, size)
+        got = value_and_grad(channel_map_mmd(student, teacher), student)
+        expected = value_and_grad(naive_mmd(student, teacher), student)
+        torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-14)
+
+    @pytest.mark.parametrize('size', [(3, 3), (1, 2)])
+    def test_gradcheck_detached_teacher_and_zero(self, size):
+        student, teacher = (x[:, :3].detach().requires_grad_() for x in features(gen, size))
+        assert torch.autograd.gradcheck(lambda s: channel_map_mmd(s, teacher), student)
+        channel_map_mmd(student, teacher).backward()
+        assert teacher.grad is None
+        same = channel_map_mmd(student, student.detach()[:, [2, 0, 1]] * 3)
+        value, grad = value_and_grad(same, student)
+        assert value.abs() < 1e-15 and grad.norm() < 1e-14
+
+    @pytest.mark.parametrize('size', [(5, 7), (2, 3)])
+    def test_order_and_scale_of_channels_and_order_of_positions_change_nothing(self, size):
+        student, teacher = features(gen, size)
+        expected = channel_map_mmd(student, teacher)
+        scale = 1 + gen_plus((1, 6, 1, 1), 0.2)
+        for mine, theirs in (
+            ((student * scale)[:, [3, 1, 0, 2, 5, 4]], teacher),
+            (student, -2 * teacher.flip(1)),
+            (student.flip(2, 3), teacher.flip(2, 3)),
+        ):
+            torch.testing.assert_close(channel_map_mmd(mine, theirs), expected)
+        assert 0 < expected < 2
+
+    def test_memory(self):
+        """Nothing of B * C * C * n, whichever is the larger of channels and positions."""
+        for channels, side, most in ((16, 3, 9 * 9), (4, 12, 4 * 4)):
+            student = torch.rand(2, channels, side, side).requires_grad_()
+            teacher = torch.rand(2, channels, side, side)
+            with Largest() as largest:
+                channel_map_mmd(student, teacher).backward()
+            assert largest.elements == max(student.numel(), 2 * most)
+            kept = saved_bytes(lambda s=student, t=teacher: channel_map_mmd(s, t))
+            assert kept <= 8 * (6 * student.numel() + 8 * 2 * most)
+            assert kept < 4 * student.numel() * channels
+
+    @pytest.mark.parametrize('size', [(5, 7), (2, 3)])
+    def test_half_precision_with_a_channel_of_zeros(self, size):
+        student, teacher = (60000 * x.float() / x.max() for x in features(size=size))
+        student = student.detach().clone()
+        student[:, 2], teacher[0, 5] = 0, 0
+        for dtype in (torch.float16, torch.bfloat16):
+            x = student.to(dtype).requires_grad_()
+            with cpu_autocast(dtype):
+                value = channel_map_mmd(x, teacher.to(dtype))
+            value.backward()
+            exact = channel_map_mmd(x.detach().double(), teacher.to(dtype).double())
+            assert value.dtype == torch.float32 and x.grad.isfinite().all()
+            torch.testing.assert_close(value.double(), exact, rtol=1e-4, atol=1e-6)
