@@ -20,7 +20,7 @@ from .collective import (
 )
 from .contrast import contrast_logits, same_class, supervised_contrast
 from .correlation import class_correlation_mse, neighbour_congruence, prediction_correlation
-from .difference import mean_squared_difference
+from .difference import gaussian_nll, mean_squared_difference
 from .divergence import binary_kl_divergence, channel_kl, decoupled_kl, kl_divergence
 from .gram import channel_map_mmd, pairwise_similarity_mse
 from .maps import (
@@ -91,6 +91,7 @@ __all__ = [
     'full_precision',
     'gather_images',
     'gather_with_grad',
+    'gaussian_nll',
     'global_image_index',
     'hinge_discriminator',
     'hinge_generator',

@@ -23,6 +23,7 @@ from .pkt import PKTLoss
 from .rkd import RKDLoss
 from .skd import SKDLoss
 from .sp import SPLoss
+from .vid import VIDLoss
 
 __all__ = [
     'ATLoss',
@@ -54,4 +55,5 @@ __all__ = [
     'RKDLoss',
     'SKDLoss',
     'SPLoss',
+    'VIDLoss',
 ]
