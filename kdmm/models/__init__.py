@@ -3,6 +3,7 @@
 from .auxiliary import AuxiliaryBranch, AuxiliaryBranches
 from .backbones import (
     CIFARVGG,
+    CIFARDenseNet,
     CIFARMobileNetV2,
     CIFARResNet,
     CIFARShuffleNetV1,
@@ -18,6 +19,7 @@ from .staging import ResNetStaging, Staging, staging_of
 __all__ = [
     'AuxiliaryBranch',
     'AuxiliaryBranches',
+    'CIFARDenseNet',
     'CIFARMobileNetV2',
     'CIFARResNet',
     'CIFARShuffleNetV1',

@@ -1,5 +1,6 @@
 """Backbones for small images, one family a file."""
 
+from .densenet import CIFARDenseNet
 from .mobilenet_v2 import CIFARMobileNetV2
 from .presets import CIFAR_PRESETS, cifar_backbone
 from .resnet import CIFARResNet
@@ -11,6 +12,7 @@ from .wide_resnet import CIFARWideResNet
 
 __all__ = [
     'CIFAR_PRESETS',
+    'CIFARDenseNet',
     'CIFARMobileNetV2',
     'CIFARResNet',
     'CIFARShuffleNetV1',

@@ -52,6 +52,11 @@ def conv_norm_relu(
     return [*layers, nn.ReLU(inplace=True)]
 
 
+def norm_relu(channels: int) -> nn.Sequential:
+    """BN, ReLU."""
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+
+
 def run_of_units(
     unit: Unit, in_channels: int, out_channels: int, stride: int, count: int
 ) -> list[nn.Module]:

@@ -23,7 +23,11 @@ def _shuffle(stem_kernel: int, widen_factor: float) -> dict[str, Any]:
     return dict(type='kdmm.CIFARShuffleNetV2', stem_kernel=stem_kernel, widen_factor=widen_factor)
 
 
-#: Backbones of HSSAKD, MCL, L-MCL and CRD. The last one is MMPretrain's.
+def _dense(bottleneck: bool) -> dict[str, Any]:
+    return dict(type='kdmm.CIFARDenseNet', depth=40, growth=12, bottleneck=bottleneck)
+
+
+#: Backbones of HSSAKD, MCL, L-MCL, CRD and MCL-OKD. The last one is MMPretrain's.
 CIFAR_PRESETS: dict[str, dict[str, Any]] = {
     'resnet20': _resnet(20),
     'resnet32': _resnet(32),
@@ -38,12 +42,15 @@ CIFAR_PRESETS: dict[str, dict[str, Any]] = {
     'wrn28_4': _wide(28, 4),
     'vgg8': dict(type='kdmm.CIFARVGG', depth=8),
     'vgg13': dict(type='kdmm.CIFARVGG', depth=13),
+    'vgg16': dict(type='kdmm.CIFARVGG', depth=16),
     'mobilenetv2_stride1': _mobile(1),
     'mobilenetv2_stride2': _mobile(2),
     'shufflenetv1': dict(type='kdmm.CIFARShuffleNetV1'),
     'shufflenetv2_1x1': _shuffle(1, 1.0),
     'shufflenetv2_3x3': _shuffle(3, 1.0),
     'shufflenetv2_half_3x3': _shuffle(3, 0.5),
+    'densenet40_12': _dense(False),
+    'densenet_bc40_12': _dense(True),
     'resnet50': dict(type='mmpretrain.ResNet_CIFAR', depth=50, zero_init_residual=False),
 }
 

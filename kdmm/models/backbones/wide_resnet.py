@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ...registry import MODELS
 from .checks import positive_ints, units_of_depth
-from .layers import conv, conv_norm_relu, run_of_units
+from .layers import conv, conv_norm_relu, norm_relu, run_of_units
 from .staged import KAIMING_FAN_OUT, LINEAR_WITHOUT_BIAS, InitCfg, Stage, StagedBackbone
 
 
@@ -36,11 +36,6 @@ class PreActivationUnit(nn.Module):
 def wide_stage(units: int, out_channels: int, in_channels: int, stride: int) -> nn.Sequential:
     """``units`` pre-activation units."""
     return nn.Sequential(*run_of_units(PreActivationUnit, in_channels, out_channels, stride, units))
-
-
-def norm_relu(channels: int) -> nn.Sequential:
-    """BN, ReLU."""
-    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
 
 
 @MODELS.register_module()

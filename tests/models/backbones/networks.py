@@ -3,13 +3,15 @@
 Their origin is in docs/methods/cifar_networks.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import pytest
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kdmm.models import StagedBackbone, cifar_backbone
 
@@ -37,12 +39,25 @@ COUNTS = {
     'wrn28_4': Counts(5_872_180, 845_620_224, 155, 256),
     'vgg8': Counts(3_965_028, 96_192_512, 37, 512),
     'vgg13': Counts(9_462_180, 284_936_192, 72, 512),
+    # 13 convolutions 14,714,688 with biases, their BN 8,448, Linear 51,300; multiply-adds with five
+    # poolings, 0.31 G as in the table of MCL-OKD's README (with three they would be 0.40 G)
+    'vgg16': Counts(14_774_436, 313_247_744, 93, 512),
     'mobilenetv2_stride1': Counts(812_836, 25_710_592, 320, 1280),
     'mobilenetv2_stride2': Counts(812_836, 6_523_648, 320, 1280),
     'shufflenetv1': Counts(949_258, 38_691_456, 296, 960),
     'shufflenetv2_1x1': Counts(1_355_528, 44_504_448, 338, 1024),
     'shufflenetv2_3x3': Counts(1_356_104, 45_094_272, 338, 1024),
     'shufflenetv2_half_3x3': Counts(444_292, 10_994_176, 338, 1024),
+    # The inputs of the 3 x 12 layers have 984, 2712 and 4440 channels in all, 110 parameters each
+    # (2 of BN, 9 x 12 weights): 894,960. Stem 432, transitions 25,920 and 93,024, last BN 896,
+    # Linear 449 for each class: 1,019,722 with 10 classes (1.0 M in arXiv 1608.06993, table 2).
+    # 108 x (984 x 1024 + 2712 x 256 + 4440 x 64) multiply-adds, stem 442,368, transitions
+    # 26,214,400 and 23,658,496, Linear 44,800.
+    'densenet40_12': Counts(1_060_132, 264_853_248, 236, 448),
+    # The inputs of 3 x 6 layers: 324, 468, 540, of 50 parameters each (BN, 48 weights); 96 + 5184
+    # for each layer's second half: 161,640. Stem 648, transitions 4,800 and 7,440, last BN 264,
+    # Linear 133 for each class: 176,122 with 10. Multiply-adds: 0.07 G in MCL-OKD's README.
+    'densenet_bc40_12': Counts(188_092, 72_377_232, 236, 132),
     'resnet50': Counts(23_705_252, 1_298_014_208, 320, 2048),
 }
 
@@ -78,6 +93,7 @@ STAGE_SHAPES = {
     'mobilenetv2_stride1': [(12, 32), (16, 16), (48, 8), (160, 4)],
     'mobilenetv2_stride2': [(12, 16), (16, 8), (48, 4), (160, 2)],
     'shufflenetv1': [(240, 16), (480, 8), (960, 4)],
+    'densenet_bc40_12': [(96, 32), (120, 16), (132, 8)],
     'shufflenetv2_1x1': [(116, 16), (232, 8), (464, 4)],
 }
 FAMILIES = list(STAGE_SHAPES)
@@ -132,3 +148,53 @@ def fill(network: nn.Module) -> nn.Module:
             else:
                 p.fill_(float(id(p) in norms))
     return network
+
+
+# independent forms of networks of which no reference was run, under the same fill
+
+
+def _weighted(x: Tensor, channels: int, kernel: int) -> Tensor:
+    """A convolution whose weights the fill gives by their shape; the bias is 0."""
+    shape = (channels, x.shape[1], kernel, kernel)
+    weight = fix(shape, 0) * (2 / (x.shape[1] * kernel * kernel)) ** 0.5
+    return F.conv2d(x, weight, padding=kernel // 2)
+
+
+def _norm_relu(x: Tensor) -> Tensor:
+    return F.batch_norm(x, None, None, training=True).relu()
+
+
+def _classify(x: Tensor) -> Tensor:
+    width = x.shape[1]
+    return x.mean((2, 3)) @ (fix((100, width), 0) * (2 / width) ** 0.5).T
+
+
+def naive_vgg16(x: Tensor) -> Tensor:
+    """Five blocks, each with a pooling behind it (arXiv 1409.1556, table 1, D, with BN)."""
+    for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(count):
+            x = _norm_relu(_weighted(x, width, 3))
+        x = F.max_pool2d(x, 2)
+    return _classify(x)
+
+
+def naive_densenet(x: Tensor, units: int, bottleneck: bool) -> Tensor:
+    """Growth 12 (arXiv 1608.06993, section 3)."""
+    x = _weighted(x, 24 if bottleneck else 16, 3)
+    for block in range(3):
+        if block:
+            channels = x.shape[1] // 2 if bottleneck else x.shape[1]
+            x = F.avg_pool2d(_weighted(_norm_relu(x), channels, 1), 2)
+        for _ in range(units):
+            new = _norm_relu(x)
+            if bottleneck:
+                new = _norm_relu(_weighted(new, 48, 1))
+            x = torch.cat([x, _weighted(new, 12, 3)], 1)
+    return _classify(_norm_relu(x))
+
+
+NAIVE: dict[str, Callable[[Tensor], Tensor]] = {
+    'vgg16': naive_vgg16,
+    'densenet40_12': partial(naive_densenet, units=12, bottleneck=False),
+    'densenet_bc40_12': partial(naive_densenet, units=6, bottleneck=True),
+}

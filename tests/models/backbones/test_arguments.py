@@ -5,6 +5,7 @@ import torch
 
 from kdmm.models import (
     CIFARVGG,
+    CIFARDenseNet,
     CIFARMobileNetV2,
     CIFARResNet,
     CIFARShuffleNetV2,
@@ -14,6 +15,7 @@ from tests.errors import refused
 from tests.models.backbones.networks import backbone
 
 RESNET = dict(depth=8, block='basic')
+DENSENET = dict(depth=40, growth=12, bottleneck=False)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,11 @@ RESNET = dict(depth=8, block='basic')
         (CIFARResNet, RESNET | dict(widths=64), 'widths', '4 positive'),
         (CIFARWideResNet, dict(depth=20, widen_factor=2), 'depth', '6n+4'),
         (CIFARWideResNet, dict(depth=16, widen_factor=0.5), 'widen_factor', 'positive whole'),
-        (CIFARVGG, dict(depth=16), 'depth', 'one of 8, 13'),
+        (CIFARVGG, dict(depth=11), 'depth', 'one of 8, 13, 16'),
+        (CIFARDenseNet, DENSENET | dict(bottleneck=None), 'bottleneck', 'one of False, True'),
+        (CIFARDenseNet, DENSENET | dict(depth=41), 'depth', ('3n+4', '40 or 43')),
+        (CIFARDenseNet, DENSENET | dict(depth=43, bottleneck=True), 'depth', '6n+4'),
+        (CIFARDenseNet, DENSENET | dict(growth=0.5), 'growth', 'positive whole'),
         (CIFARMobileNetV2, dict(stem_stride=None), 'stem_stride', 'one of 1, 2'),
         (CIFARMobileNetV2, dict(stem_stride=4), 'stem_stride', 'one of 1, 2'),
         (CIFARMobileNetV2, dict(stem_stride=1, widen_factor=0.01), 'widen_factor', '1/16'),
@@ -69,6 +75,7 @@ def test_stem_of_shufflenet(kernel):
     ('network', 'options', 'key'),
     [
         (CIFARResNet, dict(depth=20), 'block'),
+        (CIFARDenseNet, dict(depth=40, growth=12), 'bottleneck'),
         (CIFARMobileNetV2, {}, 'stem_stride'),
         (CIFARShuffleNetV2, {}, 'stem_kernel'),
     ],

@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.models.backbones.networks import backbone
 
-KAIMING = ['resnet20', 'resnet8x4', 'wrn16_2', 'vgg8', 'mobilenetv2_stride1']
+KAIMING = ['resnet20', 'resnet8x4', 'wrn16_2', 'vgg8', 'mobilenetv2_stride1', 'densenet40_12']
 TORCH = ['shufflenetv1', 'shufflenetv2_1x1']
 
 

@@ -6,11 +6,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdmm.models.backbones import CIFAR_PRESETS, cifar_backbone
 from tests.errors import refused
-from tests.models.backbones.networks import COUNTS, ORACLES, classifier, fill, fix
+from tests.models.backbones.networks import (
+    COUNTS,
+    NAIVE,
+    ORACLES,
+    Classifier,
+    backbone,
+    classifier,
+    fill,
+    fix,
+)
 
 
 def test_every_preset_has_figures():
-    assert list(CIFAR_PRESETS) == list(COUNTS) == list(ORACLES)
+    assert list(CIFAR_PRESETS) == list(COUNTS)
+    assert CIFAR_PRESETS.keys() == ORACLES.keys() | NAIVE.keys()
 
 
 @pytest.mark.parametrize('name', COUNTS)
@@ -37,7 +47,14 @@ def test_fixture_starts_as_published():
     torch.testing.assert_close(fix([3], 1), start, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize('name', COUNTS)
+@pytest.mark.parametrize('name, expected', [('densenet40_12', 1_019_722), ('vgg16', 14_728_266)])
+def test_counts_with_ten_classes(name, expected):
+    """Ninety rows of the Linear less: 449 each of the one, 513 of the other."""
+    network = Classifier(backbone(name), COUNTS[name].embedding, 10)
+    assert sum(p.numel() for p in network.parameters()) == expected
+
+
+@pytest.mark.parametrize('name', ORACLES)
 def test_forward_oracle(name):
     network = fill(classifier(name))
     with torch.no_grad():
@@ -45,6 +62,15 @@ def test_forward_oracle(name):
     found = torch.stack([logits.sum(), logits.abs().sum(), logits[0, 0], logits[-1, -1]])
     expected = torch.tensor(ORACLES[name], dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', NAIVE)
+def test_forward_of_a_plain_form(name):
+    images = fix((4, 3, 32, 32), 0)
+    with torch.no_grad():
+        found, expected = fill(classifier(name))(images), NAIVE[name](images)
+    assert found.abs().max() > 0.1
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
 def test_unknown_name_gives_the_nearest():

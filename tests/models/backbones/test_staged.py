@@ -133,3 +133,12 @@ def test_parts_after_the_last_output_do_not_run():
     network = backbone('wrn16_2', out_indices=(0, 1))
     network.stages[2].register_forward_hook(lambda *_: pytest.fail('ran'))
     assert len(network(image())) == 2
+
+
+def test_vgg16_has_a_stage_a_block_and_a_pooling_behind_the_last():
+    network = backbone('vgg16', out_indices=range(6)).eval()
+    sizes = [(64, 32), (128, 16), (256, 8), (512, 4), (512, 2)]
+    outputs = network(image(1, 3, 32, 32))
+    assert [tuple(o.shape) for o in outputs] == [(1, c, s, s) for c, s in [*sizes, (512, 1)]]
+    assert torch.equal(outputs[-1], outputs[-2].amax((2, 3), keepdim=True))
+    assert (network.stage_channels, network.tail_channels) == ((64, 128, 256, 512, 512), 512)
