@@ -15,7 +15,7 @@ from mmpretrain.models import ImageClassifier  # noqa: E402
 from kdmm.models import cifar_backbone  # noqa: E402
 from tests.e2e.job import assert_same  # noqa: E402
 from tests.errors import refused  # noqa: E402
-from tests.models.backbones.networks import fill  # noqa: E402
+from tests.models.backbones.networks import COUNTS, fill  # noqa: E402
 
 from .networks import (  # noqa: E402
     DML,
@@ -44,6 +44,14 @@ STEM18 = [f'backbone.{name}' for name in ('conv1', 'bn1', 'relu', 'maxpool')]
 TRUNK18 = [*STEM18, 'backbone.layer1', 'backbone.layer2']
 #: Of a ResNet for small images, which has no pooling at its start.
 SMALL18 = [path for path in TRUNK18 if not path.endswith('maxpool')]
+
+
+#: Networks for small images whose trunk is not stem and first stage alone, with that trunk.
+FURTHER = {
+    'vgg16': ('backbone.stem', 'backbone.stages.0', 'backbone.stages.1', 'backbone.stages.2'),
+    'densenet40_12': ('backbone.stem', 'backbone.stages.0', 'backbone.stages.1.0'),
+    'densenet_bc40_12': ('backbone.stem', 'backbone.stages.0', 'backbone.stages.1.0'),
+}
 
 
 def parameters(model) -> int:
@@ -76,6 +84,24 @@ def test_parameters_of_resnet18_on_imagenet(monkeypatch):
     assert parameters(model) == 44_708_832
 
 
+#: Parameters of four branches: four networks (``tests/models/backbones/networks.py``) less three
+#: trunks. In these: VGG-16's blocks of 64 and 128 channels (convolutions with bias, BN) 260,928, of
+#: 256 1,476,864; DenseNet's stem 432, layers 984 x 110, transition 25,920; of DenseNet-BC the stem
+#: 648, layers 324 x 50 and 6 x 5,280, transition 4,800.
+BRANCHED = {
+    'vgg16': 4 * 14_774_436 - 3 * (260_928 + 1_476_864),
+    'densenet40_12': 4 * 1_060_132 - 3 * (432 + 108_240 + 25_920),
+    'densenet_bc40_12': 4 * 188_092 - 3 * (648 + 16_200 + 31_680 + 4_800),
+}
+
+
+def further(name: str) -> dict:
+    config = classifier_config(100)
+    config['backbone'] = cifar_backbone(name)
+    config['head']['in_channels'] = COUNTS[name].embedding
+    return config
+
+
 # forward and backward
 
 
@@ -91,6 +117,19 @@ def test_branches_of_equal_weights_say_what_one_network_says(peers, student, tru
     assert len(found) == peers
     for logits in found:
         torch.testing.assert_close(logits, single(images.double()), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('name', FURTHER)
+def test_branches_of_further_networks(name):
+    """They say what one network says, and have what is left of the parameters."""
+    images, samples = batch(*LABELS[:2], size=32)
+    single = fill(MODELS.build(further(name)))
+    model = fill(cohort(4, further(name), trunk=FURTHER[name]))
+    found = logits_of(model)
+    model(images.double(), samples, mode='loss')
+    for logits in found:
+        torch.testing.assert_close(logits, single(images.double()), rtol=1e-12, atol=1e-12)
+    assert len(found) == 4 and parameters(model) == BRANCHED[name]
 
 
 def logits_of(model) -> list:
