@@ -79,7 +79,7 @@ class _Ramp(Schedule):
         return self.start, self.stop
 
     def shape(self, share: float) -> float:
-        """[0, 1] to [0, 1], without a turn."""
+        """[0, 1] into [0, 1], without a turn; 1 to 1."""
         raise NotImplementedError
 
 
@@ -99,6 +99,18 @@ class Cosine(_Ramp):
     def shape(self, share: float) -> float:
         """``(1 - cos(pi x)) / 2``."""
         return 0.5 * (1 - math.cos(math.pi * share))
+
+
+@SCHEDULES.register_module()
+class RampUp(_Ramp):
+    """Gaussian ramp-up, for ``start=0, stop=1`` exp(-5) before ``begin`` and 1 from ``end`` on.
+
+    That of temporal ensembling (arXiv 1610.02242), which OKDDip (arXiv 1912.00350) uses, too.
+    """
+
+    def shape(self, share: float) -> float:
+        """``exp(-5 (1 - x)^2)``, which does not begin at 0."""
+        return math.exp(-5 * (1 - share) ** 2)
 
 
 @SCHEDULES.register_module()

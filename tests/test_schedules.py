@@ -30,6 +30,16 @@ def test_the_shapes_differ_between_the_ends():
     assert at(dict(type='Cosine', **ramp), 25) == pytest.approx(expected)
 
 
+def test_gaussian_ramp_up():
+    """exp(-5 (1 - e / 80)^2) at epochs 0, 8, 40, 80 and 200 (OKDDip, arXiv 1912.00350)."""
+    ramp = dict(type='RampUp', start=0.0, stop=1.0, end=80, unit='epoch')
+    found = [at(ramp, epoch=epoch) for epoch in (0, 8, 40, 80, 200)]
+    assert found == pytest.approx([0.0067379470, 0.0174223746, 0.2865047969, 1, 1], abs=1e-10)
+    assert at(dict(ramp, start=1.0, stop=3.0, begin=40), epoch=60) == pytest.approx(
+        1 + 2 * math.exp(-5 / 4)
+    )
+
+
 def test_stop_at():
     stop = dict(type='StopAt', value=2.0, end=10)
     assert [at(stop, i) for i in (0, 9, 10, 11)] == [2, 2, 0, 0]
