@@ -45,6 +45,7 @@ from .negatives import (
     index_shares,
 )
 from .noise_contrast import log_partition, noise_contrast
+from .online import attended_logits, gated_logits
 from .queue_contrast import mutual_queue_contrast, queue_logits
 from .relation import memory_kl, pixel_to_pixel_kl
 from .rotation import ROTATIONS, class_marginals, joint_labels, rotations, unrotated
@@ -63,6 +64,7 @@ __all__ = [
     'MutualContrast',
     'ShareIndex',
     'all_gather_cat',
+    'attended_logits',
     'attention_map',
     'attention_transfer',
     'bank_scores',
@@ -89,6 +91,7 @@ __all__ = [
     'draw_own',
     'draw_share',
     'full_precision',
+    'gated_logits',
     'gather_images',
     'gather_with_grad',
     'gaussian_nll',

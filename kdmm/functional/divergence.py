@@ -22,25 +22,36 @@ def kl_divergence(
     temperature: float = 1.0,
     dim: int = 1,
     weight: Tensor | None = None,
+    detach: bool = True,
+    floor: float = 0.0,
 ) -> Tensor:
     """Mean over positions of ``T^2 KL(softmax(teacher / T) || softmax(student / T))``.
 
     Args:
         student_logits: Logits of any shape.
-        teacher_logits: Logits of the same shape; they get no gradient.
+        teacher_logits: Logits of the same shape.
         temperature: T.
         dim: The class dimension.
         weight: Of each position, 0 or more or a boolean, the shape of the logits without ``dim``:
             the mean is ``sum of weight * KL / sum of weight``. No weight at all gives exactly 0.
+        detach: Give the teacher's logits no gradient. Networks that are mixed into a target may
+            need one, see `attended_logits`.
+        floor: Added to each of the teacher's probabilities q in ``sum q (log q - log p)``, as some
+            public code does; their sum is then more than 1.
 
     Returns:
         A scalar, at least float32 under any autocast.
     """
     with full_precision(student_logits):
         log_s = torch.log_softmax(promote(student_logits) / temperature, dim)
-        log_t = torch.log_softmax(promote(teacher_logits.detach()) / temperature, dim)
+        teacher = promote(teacher_logits.detach() if detach else teacher_logits)
+        log_t = torch.log_softmax(teacher / temperature, dim)
+        target = log_t.exp()
+        if floor:
+            target = target + floor
+            log_t = target.log()
         # (B, K, h, w) -> (B, h, w), if dim is 1
-        return _mean((log_t.exp() * (log_t - log_s)).sum(dim), weight) * temperature**2
+        return _mean((target * (log_t - log_s)).sum(dim), weight) * temperature**2
 
 
 def binary_kl_divergence(

@@ -19,6 +19,7 @@ from .kd import BinaryKDLoss, KDLoss
 from .mcl import EnsembleKDLoss, MCLLoss
 from .mcl_bank import MCLBankLoss
 from .nst import NSTLoss
+from .online import OKDDipLoss, ONELoss
 from .pkt import PKTLoss
 from .rkd import RKDLoss
 from .skd import SKDLoss
@@ -49,6 +50,8 @@ __all__ = [
     'MCLBankLoss',
     'MCLLoss',
     'NSTLoss',
+    'OKDDipLoss',
+    'ONELoss',
     'OwnedOptimizer',
     'PKTLoss',
     'PSDLoss',

@@ -95,22 +95,37 @@ class MCLLoss(DistillLoss):
 class EnsembleKDLoss(DistillLoss):
     """Logit distillation from the mean of all networks' logits (MCL's logit term).
 
-    ``sum over learners of T^2 KL(softmax(mean / T) || softmax(z_i / T))``, mean over images,
-    the target detached.
+    ``sum over learners of T^2 KL(softmax(mean / T) || softmax(z_i / T))``, mean over images.
+
+    With ``learners='all', target='others'`` it is the term of CL-ILR (arXiv 1805.11761), a cohort
+    with ``trunk_gradient='mean'``.
 
     Args:
         temperature: T.
         learners: ``'all'``, ``'last'`` (the network at the last place, which is then the one to
             keep), or None: all of two networks, the last of more, as in the authors' CIFAR code.
+        target: The mean of ``'all'`` networks' logits, or for each learner of the ``'others'``.
+        detach: Give the networks no gradient through a target. In OKDDip's public code of CL-ILR
+            they get it, in MCL-OKD's they do not.
+        floor: Added to each probability of a target, in OKDDip's code 1e-7; it is then none.
     """
 
     mutual = True
 
-    def __init__(self, temperature: float = 3.0, learners: str | None = None) -> None:
+    def __init__(
+        self,
+        temperature: float = 3.0,
+        learners: str | None = None,
+        target: str = 'all',
+        detach: bool = True,
+        floor: float = 0.0,
+    ) -> None:
         super().__init__()
         check_choice('learners', learners, ('all', 'last', None))
+        check_choice('target', target, ('all', 'others'))
         check_positive(temperature=temperature)
         self.temperature, self.learners = temperature, learners
+        self.target, self.detach, self.floor = target, detach, floor
 
     def check(self, peers: Sequence[Tensor]) -> None:
         """Refuse logits of different shapes, or of one class.
@@ -134,7 +149,16 @@ class EnsembleKDLoss(DistillLoss):
         """Logits, N times (B, C) or (B, C, h, w) -> a scalar."""
         self.check(peers)
         # N times (B, C, ...) -> (N, B, C, ...) -> (B, C, ...)
-        target = torch.stack([promote(z.detach()) for z in peers]).mean(0)
+        every = torch.stack([promote(z.detach() if self.detach else z) for z in peers])
+        mean = every.mean(0)
         all_learn = self.learners == 'all' or (self.learners is None and len(peers) == 2)
-        learners = peers if all_learn else peers[-1:]
-        return torch.stack([kl_divergence(z, target, self.temperature) for z in learners]).sum()
+        values = []
+        for place in range(len(peers)) if all_learn else [len(peers) - 1]:
+            if self.target == 'others':
+                mean = every[[other for other in range(len(peers)) if other != place]].mean(0)
+            values.append(
+                kl_divergence(
+                    peers[place], mean, self.temperature, detach=self.detach, floor=self.floor
+                )
+            )
+        return torch.stack(values).sum()

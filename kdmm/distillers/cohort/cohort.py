@@ -42,6 +42,9 @@ class Cohort(TermedObjective):
         peers: See `other_configs`.
         keep: The student's place; it matters where a loss treats places differently.
         trunk: Modules of the student that all networks share, see `Trunk`.
+        trunk_gradient: The trunk's parameters get the ``'sum'`` of the networks' gradients, or
+            their ``'mean'``, so that a trunk of many learns at the rate of a single network's (the
+            rescaling of CL-ILR, arXiv 1805.11761).
         branches: ``dict(stages=, checkpointing=, weight=)`` for a classifier behind each stage of
             each network, see `StageBranches`; True for the defaults. Each learns the labels with
             ``weight``, a number or a schedule, and is no part of the written networks.
@@ -64,6 +67,7 @@ class Cohort(TermedObjective):
         peers: int | Sequence[Any] = 2,
         keep: int = 0,
         trunk: Sequence[str] = (),
+        trunk_gradient: str = 'sum',
         branches: bool | Mapping[str, Any] = False,
         taps: Mapping[str, Any] | None = None,
         losses: Mapping[str, Mapping[str, Any]] | None = None,
@@ -79,6 +83,8 @@ class Cohort(TermedObjective):
         self.keep, self.channels_last = keep, channels_last
         self.trunk = Trunk(student, trunk)
         self.shared = self.trunk.paths
+        if checked_mean(trunk_gradient, trunk):
+            self.trunk.scale_gradients(1 / (1 + len(self.peers)))
         if channels_last:
             student.to(memory_format=torch.channels_last)
             self.peers.to(memory_format=torch.channels_last)
@@ -257,6 +263,21 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(was_training)
 
 
+def checked_mean(trunk_gradient: Any, trunk: Sequence[str]) -> bool:
+    """Return whether ``kd.trunk_gradient`` is the mean.
+
+    Raises:
+        ConfigError: If it is neither sum nor mean, or the mean without a trunk.
+    """
+    if trunk_gradient not in ('sum', 'mean') or (trunk_gradient == 'mean' and not trunk):
+        raise ConfigError(
+            key='kd.trunk_gradient',
+            got=trunk_gradient,
+            expected="'sum', or 'mean' where kd.trunk lists what the networks share",
+        )
+    return trunk_gradient == 'mean'
+
+
 def check_dicts(taps: Any, losses: Any) -> None:
     """Refuse ``kd.taps`` and ``kd.losses`` that are of the wrong kind.
 
@@ -337,7 +358,7 @@ def refuse_shared(taps: Taps, trunk: Sequence[str]) -> None:
                 'it is part of kd.trunk, where all networks are the same',
                 key=f'kd.taps.{name}',
                 got=path.module,
-                fix='Tap what comes behind it.',
+                fix="Tap what comes behind it; its input ('.in') is the output of the trunk.",
             )
 
 

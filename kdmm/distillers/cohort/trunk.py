@@ -79,6 +79,13 @@ class Trunk:
         """Return a module of the student by its path."""
         return self.student.get_submodule(path)
 
+    def scale_gradients(self, factor: float) -> None:
+        """Multiply the gradients of all its parameters by ``factor`` in each backward pass."""
+        found = [p for path in self.paths for p in self.module(path).parameters()]
+        for parameter in found:
+            if parameter.requires_grad:
+                parameter.register_hook(lambda grad: factor * grad)
+
     def share_with(self, peer: nn.Module, size: Size | None) -> None:
         """Let ``peer`` use the student's modules in place of its own.
 

@@ -43,7 +43,7 @@ WRONG: list[tuple[dict, str, dict]] = [
      dict(problem='the peer1 (ImageClassifier)')),
     (dict(taps=dict(z='head.fc')), 'kd.taps.z', dict(got='head.fc', expected='a module')),
     (dict(taps=dict(z='backbone.stem.out'), trunk=['backbone.stem']), 'kd.taps.z',
-     dict(got='backbone.stem', problem='part of kd.trunk')),
+     dict(got='backbone.stem', problem='part of kd.trunk', fix='its input')),
     (dict(taps=['head.fc.out']), 'kd.taps', dict(got=['head.fc.out'], expected='a dict')),
     (dict(taps=dict(logits='head.fc.out'), losses=DML['dml']), 'kd.losses.type', {}),
     (dict(losses=['dml']), 'kd.losses', dict(got=['dml'], expected='a dict')),
