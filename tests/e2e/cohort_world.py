@@ -13,6 +13,8 @@ MCL = dict(
     weight=dict(vcl=0.1, soft_vcl=1.0, icl=0.1, soft_icl=1.0),
 )  # fmt: skip
 DML = dict(type='KDLoss', on='logits')
+OKDDIP = dict(type='OKDDipLoss', on=['logits', 'embedding'])
+CL = dict(type='EnsembleKDLoss', on='logits', learners='all', target='others')
 TRUNK = [f'backbone.{name}' for name in ('conv1', 'gn1', 'relu', 'layer1', 'layer2')]
 LATER = dict(type='Linear', start=0.0, stop=1.0, begin=1, end=2)
 KINDS: dict[str, dict[str, Any]] = dict(
@@ -22,6 +24,7 @@ KINDS: dict[str, dict[str, Any]] = dict(
         peers=2,
         losses=dict(mcl=dict(MCL, weight=dict(vcl=LATER, icl=LATER)), dml=dict(DML, weight=LATER)),
     ),
+    online=dict(peers=3, trunk=TRUNK, trunk_gradient='mean', losses=dict(okddip=OKDDIP, cl=CL)),
 )
 
 
