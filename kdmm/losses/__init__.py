@@ -18,6 +18,7 @@ from .ifvd import IFVDLoss
 from .kd import BinaryKDLoss, KDLoss
 from .mcl import EnsembleKDLoss, MCLLoss
 from .mcl_bank import MCLBankLoss
+from .mcl_okd import MCLOKDLoss
 from .nst import NSTLoss
 from .online import OKDDipLoss, ONELoss
 from .pkt import PKTLoss
@@ -49,6 +50,7 @@ __all__ = [
     'KDLoss',
     'MCLBankLoss',
     'MCLLoss',
+    'MCLOKDLoss',
     'NSTLoss',
     'OKDDipLoss',
     'ONELoss',

@@ -8,6 +8,8 @@ from torch import Tensor
 from kdmm.datasets.annotations import read_labels, read_sample_ids
 from kdmm.errors import ConfigError
 
+from ..functional import draw_distinct, draw_others, draw_own
+from ..functional.blocks import block_elements, blocks
 from ..memory import InstanceBank, SampleRows
 from .base import Batch, DistillLoss
 from .checks import check_choice
@@ -85,6 +87,51 @@ class BankLoss(DistillLoss):
             ConfigError: If the training set was not seen, or an image is not in it.
         """
         return self.samples.find(sample_ids, labels)
+
+    def require_others(self, dataset: Any, negatives: int) -> None:
+        """Refuse a class that leaves less than ``negatives`` different images of other classes.
+
+        Raises:
+            ConfigError: Names the class of the training set that leaves the fewest.
+        """
+        size = self.samples.classes.size
+        largest, left = int(size.argmax()), int(len(self.samples) - size.max())
+        if left < negatives:
+            names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+            name = repr(names[largest]) if largest < len(names) else largest
+            raise ConfigError(
+                f'class {name} leaves {left} images of other classes to draw different ones from',
+                key='negatives',
+                got=negatives,
+                fix='Lower it, or set replace=True.',
+            )
+
+    def draw_contrast(
+        self, rows: Tensor, classes: Tensor, negatives: int, relax: bool, replace: bool
+    ) -> Tensor:
+        """Draw a positive and negatives for each image; any number of ranks draws the same ones.
+
+        Args:
+            rows: Bank rows (B,) of the images.
+            classes: Their classes (B,).
+            negatives: K, rows of other classes.
+            relax: Whether the positive is any image of the class, or the image itself.
+            replace: Whether a negative may be drawn twice.
+
+        Returns:
+            Rows (B, 1 + K), the positive first.
+        """
+        noise = self.bank.noise(len(rows), 1 + negatives * replace)
+        positive = draw_own(self.samples.classes, classes, noise[:, :1]) if relax else rows[:, None]
+        if replace:
+            others = draw_others(self.samples.classes, classes, noise[:, 1:])
+            return torch.cat([positive, others], 1)
+        distinct = []
+        total = len(self.samples)
+        for part in blocks(len(rows), max(block_elements(noise) // total, 1)):
+            keys = self.bank.noise(len(rows), 1 + total, part)[:, 1:]  # (b, n)
+            distinct.append(draw_distinct(self.samples.classes, classes[part], keys, negatives))
+        return torch.cat([positive, torch.cat(distinct)], 1)
 
     def remember(self, rows: Tensor, embeddings: Tensor) -> None:
         """Keep embeddings (N, B, dim) for bank rows (B,) until `after_step`, in training only."""

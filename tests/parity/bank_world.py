@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from world import share
 
 from kdmm.functional import collective
-from kdmm.losses import Batch, CRDLoss, MCLBankLoss
+from kdmm.losses import BankLoss, Batch, CRDLoss, MCLBankLoss, MCLOKDLoss
 from kdmm.memory import InstanceBank
 from tests.datasets.labelled import LabelsOnly
 
@@ -47,19 +47,28 @@ def banks(dtype: torch.dtype) -> list[dict[str, Tensor]]:
     return states
 
 
+#: The losses with a bank each of two networks.
+LOSSES: dict[str, tuple[type[BankLoss], dict[str, Any]]] = dict(
+    mcl=(MCLBankLoss, dict(negatives=6)),
+    okd=(MCLOKDLoss, dict(negatives=6, tau=0.3)),
+    okd_distinct=(MCLOKDLoss, dict(negatives=4, tau=0.3, replace=False, mode='relax')),
+)
+
+
 class _Sum(nn.Module):
     """Module for DDP whose forward is the sum of the parts."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
         torch.manual_seed(0)
+        kind, options = LOSSES[name]
         self.body = nn.ModuleList([nn.Linear(5, 3), nn.Linear(5, 7)])
-        self.loss = MCLBankLoss((3, 7), 10, negatives=6, dtype='float64', dim=4)
+        self.loss = kind((3, 7), num_samples=10, dtype='float64', dim=4, **options)
         self.double().loss.see_dataset(Ten())
 
     def forward(self, images: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
-        parts = self.loss([net(images) for net in self.body], labels, ids)
-        return torch.stack([*parts.values()]).sum()
+        found = self.loss([net(images) for net in self.body], labels, ids)
+        return found if isinstance(found, Tensor) else torch.stack([*found.values()]).sum()
 
 
 class _Distilled(nn.Module):
@@ -96,7 +105,8 @@ def training(made: Any) -> dict[str, Any]:
 
 def everything() -> dict[str, Any]:
     dtypes = dict(double=torch.float64, single=torch.float32, half=torch.float16)
-    crd = {name: training(_Distilled(**options)) for name, options in CRD.items()}
     return dict(
-        **{name: banks(dtype) for name, dtype in dtypes.items()}, mcl=training(_Sum()), **crd
+        **{name: banks(dtype) for name, dtype in dtypes.items()},
+        **{name: training(_Sum(name)) for name in LOSSES},
+        **{name: training(_Distilled(**options)) for name, options in CRD.items()},
     )

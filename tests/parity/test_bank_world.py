@@ -28,7 +28,7 @@ def test_banks_and_noise_are_those_of_one_process_to_the_bit(one, ranks, name):
                 assert torch.equal(state[key], value), key
 
 
-@pytest.mark.parametrize('name', ['mcl', *bank_world.CRD])
+@pytest.mark.parametrize('name', [*bank_world.LOSSES, *bank_world.CRD])
 def test_training(one, ranks, name):
     """Values, gradients (by the weights they led to) and banks; the ranks' are equal to the bit."""
     first, second = (result[name] for result in ranks)
