@@ -33,14 +33,24 @@ from tests.e2e.tiny_hssakd import (  # noqa: E402
 )
 
 MOMENTUM = 0.1
-TAPS = dict(logits='head.fc.out', embedding='head.fc.in')
+TAPS = dict(logits='head.fc.out', embedding='head.fc.in', trunk='backbone.stages.1.in')
 MCL = dict(type='MCLLoss', on='embedding', dim=8, weight=dict(vcl=0.1, soft_vcl=1.0, icl=0.1))
 DML = dict(type='KDLoss', on='logits', weight=dict(type='Linear', start=0.0, stop=1.0, end=4))
+#: All that online distillation keeps: banks, linear heads, a gate, queries and keys.
+ONLINE = dict(
+    okd=dict(
+        type='MCLOKDLoss', on='embedding', num_samples=12, negatives=5, replace=False, dim=8,
+        weight=0.025,
+    ),
+    one=dict(type='ONELoss', on=['logits', 'trunk']),
+    okddip=dict(type='OKDDipLoss', on=['logits', 'embedding']),
+)  # fmt: skip
 SHARED = ['backbone.stem', 'backbone.stages.0']
 SHARED18 = [f'backbone.{name}' for name in ('conv1', 'bn1', 'relu', 'layer1', 'layer2')]
 EMA = [dict(type='EMAHook', momentum=MOMENTUM)]
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = dict(
     both=(dict(peers=3, keep=2, channels_last=True, losses=dict(mcl=MCL, dml=DML)), {}),
+    online=(dict(peers=3, keep=2, trunk=SHARED, trunk_gradient='mean', losses=ONLINE), {}),
     trunk=(dict(peers=3, trunk=SHARED18, losses=dict(dml=DML)), dict(backbone=MMPRETRAIN)),
     average=(dict(peers=2, losses=dict(mcl=MCL)), dict(custom_hooks=EMA)),
     shared_average=(dict(peers=2, trunk=SHARED, losses=dict(mcl=MCL)), dict(custom_hooks=EMA)),
@@ -94,7 +104,7 @@ def run(root: Path, folder: Path, kind: str = '', *hooks: Hook, **changes: Any) 
     section, options = KINDS.get(kind, ({}, {}))
     kd = dict(type='Cohort', **section, **changes.pop('kd', {}))
     if kd.get('losses'):
-        kd['taps'] = TAPS
+        kd['taps'] = {tap: TAPS[tap] for tap in TAPS if kind == 'online' or tap != 'trunk'}
     sampler = dict(type='kdmm.PKSampler', classes_per_batch=2, samples_per_class=2)
     cfg = config(root / 'data', folder, kd, **{'backbone': SMALL, **options, **changes})
     cfg.train_dataloader.sampler = sampler
@@ -144,7 +154,7 @@ def test_every_file_is_a_plain_classifier(runs: Runs, kind: str) -> None:
     assert torch.equal(said[best], said[f'epoch_{best.split("_")[-1]}'])
     for name in alone:
         assert set(made.file(name)) == {'meta', 'state_dict'}
-    if kind in ('both', 'trunk'):
+    if kind in ('both', 'online', 'trunk'):
         assert torch.equal(said['epoch_2.pth'], logits(made.model.eval()))
         for name, network in peers_of(made).items():
             assert torch.equal(said[f'{name}.pth'], logits(network.eval()))
