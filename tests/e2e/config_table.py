@@ -158,8 +158,8 @@ def _two_a_class(node: Any) -> None:
 
 
 def _shrink_bank(node: Any) -> None:
-    if node.get('type') == 'MCLBankLoss':
-        node.update(num_samples=8, negatives=8)
+    if node.get('type') in ('MCLBankLoss', 'MCLOKDLoss'):
+        node.update(num_samples=8, negatives=6)
 
 
 def images(data: Path, per_class: int) -> Path:
@@ -286,6 +286,13 @@ FAMILIES = dict(
     mcl=Family(
         'mmpretrain',
         ('mcl/cifar10*.py', 'mcl/*.py'),
+        _cohort,
+        _best,
+        ('kdmm.CIFAR', 'kdmm.StratifiedSubset', SAMPLER),
+    ),
+    mcl_okd=Family(
+        'mmpretrain',
+        ('mcl_okd/cifar10*.py', 'mcl_okd/*.py'),
         _cohort,
         _best,
         ('kdmm.CIFAR', 'kdmm.StratifiedSubset', SAMPLER),

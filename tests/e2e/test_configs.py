@@ -34,7 +34,11 @@ from .config_table import (  # noqa: E402
 from .test_hssakd_recipes import split_name  # noqa: E402
 from .tiny_data import shrink, walk, write_tiny_data  # noqa: E402
 
-FOLDERS = ('cirkd', 'hsjp', 'hssakd', 'mcl', 'seg_kd', 'transfer')
+FOLDERS = ('cirkd', 'hsjp', 'hssakd', 'mcl', 'mcl_okd', 'seg_kd', 'transfer')
+#: Families whose configs are the base library's, but for ``kd``.
+COHORTS = [FAMILIES[name] for name in ('mcl', 'mcl_okd')]
+#: Folders whose metafiles say a batch: of one device, on ImageNet of eight.
+BATCHES = ('hssakd', 'mcl', 'mcl_okd')
 TRAINED = [name for name, family in TABLE.items() if not family.left_out(name)]
 
 
@@ -173,11 +177,11 @@ def plain_shapes(model: Any) -> dict[str, torch.Size]:
     return _SHAPES[text]
 
 
-@pytest.mark.parametrize('name', FAMILIES['mcl'].names)
+@pytest.mark.parametrize('name', [name for family in COHORTS for name in family.names])
 def test_the_base_library_builds_it(name: str, data: Path, tmp_path: Path) -> None:
     """Model and batches by its own runner: ``kd`` says nothing to it as long as kdmm is unknown."""
     cfg = read(name)
-    if TABLE[name] is not FAMILIES['mcl']:
+    if TABLE[name] not in COHORTS:
         return
     TABLE[name].shrink(cfg, data, tmp_path)
     cfg.pop('kd', None)
@@ -245,8 +249,8 @@ def test_metafile_lists_every_config(folder: str, metafiles: dict[str, Any]) -> 
         cfg, said = read(path.removeprefix('configs/')), model['Metadata']
         if 'Batch Size' in said:
             devices = said['Batch Size'] / cfg.train_dataloader.batch_size
-            assert devices in ((1, 8) if folder in ('hssakd', 'mcl') else (1, 2, 4, 8))
-            assert folder not in ('hssakd', 'mcl') or (devices == 8) == ('imagenet' in path)
+            assert devices in ((1, 8) if folder in BATCHES else (1, 2, 4, 8))
+            assert folder not in BATCHES or (devices == 8) == ('imagenet' in path)
         if 'Epochs' in said:
             assert said['Epochs'] == cfg.train_cfg.max_epochs
 
@@ -257,13 +261,13 @@ def test_metafiles_say_sizes_and_epochs_where_they_did(metafiles: dict[str, Any]
             assert len({'Batch Size', 'Epochs'} & set(model['Metadata'])) == keys_said
 
 
-@pytest.mark.parametrize('folder', ['hsjp', 'hssakd', 'transfer'])
+@pytest.mark.parametrize('folder', ['hsjp', 'hssakd', 'mcl_okd', 'transfer'])
 def test_readme_lists_every_config(folder: str) -> None:
     """By name, or by the name's pattern and the network, pair or detector."""
     text = (CONFIGS / folder / 'README.md').read_text()
     for name in (name for name in TABLE if name.startswith(f'{folder}/')):
         stem = Path(name).stem
-        if folder == 'hsjp':
+        if folder in ('hsjp', 'mcl_okd'):
             assert f'{stem}.py' in text, name
         elif folder == 'transfer':
             assert stem.rsplit('_', 1)[0] in text, name

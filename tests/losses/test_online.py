@@ -130,7 +130,7 @@ class TestONE:
         torch.testing.assert_close(parts['ce'], F.cross_entropy(z, self.LABELS))
 
     def test_one_image(self):
-        """What is left of BN is its bias, and the gradients are 0 and finite."""
+        """BN leaves its bias, and the gradients are 0 and finite."""
         made, (trunk, _, _, logits) = self.loss(), self.given()
         parts = made([(z[:1], trunk[:1]) for z in logits], self.LABELS[:1])
         shares = made.norm.bias.relu().softmax(0)

@@ -1,0 +1,1 @@
+_base_ = ['_base_/cifar100.py', '../_base_/models/cifar/densenet40_12.py']
