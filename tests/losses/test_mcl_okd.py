@@ -61,7 +61,7 @@ def train(made: MCLOKDLoss, steps) -> list[float]:
 
 
 def columns(made: MCLOKDLoss, ids: list[int]) -> Tensor:
-    """What the next forward pass draws."""
+    """The draw of the next forward pass."""
     images = torch.tensor(ids)
     relax = made.mode == 'relax'
     return made.draw_contrast(images, LABELS[images], made.negatives, relax, made.replace)

@@ -43,7 +43,7 @@ def own(model: Any, term: str) -> dict[str, torch.Tensor]:
 
 
 def moved(model: Any, term: str) -> dict[str, bool]:
-    """Which of the loss's parameters three steps change."""
+    """Say of each of the loss's parameters whether three steps change it."""
     before = {key: value.detach().clone() for key, value in own(model, term).items()}
     for number in range(3):
         step(model, labels=tuple((label + number) % 3 for label in LABELS))
