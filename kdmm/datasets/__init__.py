@@ -9,6 +9,7 @@ from ..compat.packages import require
 from .annotations import number_sources
 from .blank import BlankImages
 from .class_sampler import PKSampler
+from .class_subset import ClassSubset
 from .puzzle import PatchGrid
 from .seeded import SeededDataset, SeededSampler
 from .stratified import StratifiedSubset
@@ -20,6 +21,7 @@ _LATE = dict(
 __all__ = [
     'BlankImages',
     'CamVidDataset',
+    'ClassSubset',
     'PKSampler',
     'PatchGrid',
     'PersonCropDataset',

@@ -3,8 +3,8 @@
 from typing import Any
 
 import numpy as np
-from mmengine.dataset import force_full_init
 
+from kdmm.datasets.subset import LabelledSubset
 from kdmm.errors import ConfigError
 from kdmm.registry import DATASETS
 
@@ -12,7 +12,7 @@ WHERE = 'StratifiedSubset'
 
 
 @DATASETS.register_module()
-class StratifiedSubset:
+class StratifiedSubset(LabelledSubset):
     """Wraps a data set of one label an image, and keeps the same share of every class.
 
     What is drawn depends on the data set and ``seed`` alone, so that all ranks and all runs learn
@@ -44,64 +44,20 @@ class StratifiedSubset:
         _check_arguments(fraction, per_class)
         if not isinstance(seed, int) or not 0 <= seed < 2**32:
             raise ConfigError(key=f'{WHERE}.seed', got=seed, expected='a whole number from 0 on')
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.fraction: float | None = fraction
         self.per_class: int | None = per_class
         self.seed, self.rest = seed, rest
-        self._fully_initialized = False
-        if not lazy_init:
-            self.full_init()
+        super().__init__(dataset, lazy_init)
 
-    @property
-    def metainfo(self) -> dict[str, Any]:
-        """The wrapped data set's."""
-        return self.dataset.metainfo
-
-    def full_init(self) -> None:
-        """Load the annotations and draw."""
-        if self._fully_initialized:
-            return
-        self.dataset.full_init()
-        labels = self._read_labels()
+    def choose(self, labels: np.ndarray) -> np.ndarray:
+        """Draw the share of each class, or the rest."""
         drawn = np.zeros(len(labels), bool)
         for label in self._labels_to_draw(labels):
             members = np.flatnonzero(labels == label)
             # RandomState: NumPy keeps its stream the same for all versions
             order = np.random.RandomState([self.seed, label]).permutation(members)
             drawn[order[: self._count(label, len(members))]] = True
-        self._indices = np.flatnonzero(drawn != self.rest)
-        if not len(self._indices):
-            raise ConfigError(f'of {len(labels)} images none is left (rest={self.rest})', key=WHERE)
-        self._fully_initialized = True
-
-    @force_full_init
-    def get_data_info(self, idx: int) -> dict[str, Any]:
-        """The annotation of image ``idx`` of the subset."""
-        return self.dataset.get_data_info(int(self._indices[idx]))
-
-    def get_cat_ids(self, idx: int) -> list[int]:
-        """The class of image ``idx`` of the subset, as a list of one."""
-        return [int(self.get_data_info(idx)['gt_label'])]
-
-    @force_full_init
-    def __getitem__(self, idx: int) -> Any:
-        return self.dataset[int(self._indices[idx])]
-
-    @force_full_init
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def _read_labels(self) -> np.ndarray:
-        labels = [self.dataset.get_data_info(i).get('gt_label') for i in range(len(self.dataset))]
-        for index, label in enumerate(labels):
-            if not isinstance(label, (int, np.integer)) or label < 0:
-                raise ConfigError(
-                    f'the gt_label of image {index} of {type(self.dataset).__name__}',
-                    key=f'{WHERE}.dataset',
-                    got=label,
-                    expected='one class an image, for a share of every class',
-                )
-        return np.array(labels, np.int64)
+        return drawn != self.rest
 
     def _labels_to_draw(self, labels: np.ndarray) -> list[int]:
         """Those that occur; for ``per_class`` also those that should."""

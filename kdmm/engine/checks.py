@@ -35,7 +35,7 @@ def check_data(cfg: Config, stages: tuple[str, ...] = ('train', 'val')) -> None:
             in_folders = kind in FOLDERS
             _check_places(key, dataset, variables, layout(dataset) if in_folders else '')
             if in_folders:
-                folders.append((key, dataset))
+                folders.append((key, dataset, _chooses(loader.get('dataset'))))
             check_coco_file(_joined(dataset, dataset.get('ann_file')))
             _check_class_names(key, dataset, cfg.get('default_scope'))
         for key, metric in _metrics(cfg, stage):
@@ -61,6 +61,14 @@ def _datasets(dataset: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]
             yield from _datasets(item, f'{key}.datasets[{index}]')
     else:
         yield key, dataset
+
+
+def _chooses(dataset: Any) -> bool:
+    """Return whether a wrapper around the innermost data set keeps some of its classes."""
+    if not isinstance(dataset, Mapping):
+        return False
+    inner = [dataset.get('dataset'), *(dataset.get('datasets') or ())]
+    return _type_name(dataset) == 'ClassSubset' or any(map(_chooses, inner))
 
 
 def _metrics(cfg: Config, stage: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -35,18 +35,23 @@ def class_root(dataset: Mapping[str, Any]) -> str:
 
 
 def check_class_folders(
-    datasets: Sequence[tuple[str, Mapping[str, Any]]], num_classes: int | None
+    datasets: Sequence[tuple[str, Mapping[str, Any], bool]], num_classes: int | None
 ) -> None:
     """All data sets must have the same class folders, as many as the head has classes.
 
     Those that name their classes are left to MMPretrain, which counts; so are single empty
     folders, of which it warns.
 
+    Args:
+        datasets: Of each its key, its config, and whether a wrapper keeps some of its classes: then
+            the head may have fewer.
+        num_classes: Of the head, if it says so.
+
     Raises:
         ConfigError: Names the key and the folders, and what was expected.
     """
     first: tuple[str, set[str]] | None = None
-    for key, dataset in datasets:
+    for key, dataset, chosen in datasets:
         folder = class_root(dataset)
         if not folder:
             continue
@@ -59,7 +64,7 @@ def check_class_folders(
             continue
         first = first or (folder, found)
         _compare(key, folder, found, *first)
-        if num_classes not in (None, len(found)):
+        if num_classes not in (None, len(found)) and not chosen:
             raise ConfigError(
                 f'{len(found)} class folders ({listed(sorted(found), 5)}) for '
                 f'model.head.num_classes={num_classes}',

@@ -45,6 +45,23 @@ def test_equal_folders_pass(root):
     check_data(Config(dict(train_dataloader=dict(dataset=dataset(root)))))  # without a model
 
 
+def test_some_of_the_classes(root):
+    """The head has as many as a wrapper keeps; folders that differ are refused all the same."""
+
+    def chosen(inner, **options) -> dict:
+        return dict(type='kdmm.ClassSubset', count=2, dataset=inner, **options)
+
+    check(chosen(dataset(root)), chosen(dataset(root, 'val'), rest=True), num_classes=2)
+    outside = dict(type='kdmm.StratifiedSubset', dataset=chosen(dataset(root)), fraction=0.5)
+    check(dict(type='ConcatDataset', datasets=[outside, outside]), num_classes=2)
+    wrapped = dict(type='kdmm.StratifiedSubset', dataset=dataset(root), fraction=0.5)
+    with refused(key='train_dataloader.dataset.dataset', problem='3 class folders'):
+        check(wrapped, num_classes=2)
+    fill(root / 'val', ['dog'])
+    with refused(key='val_dataloader.dataset.dataset', problem='adds dog'):
+        check(chosen(dataset(root)), chosen(dataset(root, 'val')), num_classes=2)
+
+
 @pytest.mark.parametrize('kind', ['CustomDataset', 'mmpretrain.ImageNet'])
 def test_a_missing_folder_says_the_layout(root, kind):
     for changes, key, path in (
