@@ -9,6 +9,9 @@ of the same seed, beside its interval by Student's t; `undecided` where that spa
 is finished is not repeated, one that was interrupted is resumed, and one that failed is in the
 table too, with the end of its log. What is found must come from the same config and options, or
 nothing is run. The work dir gets `table.md`, `results.json` and `plot.png`.
+
+`{seed}` in an option stands for the number of the seed, so that seeds can be splits of the data,
+too: `--cfg-options train_dataloader.dataset.split={seed} val_dataloader.dataset.split={seed}`.
 """
 
 import argparse
@@ -29,6 +32,7 @@ from kdmm.utils.tables import for_stream, markdown
 TRAIN = Path(__file__).resolve().parent / 'train.py'
 SUMMARY = 'run_summary.json'  # written by kdmm.RunSummaryHook when training ends
 ORIGIN = 'origin.json'  # what a run was made from
+SEED = '{seed}'  # in an option, the number of the seed
 Runs = list[dict[str, Any] | None]  # one summary a seed, None where the run failed
 
 
@@ -52,7 +56,8 @@ class Comparison:
 
     def overrides(self, config: str, seed: int) -> list[str]:
         """Return the ``--cfg-options`` of one run."""
-        return [f'randomness.seed={seed}', *self.options]
+        options = [option.replace(SEED, str(seed)) for option in self.options]
+        return [f'randomness.seed={seed}', *options]
 
     def claim(self) -> list[str]:
         """Mark each run's folder with its origin; those that have another one are returned."""
@@ -245,7 +250,9 @@ def main() -> int:
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/compare'))
     parser.add_argument('--metric', default='mIoU')
     parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
-    parser.add_argument('--cfg-options', nargs='+', default=[], help='for every run')
+    parser.add_argument(
+        '--cfg-options', nargs='+', default=[], help='for every run; {seed} is its seed'
+    )
     args = parser.parse_args()
     refuse(parser, args.configs, args.seeds, args.jobs)
     comparison = Comparison(args.configs, args.seeds, args.work_dir, args.cfg_options, args.metric)

@@ -1,4 +1,4 @@
-"""Differences between runs of the same seeds, with their confidence intervals."""
+"""Means and differences between runs of the same seeds, with their confidence intervals."""
 
 import math
 import statistics
@@ -63,11 +63,23 @@ def paired_difference(
     differences = [a - b for a, b in pairs if a is not None and b is not None]
     if not differences:
         return None
-    mean, count = statistics.fmean(differences), len(differences)
+    return PairedDifference(len(differences), *mean_and_half(differences))
+
+
+def mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and half the width of its interval of Student's t at `LEVEL`.
+
+    The interval assumes that the values are independent, and normal or many. One value has none.
+
+    Raises:
+        ValueError: Without a value.
+    """
+    if not values:
+        raise ValueError('no value')
+    mean, count = statistics.fmean(values), len(values)
     if count == 1:
-        return PairedDifference(1, mean, None)
+        return mean, None
     from scipy.stats import t  # takes a second, and nothing else here needs it
 
     quantile = float(t.ppf((1 + LEVEL) / 2, count - 1))
-    error = statistics.stdev(differences) / math.sqrt(count)
-    return PairedDifference(count, mean, quantile * error)
+    return mean, quantile * statistics.stdev(values) / math.sqrt(count)

@@ -124,6 +124,15 @@ def test_finished_runs_are_kept_and_interrupted_ones_resumed(run, tmp_path):
     assert calls(tmp_path, 'plain_seed0')[0].endswith('randomness.seed=0 a=1')
 
 
+def test_an_option_may_name_the_seed(run, tmp_path):
+    """A split of the data, for instance; such runs are those of the same options later."""
+    for seeds in (('3',), ('3', '4')):
+        run('plain', '--seeds', *seeds, '--cfg-options', 'a.split={seed}', 'b=[{seed},1]')
+    assert calls(tmp_path, 'plain_seed3')[0].endswith('randomness.seed=3 a.split=3 b=[3,1]')
+    assert calls(tmp_path, 'plain_seed4')[0].endswith('randomness.seed=4 a.split=4 b=[4,1]')
+    assert len(calls(tmp_path, 'plain_seed3')) == 1
+
+
 @pytest.mark.parametrize('change', ['options', 'config'])
 def test_results_of_another_budget_are_not_mixed_in(run, tmp_path, capsys, change):
     run('plain', 'good', '--seeds', '0')

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from kdmm.utils.statistics import PairedDifference, paired_difference
+from kdmm.utils.statistics import PairedDifference, mean_and_half, paired_difference
 
 
 def test_mean_and_interval_of_three_seeds():
@@ -61,3 +61,12 @@ def test_one_seed_decides_nothing():
 )
 def test_undecided_where_the_interval_spans_zero(mean, half, interval):
     assert PairedDifference(3, mean, half).cells(2) == (f'{mean:+.2f}', interval, '3')
+
+
+def test_mean_with_its_interval():
+    # 1, 2, 6: mean 3, deviation sqrt((4 + 1 + 9) / 2) = sqrt(7)
+    mean, half = mean_and_half([1.0, 2.0, 6.0])
+    assert mean == 3 and half == pytest.approx(4.303 * math.sqrt(7) / math.sqrt(3), rel=1e-4)
+    assert mean_and_half([2.5]) == (2.5, None) and mean_and_half([2.5] * 4) == (2.5, 0.0)
+    with pytest.raises(ValueError):
+        mean_and_half([])
