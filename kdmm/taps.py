@@ -126,8 +126,9 @@ class _Reading:
     writes through ``.data`` or NumPy do not count.
     """
 
-    def __init__(self, name: str, path: TapPath, copying: bool, watching: bool) -> None:
-        self.name, self.path, self.copying, self.watching = name, path, copying, watching
+    def __init__(self, name: str, path: TapPath, key: str, copying: bool, watching: bool) -> None:
+        self.name, self.path, self.key = name, path, key
+        self.copying, self.watching = copying, watching
         self.count = 0
         self.values: list[Any] = []
         self.originals: list[Any] = []
@@ -141,7 +142,7 @@ class _Reading:
         try:
             original = map_leaves(lambda x: x, self.path.pick(value))  # lists may be changed later
         except ConfigError as error:
-            raise error.under(f'kd.taps.{self.name}') from None
+            raise error.under(self.key) from None
         self.originals.append(original)
         self.values.append(map_leaves(_copy, original) if self.copying else original)
         if self.watching:
@@ -173,6 +174,7 @@ class Taps:
         model: The network to read.
         paths: Tap name to a `TapPath` as text.
         owner: How errors call the network, for instance ``'student'``.
+        section: Where the paths stand in a config, for errors.
 
     Attributes:
         calls: Tap name to how often its module runs in a whole pass, as far as one was recorded.
@@ -181,16 +183,24 @@ class Taps:
         ConfigError: If a path is malformed or names no module; the nearest names are given.
     """
 
-    def __init__(self, model: nn.Module, paths: Mapping[str, str], owner: str) -> None:
-        self.owner = owner
-        self.paths = {name: TapPath.parse(path, f'kd.taps.{name}') for name, path in paths.items()}
+    def __init__(
+        self,
+        model: nn.Module,
+        paths: Mapping[str, str],
+        owner: str,
+        section: str = 'kd.taps',
+    ) -> None:
+        self.owner, self.section = owner, section
+        self.paths = {
+            name: TapPath.parse(path, f'{section}.{name}') for name, path in paths.items()
+        }
         modules = dict(model.named_modules(remove_duplicate=False))  # all names of shared ones
         for name, path in self.paths.items():
             if path.module not in modules:
                 raise ConfigError(
                     f'the {owner} ({type(model).__name__}) has no module {path.module!r}; '
                     f'{nearest(path.module, modules)}',
-                    key=f'kd.taps.{name}',
+                    key=f'{section}.{name}',
                 )
         self._model = model
         self.calls: dict[str, int] = {}
@@ -246,7 +256,8 @@ class Taps:
     def _reading(self, name: str, stop_early: bool, compiled: bool) -> _Reading:
         """One that copies, too, where nothing is known yet."""
         known = self._overwritten.get(self._mode(name, stop_early, compiled))
-        return _Reading(name, self.paths[name], known is not False, not compiled)
+        key = f'{self.section}.{name}'
+        return _Reading(name, self.paths[name], key, known is not False, not compiled)
 
     def _listen(self, reading: _Reading, take: Any) -> Any:
         """An input is read before its module runs, which may work in place."""
@@ -261,7 +272,7 @@ class Taps:
         return module.register_forward_hook(lambda _, args, output: take(reading, output))
 
     def _settle(self, reading: _Reading, stop_early: bool, compiled: bool) -> Any:
-        path, where = reading.path, f'kd.taps.{reading.name}'
+        path, where = reading.path, reading.key
         if not reading.values:
             often = f'ran {reading.count} time(s)' if reading.count else 'did not run'
             chosen = f', so there is no call #{path.call}' if reading.count else ''

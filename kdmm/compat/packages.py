@@ -36,6 +36,7 @@ DISTRIBUTION: dict[str, tuple[str, str]] = {
         '',
     ),
     'cv2': ('opencv-python', ''),
+    'sklearn': ('scikit-learn', ''),
     'yaml': ('pyyaml', ''),
 }
 #: Libraries that are a scope of MMEngine's registries, and the modules to try them by: they import

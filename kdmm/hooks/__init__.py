@@ -4,6 +4,7 @@ from kdmm.hooks.branch_accuracy import BranchAccuracyHook
 from kdmm.hooks.buffers import BuffersHook
 from kdmm.hooks.checkpoint import CheckpointHook
 from kdmm.hooks.distill import DistillHook
+from kdmm.hooks.features import FeaturesHook
 from kdmm.hooks.interrupt import Interrupted, InterruptHook
 from kdmm.hooks.jigsaw import JigsawHook
 from kdmm.hooks.jigsaw_sheet import JigsawSheetHook
@@ -22,6 +23,7 @@ __all__ = [
     'BuffersHook',
     'CheckpointHook',
     'DistillHook',
+    'FeaturesHook',
     'InterruptHook',
     'Interrupted',
     'JigsawHook',

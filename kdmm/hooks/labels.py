@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from kdmm.datasets.label_survey import survey_labels, survey_warning
 from kdmm.distillers.builder import output_head, task_facts
 from kdmm.errors import ConfigError
+from kdmm.evaluation.few_shot import FewShotMetric
 from kdmm.hooks.nonfinite import image_names
 from kdmm.registry import HOOKS
 from kdmm.utils.models import unwrapped
@@ -21,7 +22,7 @@ class LabelRangeHook(Hook):
     Before the first iteration the main process looks at the annotations of up to 200 label maps, or
     10,000 annotations that need no file, spread over each data set, for two seconds at most, and
     warns of classes that never occur. After that each batch is checked on the CPU, where its labels
-    still lie.
+    still lie. Data that only a `FewShotMetric` judges has classes that the head does not know.
 
     Raises:
         ConfigError: Names the value, the number of classes and the image.
@@ -29,6 +30,8 @@ class LabelRangeHook(Hook):
 
     priority = 'VERY_HIGH'
     num_classes: int | None = None
+    #: Whether the labels of this validation or test are other classes than the head's.
+    foreign = False
 
     def before_train(self, runner: Any) -> None:
         """Read the number of classes off the head; survey the labels of some samples."""
@@ -52,11 +55,13 @@ class LabelRangeHook(Hook):
 
     def before_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Check one batch."""
-        self._check(data_batch, self.ignored)
+        if not self.foreign:
+            self._check(data_batch, self.ignored)
 
     def before_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Check one batch."""
-        self._check(data_batch, self.ignored)
+        if not self.foreign:
+            self._check(data_batch, self.ignored)
 
     def _read_model(self, model: Any) -> None:
         model = unwrapped(model)
@@ -69,6 +74,7 @@ class LabelRangeHook(Hook):
         self.ignored = [facts.get('ignore_index', default)]
 
     def _read_metrics(self, evaluator: Any) -> None:
+        self.foreign = only_few_shot(evaluator)
         for metric in getattr(evaluator, 'metrics', ()):
             if isinstance(getattr(metric, 'ignore_index', None), int):
                 self.ignored.append(metric.ignore_index)
@@ -83,7 +89,8 @@ class LabelRangeHook(Hook):
                 continue
             key = f'{stage}_dataloader'
             ignored = [*self.ignored, getattr(dataset, 'ignore_index', 255)]
-            if self.num_classes is not None and survey.kind != 'persons':
+            foreign = only_few_shot(getattr(loop, 'evaluator', None))
+            if self.num_classes is not None and survey.kind != 'persons' and not foreign:
                 for label, where in survey.wrong(self.num_classes, ignored):
                     raise self._wrong(label, where, key)
             warning = survey_warning(survey, key)
@@ -111,6 +118,12 @@ class LabelRangeHook(Hook):
             key=key,
             fix='Is reduce_zero_label, the label map or num_classes off?',
         )
+
+
+def only_few_shot(evaluator: Any) -> bool:
+    """Return whether all metrics of an evaluator are `FewShotMetric`, of which there is one."""
+    metrics = getattr(evaluator, 'metrics', ())
+    return bool(metrics) and all(isinstance(metric, FewShotMetric) for metric in metrics)
 
 
 def labels_in(sample: Any) -> Iterator[Any]:

@@ -126,11 +126,15 @@ def combine(samples: Sequence[Any]) -> Any | None:
 
     Returns:
         A data sample like the first; None if there are no scores over at least two classes that
-        exclude each other.
+        exclude each other. Its ``features`` (`FeaturesHook`) are those of all networks, one behind
+        the other.
     """
     if all('pred_score' in sample for sample in samples):
         scores = torch.stack([sample.pred_score for sample in samples])  # (N, C)
-        return _classified(samples[0], scores.float())
+        result = _classified(samples[0], scores.float())
+        if result is not None and all('features' in sample for sample in samples):
+            result.features = torch.cat([sample.features for sample in samples])  # N x (D,)
+        return result
     if all('seg_logits' in sample for sample in samples):
         logits = torch.stack([sample.seg_logits.data for sample in samples])  # (N, C, H, W)
         return _segmented(samples[0], logits.mean(0))
