@@ -22,6 +22,7 @@ from .tiny_pose import shrink_pose, write_people
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SAMPLER = 'kdmm.PKSampler'
+FEW_SHOT = ('kdmm.ClassSubset', 'kdmm.FewShotMetric', 'kdmm.FeaturesHook')
 #: Kind of a deep network, with its depth or block, to what makes it shallow and changes no width.
 SHALLOW: dict[tuple[str, str], dict[str, Any]] = {
     ('kdmm.CIFARResNet', 'basic'): dict(depth=8),
@@ -128,12 +129,15 @@ def _estimator(cfg: Config, data: Path, work_dir: Path) -> None:
 
 def _classifier(cfg: Config, data: Path, work_dir: Path) -> None:
     """Four images, one a class, of two a class where a subset is drawn."""
+    few = few_shot(cfg)
     folder = images(data, 2 if 'Subset' in cfg.train_dataloader.dataset.type else 1)
     unseen = [f'{loop}_dataloader' for loop in ('val', 'test') if not cfg.get(f'{loop}_dataloader')]
     for name in unseen:
         cfg[name] = copy.deepcopy(cfg.train_dataloader)
     make_shallow(cfg.model)
     shrink_cifar(cfg, folder, work_dir)
+    if few:  # two of the four classes
+        walk(cfg.train_dataloader.dataset, lambda node: _draw(node, 2))
     if (cfg.get('kd') or {}).get('teacher'):
         make_shallow(cfg.kd.teacher.model)
     for name in unseen:
@@ -144,17 +148,34 @@ def _cohort(cfg: Config, data: Path, work_dir: Path) -> None:
     """Batches of four images, of two classes where the config says so."""
     make_shallow(cfg.model)
     cfg.optim_wrapper.optimizer.lr = 1e-3
-    shrink_cifar(cfg, images(data, 2), work_dir)
-    walk(cfg.train_dataloader.dataset, _two_a_class)
+    each = 4 if few_shot(cfg) else 2
+    shrink_cifar(cfg, images(data, each), work_dir)
+    walk(cfg.train_dataloader.dataset, lambda node: _draw(node, each))
     cfg.train_dataloader.batch_size = 4
     if cfg.train_dataloader.sampler.type == SAMPLER:
         cfg.train_dataloader.sampler.update(classes_per_batch=2, samples_per_class=2)
     walk(cfg.get('kd'), _shrink_bank)
 
 
-def _two_a_class(node: Any) -> None:
+def _draw(node: Any, per_class: int) -> None:
     if node.get('per_class'):
-        node['per_class'] = 2
+        node['per_class'] = per_class
+
+
+def few_shot(cfg: Config) -> bool:
+    """Let few-shot evaluation do with two of four classes, if it is asked for."""
+    if not is_few_shot(cfg):
+        return False
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        cfg[loader].dataset.count = 2
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        evaluator.update(settings=[(2, 1)], queries=1, episodes=3)
+    return True
+
+
+def is_few_shot(cfg: Config) -> bool:
+    """Return whether a config evaluates so."""
+    return 'FewShot' in str(cfg.get('val_evaluator'))
 
 
 def _shrink_bank(node: Any) -> None:
@@ -232,7 +253,8 @@ def check_losses(cfg: Config, logged: dict[str, Any], model: Any) -> None:
 
 
 def _best(cfg: Config) -> set[str]:
-    best = cfg.default_hooks.checkpoint.get('save_best', 'accuracy/top1')
+    usual = 'few_shot/2way_1shot_cosine' if is_few_shot(cfg) else 'accuracy/top1'
+    best = cfg.default_hooks.checkpoint.get('save_best', usual)
     if kind_of(cfg) != 'Cohort':
         return {f'val/{best}'} if cfg.get('val_evaluator') else set()
     others = [f'peer{i}' for i in range(cfg.kd.peers) if i != cfg.kd.get('keep', 0)]
@@ -273,7 +295,7 @@ FAMILIES = dict(
         ('small/cifar10/*.py', 'hssakd/*.py'),
         _classifier,
         _best,
-        ('kdmm.CIFAR', 'kdmm.StratifiedSubset'),
+        ('kdmm.CIFAR', 'kdmm.StratifiedSubset', *FEW_SHOT),
     ),
     moco=Family(
         'mmpretrain',
@@ -288,7 +310,7 @@ FAMILIES = dict(
         ('mcl/cifar10*.py', 'mcl/*.py'),
         _cohort,
         _best,
-        ('kdmm.CIFAR', 'kdmm.StratifiedSubset', SAMPLER),
+        ('kdmm.CIFAR', 'kdmm.StratifiedSubset', SAMPLER, *FEW_SHOT),
     ),
     mcl_okd=Family(
         'mmpretrain',

@@ -1,0 +1,2 @@
+_base_ = ['_base_/cifar10_small_few_shot.py', '../_base_/kd/mcl_x4.py']
+kd = dict(channels_last=True)
