@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 from kdmm.distillers.builder import task_facts
 from kdmm.distillers.gradient_ratio import UnmeasurableError, measure_shares
-from kdmm.distillers.loss_weights import switched_on
+from kdmm.distillers.loss_weights import constant_weight, switched_on
 from kdmm.distillers.objective import OwnLosses, register_objective, rename_total
 from kdmm.distillers.probe import probe
 from kdmm.distillers.section import both_sides, check_section, list_of_teachers, taps_read
+from kdmm.distillers.task import TaskWeight, freeze_untrained
 from kdmm.distillers.term import Term, TermedObjective, gather_contexts, start_table
 from kdmm.errors import ConfigError
+from kdmm.losses.base import WHOLE
+from kdmm.schedules import Progress
 from kdmm.taps import require_gradient, taps_of_student
 from kdmm.teachers import Teacher
 
@@ -34,6 +37,8 @@ class Distillation(TermedObjective):
         taps: Tap name to ``module.path.in|.out`` for both networks, or ``dict(student=, teacher=)``
             of two.
         losses: Term name to ``dict(type=, on=, weight=, ...)``, the arguments of `Term`.
+        task: Weight of the student's own loss, a number or a schedule. With 0 it learns without
+            labels, see `TaskWeight`.
         probe_size: (H, W) of the blank image that measures the taps when the model is built; None
             takes what the model is built for, or a small one.
         measure: Whether gradient ratios are measured at the iterations that are logged.
@@ -52,6 +57,7 @@ class Distillation(TermedObjective):
         teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         taps: Mapping[str, Any],
         losses: Mapping[str, Mapping[str, Any]],
+        task: Any = 1.0,
         probe_size: tuple[int, int] | None = None,
         measure: bool = True,
         crop_size: tuple[int, int] | None = None,
@@ -59,13 +65,15 @@ class Distillation(TermedObjective):
         super().__init__()
         teachers = list_of_teachers(teacher, list(inspect.signature(Teacher).parameters))
         check_section(taps, losses, len(teachers), measure)
-        self.measure = measure
+        self.task = TaskWeight(task)
+        self.measure = measure and not self.task.off  # a share is one of the task's gradient
         unread = [name for name in taps if name not in taps_read(losses)]
         if unread:
             print_log(f'kd.taps: no loss reads {", ".join(unread)}', 'current', WARNING)
         for name in [name for name in losses if name not in switched_on(losses)]:
             print_log(f'kd.losses.{name}: not built, its weight is 0', 'current')
         losses = switched_on(losses)
+        self.task.check(losses)
         if not losses:
             said = 'kd.losses: every weight is 0, so the student is trained as without kd'
             print_log(said, 'current', WARNING)
@@ -85,16 +93,31 @@ class Distillation(TermedObjective):
             config = {**config, 'teacher': used.index(index)}
             found = probes[index]
             self.terms[name] = Term(name, config, taps, facts, found.pairs, found.note)
+        self.task.announce()
+        if self.task.off:
+            _, self.task.mode = freeze_untrained(student, self.student_taps, probe_size, crop_size)
         self._announced = False
+
+    @classmethod
+    def dry_run(cls, section: dict[str, Any]) -> None:
+        """As the base; the student's own loss counts, unless it is left out."""
+        super().dry_run(section)
+        if 'task' in section:
+            section['task'] = constant_weight(section['task'])
+
+    def set_progress(self, progress: Progress) -> None:
+        """Move the schedules."""
+        super().set_progress(progress)
+        self.task.set_progress(progress)
 
     def forward(
         self, own: OwnLosses, inputs: Any, samples: Sequence[Any] | None
     ) -> dict[str, Tensor]:
         """Compute the student's own losses and the weighted terms, ``kd.loss_<term>``."""
         if not self.terms:
-            return own(inputs)
+            return self.task.weigh(own(inputs))
         with self.student_taps.record() as taps:
-            losses = own(inputs)
+            losses = self.task.weigh(own(inputs, mode=self.task.mode))
         return {**rename_total(losses), **self.compute(taps, inputs, samples, losses)}
 
     def compute(
@@ -139,7 +162,7 @@ class Distillation(TermedObjective):
     def _measure(self, values: Any, taps: Mapping[str, Any], losses: Mapping[str, Any]) -> None:
         """Measure gradient ratios, if a weight or the log needs them."""
         autos = [auto.name for term in self.each() for auto in term.weights.measuring().values()]
-        if not (autos or self.measure_next):
+        if not (autos or self.measure_next) or self.task.is_zero():
             self.shares = []
             return
         try:
@@ -155,6 +178,11 @@ class Distillation(TermedObjective):
                 'current',
                 WARNING,
             )
+
+    def diagnostics(self) -> dict[str, Any]:
+        """As the base, with ``kd.weight_task`` where that may change."""
+        weight = {'kd.weight_task': self.task.now(WHOLE)} if self.task.scheduled else {}
+        return {**super().diagnostics(), **weight}
 
     def each(self) -> list[Term]:
         """Return the terms in the order of the config."""

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 #: Name of the child that kdmm adds to a model in training; all state of kdmm is under it.
 CHILD = 'kd'
 
-#: A student's own losses, computed on the inputs given.
-OwnLosses = Callable[[Any], dict[str, Tensor]]
+#: A student's own losses, computed on the inputs given; with another ``mode=`` than ``'loss'``
+#: whatever its forward pass then gives.
+OwnLosses = Callable[..., dict[str, Tensor]]
 
 _Kind = TypeVar('_Kind', bound=type['Objective'])
 
@@ -261,7 +262,11 @@ class Attached:
             return own(inputs, data_samples, mode)
         if self.kd.training and torch.is_grad_enabled():
             self.kd.batch = Batch(inputs, data_samples)
-        return self.kd(lambda images: own(images, data_samples, 'loss'), inputs, data_samples)
+
+        def own_losses(images: Any, mode: str = 'loss') -> Any:
+            return own(images, data_samples, mode)
+
+        return self.kd(own_losses, inputs, data_samples)
 
     def train(self, mode: bool = True) -> Any:
         """Set the mode; a student that is not trained stays in eval mode."""

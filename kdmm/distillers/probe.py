@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from kdmm.errors import ConfigError
-from kdmm.taps import DidNotRunError, Taps, map_leaves
+from kdmm.taps import DidNotRunError, Taps, map_leaves, trained
 from kdmm.teachers.teacher import Teacher
 
 Size = tuple[int, int]
@@ -127,6 +127,45 @@ def blank_teacher_pass(teacher: Teacher, student: nn.Module, size: Size) -> dict
         lambda mode: teacher.whole_pass(inputs, samples, mode), teacher.module, 'teacher', inputs
     )
     return found
+
+
+def reached_parameters(
+    network: nn.Module, taps: Taps, size: Size | None = None, crop: Size | None = None
+) -> tuple[set[str], str]:
+    """Find the parameters that the taps depend on, by a pass on a blank image in eval mode.
+
+    Args:
+        network: The network to run.
+        taps: Its taps.
+        size: (H, W) of the image; None chooses one, see `sizes_to_try`.
+        crop: (H, W) of the training images, where the network does not say it.
+
+    Returns:
+        Names of the parameters, and the mode of the pass, one of `MODES`.
+    """
+    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+
+    def run(size: Size) -> tuple[dict[str, Any], str]:
+        inputs, samples = blank_batch(network, size)
+
+        def record(mode: str) -> dict[str, Any]:
+            with torch.enable_grad(), taps.record(tolerant=True) as found:
+                network(inputs, samples, mode=mode)
+            return found
+
+        return _in_first_mode(record, network, taps.owner, inputs)
+
+    was_training = network.training
+    try:
+        network.eval()
+        (found, mode), _ = _at_first_size(run, network, size, crop)
+    finally:
+        network.train(was_training)
+    outputs = [x.sum() for x in trained(found)]
+    if not outputs:
+        return set(), mode
+    grads = torch.autograd.grad(outputs, list(parameters.values()), allow_unused=True)
+    return {name for name, grad in zip(parameters, grads, strict=True) if grad is not None}, mode
 
 
 def sizes_to_try(

@@ -10,7 +10,7 @@ from torch import Tensor
 from kdmm.distillers.objective import set_aside
 from kdmm.distillers.term import gather_context
 from kdmm.losses import Batch
-from kdmm.taps import map_leaves
+from kdmm.taps import map_leaves, trained
 from kdmm.utils.models import unwrapped
 
 
@@ -58,7 +58,7 @@ def split_step(runner: Any, batch: Any, parts: Parts) -> None:
         with set_aside(student) as objective, parts.part('student forward'):
             record = objective.student_taps.record() if objective else nullcontext({})
             with record as taps:
-                task, _ = student.parse_losses(model(**data, mode='loss'))
+                task = own_loss(student, model, data, objective)
         values = {}
         if objective is not None:
             objective.batch = Batch(data['inputs'], data['data_samples'])
@@ -76,6 +76,17 @@ def split_step(runner: Any, batch: Any, parts: Parts) -> None:
     with parts.part('optimizer'):
         optim.step()
         optim.zero_grad()
+
+
+def own_loss(student: Any, model: Any, data: Mapping[str, Any], objective: Any) -> Tensor:
+    """Run the student, whose objective is set aside, as the objective would; return its loss.
+
+    One that learns without labels has none: 0.
+    """
+    mode = 'loss' if objective is None else objective.task.mode
+    output = model(**data, mode=mode)
+    losses = output if objective is None else objective.task.weigh(output)
+    return student.parse_losses(losses)[0] if losses else torch.zeros(())
 
 
 def _terms(
@@ -102,7 +113,10 @@ def teacher_step(runner: Any, batch: Any) -> None:
     student = unwrapped(model)
     with optim.optim_context(model), set_aside(student) as objective:
         data = student.data_preprocessor(batch, True)
-        task, _ = student.parse_losses(model(**data, mode='loss'))
+        with objective.student_taps.record() as taps:
+            task = own_loss(student, model, data, objective)
+        if not task.requires_grad:  # a backward pass from the taps stands for the terms' own
+            task = torch.stack([x.float().mean() for x in trained(taps)]).sum()
         outputs = [teacher(data['inputs'], data['data_samples']) for teacher in objective.teachers]
     optim.update_params(task)
     del outputs
