@@ -1,5 +1,6 @@
 """Random images, for measuring a run without its data."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ class BlankImages:
         num_classes: Labels are 0 to this, exclusively.
         length: Number of images; each is the same whenever it is asked for.
         task: ``'segmentation'`` (label maps of random tiles) or ``'classification'``.
+        channels: Of the images.
+        second: Name of a field to channels, for further images of the same size that the data
+            samples carry, see `kdmm.distillers.views.SecondImage`.
 
     Raises:
         ConfigError: If the task is another.
@@ -29,8 +33,11 @@ class BlankImages:
         num_classes: int,
         length: int = 256,
         task: str = 'segmentation',
+        channels: int = 3,
+        second: Mapping[str, int] | None = None,
     ) -> None:
         self.size, self.num_classes, self.length = tuple(size), num_classes, length
+        self.channels, self.second = channels, dict(second or {})
         samples = dict(segmentation=self._tiles, classification=self._label)
         if task not in samples:
             raise ConfigError(
@@ -45,9 +52,13 @@ class BlankImages:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         random = np.random.default_rng(index)
-        image = random.integers(0, 256, (3, *self.size), dtype=np.uint8)
+        image = random.integers(0, 256, (self.channels, *self.size), dtype=np.uint8)
+        others = {
+            key: random.integers(0, 256, (*self.size, channels), dtype=np.uint8)
+            for key, channels in self.second.items()
+        }
         shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape'), self.size)
-        meta = dict(shapes, img_path=f'blank image {index}', sample_idx=index)
+        meta = dict(shapes, img_path=f'blank image {index}', sample_idx=index, **others)
         return dict(inputs=torch.from_numpy(image), data_samples=self._sample(random, meta))
 
     def get_data_info(self, index: int) -> dict[str, Any]:

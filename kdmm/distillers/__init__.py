@@ -7,6 +7,7 @@ from kdmm.distillers.distiller import Distillation
 from kdmm.distillers.hssakd import PeerTraining, StudentTraining, TeacherTraining
 from kdmm.distillers.mcl_moco import MoCoCohort
 from kdmm.distillers.objective import CHILD, Objective, attach, register_objective
+from kdmm.distillers.views import View
 from kdmm.errors import ConfigError
 from kdmm.schedules import Progress, Schedule, build_schedule
 from kdmm.taps import Calls, TapPath, Taps
@@ -40,6 +41,7 @@ __all__ = [
     'Taps',
     'Teacher',
     'TeacherTraining',
+    'View',
     'attach',
     'build_schedule',
     'cohort',

@@ -13,15 +13,18 @@ from kdmm.distillers.builder import task_facts
 from kdmm.distillers.gradient_ratio import UnmeasurableError, measure_shares
 from kdmm.distillers.loss_weights import constant_weight, switched_on
 from kdmm.distillers.objective import OwnLosses, register_objective, rename_total
-from kdmm.distillers.probe import probe
+from kdmm.distillers.probe import probe, sizes_to_try
 from kdmm.distillers.section import both_sides, check_section, list_of_teachers, taps_read
 from kdmm.distillers.task import TaskWeight, freeze_untrained
 from kdmm.distillers.term import Term, TermedObjective, gather_contexts, start_table
+from kdmm.distillers.view_checks import check_student_views, check_views
+from kdmm.distillers.views import Views
 from kdmm.errors import ConfigError
 from kdmm.losses.base import WHOLE
 from kdmm.schedules import Progress
 from kdmm.taps import require_gradient, taps_of_student
 from kdmm.teachers import Teacher
+from kdmm.teachers.inputs import InputAdapter
 
 
 @register_objective('Distiller')
@@ -33,12 +36,14 @@ class Distillation(TermedObjective):
 
     Args:
         student: The network to train.
-        teacher: Arguments of `Teacher`, or a list of such dicts.
+        teacher: Arguments of `Teacher`, or a list of such dicts. Each may have ``inputs``, its own
+            view of the batch: ``dict(type=...)`` of a `View`, or a list of them.
         taps: Tap name to ``module.path.in|.out`` for both networks, or ``dict(student=, teacher=)``
             of two.
         losses: Term name to ``dict(type=, on=, weight=, ...)``, the arguments of `Term`.
         task: Weight of the student's own loss, a number or a schedule. With 0 it learns without
             labels, see `TaskWeight`.
+        inputs: The student's own view of the batch in training, of views that augment.
         probe_size: (H, W) of the blank image that measures the taps when the model is built; None
             takes what the model is built for, or a small one.
         measure: Whether gradient ratios are measured at the iterations that are logged.
@@ -58,12 +63,14 @@ class Distillation(TermedObjective):
         taps: Mapping[str, Any],
         losses: Mapping[str, Mapping[str, Any]],
         task: Any = 1.0,
+        inputs: Any = None,
         probe_size: tuple[int, int] | None = None,
         measure: bool = True,
         crop_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        teachers = list_of_teachers(teacher, list(inspect.signature(Teacher).parameters))
+        known = [*inspect.signature(Teacher).parameters, 'inputs']
+        teachers = [dict(options) for options in list_of_teachers(teacher, known)]
         check_section(taps, losses, len(teachers), measure)
         self.task = TaskWeight(task)
         self.measure = measure and not self.task.off  # a share is one of the task's gradient
@@ -78,21 +85,45 @@ class Distillation(TermedObjective):
             said = 'kd.losses: every weight is 0, so the student is trained as without kd'
             print_log(said, 'current', WARNING)
         used = sorted({config.get('teacher', 0) for config in losses.values()})
+        place = '[{}]' if len(teachers) > 1 else ''
+        # the student's and each teacher's random views differ
+        self.view = Views(inputs, 'kd.inputs')
+        self.views = [
+            Views(
+                teachers[index].pop('inputs', None),
+                f'kd.teacher{place.format(index)}.inputs',
+                index + 1,
+            )
+            for index in used
+        ]
+        size = sizes_to_try(student, probe_size, crop_size)[0]
+        if self.view:
+            check_student_views(self.view, student, size)
+        preprocessor = student.get_submodule('data_preprocessor')
+        self._adapt = InputAdapter(preprocessor, preprocessor, self.view or None)
         self.teachers = [Teacher(**teachers[index]) for index in used]
         sides = {name: both_sides(name, path) for name, path in taps.items()}
         self.student_taps = taps_of_student(student, sides, taps_read(losses))
         probes = {}
-        for index, item in zip(used, self.teachers, strict=True):
+        for index, item, views in zip(used, self.teachers, self.views, strict=True):
             read = taps_read(losses, index)
-            item.connect(student, {name: sides[name]['teacher'] for name in read})
-            probes[index] = probe(student, self.student_taps, item, probe_size, crop_size)
+            paths = {name: sides[name]['teacher'] for name in read}
+            if views:
+                check_views(views, item.module, student, size)
+            item.connect(student, paths, views or None)
+            probes[index] = probe(
+                student, self.student_taps, item, probe_size, crop_size, views or None
+            )
         facts = task_facts(student)
         self.terms = nn.ModuleDict()
         for name, config in losses.items():
             index = config.get('teacher', 0)
             config = {**config, 'teacher': used.index(index)}
             found = probes[index]
-            self.terms[name] = Term(name, config, taps, facts, found.pairs, found.note)
+            term = Term(name, config, taps, facts, found.pairs, found.note)
+            if self.views[term.teacher].geometry == 'moved':
+                term.refuse_places(found.pairs)
+            self.terms[name] = term
         self.task.announce()
         if self.task.off:
             _, self.task.mode = freeze_untrained(student, self.student_taps, probe_size, crop_size)
@@ -106,19 +137,28 @@ class Distillation(TermedObjective):
             section['task'] = constant_weight(section['task'])
 
     def set_progress(self, progress: Progress) -> None:
-        """Move the schedules."""
+        """Move the schedules and the random numbers of views."""
         super().set_progress(progress)
         self.task.set_progress(progress)
+        for views in (self.view, *self.views):
+            views.progress = progress
 
     def forward(
         self, own: OwnLosses, inputs: Any, samples: Sequence[Any] | None
     ) -> dict[str, Tensor]:
         """Compute the student's own losses and the weighted terms, ``kd.loss_<term>``."""
-        if not self.terms:
-            return self.task.weigh(own(inputs))
+        images = self.seen(inputs, samples)
         with self.student_taps.record() as taps:
-            losses = self.task.weigh(own(inputs, mode=self.task.mode))
+            losses = own(images, mode=self.task.mode)
+        if not self.task.one:
+            losses = self.task.weigh(losses)
+        if not self.terms:
+            return losses
         return {**rename_total(losses), **self.compute(taps, inputs, samples, losses)}
+
+    def seen(self, inputs: Any, samples: Sequence[Any] | None) -> Any:
+        """Return the batch as the student sees it: through its view in training."""
+        return self._adapt(inputs, samples) if self.view and self.training else inputs
 
     def compute(
         self,

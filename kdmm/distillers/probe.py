@@ -10,6 +10,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from kdmm.distillers.views import Views
 from kdmm.errors import ConfigError
 from kdmm.taps import DidNotRunError, Taps, map_leaves, trained
 from kdmm.teachers.teacher import Teacher
@@ -46,6 +47,7 @@ def probe(
     teacher: Teacher,
     size: Size | None = None,
     crop: Size | None = None,
+    views: Views | None = None,
 ) -> Probe:
     """Run both networks on a blank image and scale the maps to the training crop.
 
@@ -55,20 +57,23 @@ def probe(
         teacher: Records how often its tapped modules run, and in which mode.
         size: (H, W) of the image; None chooses one, see `sizes_to_try`.
         crop: (H, W) of the training images, where the student does not say it.
+        views: Of the teacher, which may change the size of the images that it sees.
 
     Raises:
         ConfigError: If one of them does not run, or a tapped module does not.
     """
 
     def both(size: Size) -> tuple[dict[str, Any], dict[str, Any]]:
-        theirs = blank_teacher_pass(teacher, student, size)
+        theirs = blank_teacher_pass(teacher, student, size, views)
         return blank_pass(student, student_taps, size), theirs
 
     (mine, theirs), size = _at_first_size(both, student, size, crop)
     crop = training_crop(student) or crop
-    pairs = {
-        name: (_blank(mine[name], size, crop), _blank(theirs[name], size, crop)) for name in theirs
-    }
+    seen = [
+        views.size_of(input_channels(student), end) if views else end
+        for end in (size, crop or size)
+    ]
+    pairs = {name: (_blank(mine[name], size, crop), _blank(theirs[name], *seen)) for name in theirs}
     return Probe(pairs, note_of(size, crop))
 
 
@@ -118,13 +123,19 @@ def blank_pass(
         network.train(was_training)
 
 
-def blank_teacher_pass(teacher: Teacher, student: nn.Module, size: Size) -> dict[str, Any]:
+def blank_teacher_pass(
+    teacher: Teacher, student: nn.Module, size: Size, views: Views | None = None
+) -> dict[str, Any]:
     """Record the teacher's taps for a blank image of the student, and set the teacher's mode."""
     inputs, samples = blank_batch(student, size)
     if type(samples[0]) is not type(blank_sample(teacher.module, size)):  # of another library
         samples = [blank_sample(teacher.module, size)]
+    view = (lambda images, _: views.preview(images)) if views else None
     found, teacher.mode = _in_first_mode(
-        lambda mode: teacher.whole_pass(inputs, samples, mode), teacher.module, 'teacher', inputs
+        lambda mode: teacher.whole_pass(inputs, samples, mode, view),
+        teacher.module,
+        'teacher',
+        inputs,
     )
     return found
 

@@ -61,8 +61,6 @@ class TaskWeight(LossWeights):
         """
         if self.off:
             return {}
-        if self.one:
-            return dict(losses)
         weight = self.now(WHOLE)
         weighed = {
             name: _times(weight, value) if 'loss' in name else value

@@ -21,7 +21,7 @@ from kdmm.distillers.section import tap_names
 from kdmm.errors import ConfigError, refuse_unknown
 from kdmm.losses.base import WHOLE, DistillLoss
 from kdmm.schedules import Progress
-from kdmm.taps import Calls, trained
+from kdmm.taps import Calls, leaves, trained
 from kdmm.utils.tables import plain
 
 _PIPELINE = 'train_dataloader.dataset.pipeline'
@@ -299,6 +299,26 @@ class Term(WeightedLoss):
         if len(values) == 1:
             return values[0]
         return {part: torch.stack([v[part] for v in values]).sum() for part in values[0]}
+
+    def refuse_places(self, pairs: Mapping[str, tuple[Any, Any]]) -> None:
+        """Refuse to compare what has places, as the teacher sees the content elsewhere.
+
+        Args:
+            pairs: As in ``__init__``.
+
+        Raises:
+            ConfigError: If an activation behind the connectors is a map, or rows of tokens.
+        """
+        sides = [self._one_or_all([pairs[tap][i] for tap in self.taps]) for i in (0, 1)]
+        bridged = [self._bridge(*level) for level in self._levels(*sides)]
+        mapped = [x for x in leaves(bridged) if x.ndim > 2 and x.shape[2:].numel() > 1]
+        if mapped:
+            raise ConfigError(
+                f'on {self.called}, {shape_of(mapped[0])}: the view of its teacher '
+                "(kd.teacher.inputs) declares geometry = 'moved', so the content lies elsewhere",
+                key=self.where,
+                fix='Tap what has no places, such as pooled features or logits of whole images.',
+            )
 
     def _bridge(self, student: Any, teacher: Any) -> tuple[Any, Any]:
         return (student, teacher) if self.connector is None else self.connector(student, teacher)

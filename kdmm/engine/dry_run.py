@@ -79,6 +79,11 @@ def to_blank_data(cfg: Config, size: tuple[int, int] | None = None) -> None:
     dataset = dict(
         type='kdmm.BlankImages', size=size, num_classes=classes, task=task, length=LENGTH
     )
+    channels, second = _channels(cfg.model), _second_images(cfg.get(SECTION) or {})
+    if channels != 3:
+        dataset['channels'] = channels
+    if second:
+        dataset['second'] = second
     cfg.train_dataloader.dataset = dataset
     for term in ((cfg.get(SECTION) or {}).get('losses') or {}).values():
         if 'num_samples' in term:  # a memory of every image
@@ -96,6 +101,25 @@ def _task_and_classes(model: Mapping[str, Any]) -> tuple[str, int]:
         key='model',
         expected='a segmentation or classification model, with num_classes in decode_head or head',
     )
+
+
+def _channels(model: Mapping[str, Any]) -> int:
+    """Channels of the images: the backbone's, or the preprocessor's means."""
+    channels = (model.get('backbone') or {}).get('in_channels')
+    mean = (model.get('data_preprocessor') or {}).get('mean') or ()
+    return channels if isinstance(channels, int) else len(mean) if len(mean) > 1 else 3
+
+
+def _second_images(section: Mapping[str, Any]) -> dict[str, int]:
+    """Name to channels of the second images that views of teachers read."""
+    found: dict[str, int] = {}
+
+    def see(node: Any) -> None:
+        if str(node.get('type')).rpartition('.')[2] == 'SecondImage':
+            found[node.get('key', 'img2')] = node.get('channels', 3)
+
+    _walk(section.get('teacher'), see)
+    return found
 
 
 def crop_size(cfg: Config) -> tuple[int, int]:

@@ -56,7 +56,8 @@ def student_pass(
         with optim.optim_context(student), set_aside(student) as kd:
             recorder = nullcontext({}) if kd is None else kd.student_taps.record()
             with saved.record(), recorder as found_taps:
-                losses = student(crop, labels, mode='loss' if kd is None else kd.task.mode)
+                seen, mode = (crop, 'loss') if kd is None else (kd.seen(crop, labels), kd.task.mode)
+                losses = student(seen, labels, mode=mode)
         pixels = crop.shape[-2] * crop.shape[-1]
         found.append((pixels, saved.total / crop.shape[0]))
         largest = int(saved.largest / crop.shape[0] * batch * whole / pixels)

@@ -83,9 +83,12 @@ def own_loss(student: Any, model: Any, data: Mapping[str, Any], objective: Any) 
 
     One that learns without labels has none: 0.
     """
-    mode = 'loss' if objective is None else objective.task.mode
-    output = model(**data, mode=mode)
-    losses = output if objective is None else objective.task.weigh(output)
+    if objective is None:
+        return student.parse_losses(model(**data, mode='loss'))[0]
+    seen = {**data, 'inputs': objective.seen(data['inputs'], data['data_samples'])}
+    losses = model(**seen, mode=objective.task.mode)
+    if not objective.task.one:
+        losses = objective.task.weigh(losses)
     return student.parse_losses(losses)[0] if losses else torch.zeros(())
 
 

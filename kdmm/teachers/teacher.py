@@ -21,7 +21,7 @@ from kdmm.checkpoints import (
 from kdmm.compat.packages import require_scopes
 from kdmm.errors import ConfigError, about
 from kdmm.taps import Taps
-from kdmm.teachers.inputs import InputAdapter
+from kdmm.teachers.inputs import InputAdapter, ViewOf
 from kdmm.teachers.zoo import zoo_checkpoint, zoo_config
 from kdmm.utils.models import without_pretrained
 from kdmm.utils.seeds import seeded
@@ -160,14 +160,23 @@ class Teacher:
         #: Of its forward pass: ``'loss'`` where only that reaches the taps.
         self.mode = 'tensor'
 
-    def connect(self, student: nn.Module, paths: Mapping[str, str]) -> None:
-        """Set the taps to read, and the student whose inputs are converted."""
+    def connect(
+        self, student: nn.Module, paths: Mapping[str, str], view: ViewOf | None = None
+    ) -> None:
+        """Set the taps to read, the student whose inputs are converted, and the own view of them.
+
+        Args:
+            student: With its data preprocessor.
+            paths: Tap name to path.
+            view: Of the batch, None for the batch as it is.
+        """
         self._taps = Taps(self.module, paths, 'teacher')
         self._adapt = InputAdapter(
             student.get_submodule('data_preprocessor'),
             self.module.get_submodule('data_preprocessor'),
+            view,
         )
-        if not self._adapt.identity:
+        if not self._adapt.same:
             print_log(
                 "kd.teacher: its preprocessing differs from the student's; inputs are converted",
                 'current',
@@ -188,16 +197,19 @@ class Teacher:
         return found
 
     @torch.no_grad()
-    def whole_pass(self, inputs: Any, samples: Sequence[Any], mode: str) -> dict[str, Any]:
+    def whole_pass(
+        self, inputs: Any, samples: Sequence[Any], mode: str, view: ViewOf | None = None
+    ) -> dict[str, Any]:
         """The taps of a whole pass, as far as it comes once all taps were read.
 
         Args:
             inputs: In the student's preprocessing.
             samples: Data samples.
             mode: Of the forward pass.
+            view: In place of the own one, for images that no data set gave.
         """
         assert self._taps is not None, 'connect() comes first'
-        inputs = self._prepare(inputs, samples)
+        inputs = self._prepare(inputs, samples, view)
         with self._precision(inputs), self._taps.record(tolerant=True) as found:
             self.module(inputs, samples, mode=mode)
         return found
@@ -211,10 +223,12 @@ class Teacher:
         """SHA-256 of all weights and buffers."""
         return fingerprint(value for part in self.parts for value in part.state_dict().values())
 
-    def _prepare(self, inputs: Any, samples: Sequence[Any] | None) -> Any:
-        """Bring a batch into the teacher's own preprocessing, dtype and memory format."""
+    def _prepare(
+        self, inputs: Any, samples: Sequence[Any] | None, view: ViewOf | None = None
+    ) -> Any:
+        """Bring a batch into the teacher's own view, preprocessing, dtype and memory format."""
         if not self._adapt.identity:
-            inputs = self._adapt(inputs, samples)
+            inputs = self._adapt(inputs, samples, view)
         if isinstance(inputs, Tensor):
             inputs = inputs.to(self.dtype) if self.dtype else inputs
             if self.channels_last:

@@ -34,3 +34,10 @@ def test_images_with_one_label() -> None:
 def test_another_task_is_refused() -> None:
     with refused(key='BlankImages.task', got='pose', expected=('segmentation', 'classification')):
         DATASETS.build(dict(type='kdmm.BlankImages', size=(8, 8), num_classes=3, task='pose'))
+
+
+def test_further_images_and_other_channels():
+    config = dict(type='kdmm.BlankImages', size=(8, 6), num_classes=3, task='classification',
+                  channels=2, second=dict(depth=1))  # fmt: skip
+    item = DATASETS.build(config)[3]
+    assert item['inputs'].shape == (2, 8, 6) and item['data_samples'].depth.shape == (8, 6, 1)

@@ -225,7 +225,11 @@ class Silent:
 
 
 def test_a_dry_run_keeps_0_and_makes_a_schedule_1():
-    sections: list[dict[str, Any]] = [dict(task=0), dict(task=dict(type='Linear', start=0.0, stop=1.0, end=9)), dict()]
+    sections: list[dict[str, Any]] = [
+        dict(task=0),
+        dict(task=dict(type='Linear', start=0.0, stop=1.0, end=9)),
+        dict(),
+    ]
     kind = type(made().kd)
     for section in sections:
         kind.dry_run(section)

@@ -110,6 +110,15 @@ def test_blank_data(cfg: Config) -> None:
     assert cfg.train_dataloader.dataset.num_classes == 7
 
 
+def test_blank_data_has_the_channels_and_second_images_that_the_networks_read(cfg: Config) -> None:
+    cfg.model.backbone = dict(type='ResNet', in_channels=2)
+    views = [[dict(type='SecondImage', key='depth', channels=1)], dict(type='kdmm.SecondImage')]
+    cfg.kd = dict(teacher=[dict(inputs=view) for view in views])
+    to_blank_data(cfg)
+    dataset = cfg.train_dataloader.dataset
+    assert dataset.channels == 2 and dataset.second == dict(depth=1, img2=3)
+
+
 def test_hssakd_needs_no_weights_and_writes_nothing(cfg: Config, tmp_path: Path) -> None:
     cfg.kd = dict(type='HSSAKDTeacher')
     to_dry_run(cfg, dict(type='L'), str(tmp_path))

@@ -101,6 +101,25 @@ def test_student_and_teacher_without_terms(tmp_path: Path) -> None:
     assert runner.train_loop.estimate is None and runner.train_loop.parts == {}
 
 
+def test_views_and_no_labels_are_measured_as_they_run(tmp_path: Path) -> None:
+    """Two teachers, one of a second image; the student sees a strong view of the batch."""
+    kd = copy.deepcopy(tiny_run.KD)
+    views = (dict(type='Grey'), dict(type='SecondImage', key='depth'))
+    teachers = [dict(copy.deepcopy(kd['teacher']), inputs=view) for view in views]
+    kd.update(teacher=teachers, inputs=dict(type='Photometric'), task=0)
+    kd['losses']['kd']['teacher'] = 1
+    runner = profiled(tmp_path, kd=kd)
+    data = dict(type='kdmm.BlankImages', size=(16, 16), num_classes=3, second=dict(depth=3))
+    runner._train_dataloader['dataset'] = dict(type='kdmm.SeededDataset', dataset=data)
+    before = {k: v.clone() for k, v in runner.model.named_parameters()}
+    runner.model._is_init = True
+    runner.train()
+    loop = runner.train_loop
+    assert list(loop.parts) == ['data wait', 'hooks before', *PARTS, 'hooks after', 'communication']
+    assert not loop.estimate.notes and loop.peak > 0
+    assert all(torch.equal(value, before[k]) for k, value in runner.model.named_parameters())
+
+
 def test_the_teacher_step_trains_like_the_student_alone(tmp_path: Path) -> None:
     moved = []
     for kind in ('teacher', 'alone'):
