@@ -45,7 +45,12 @@ TRANSFORMS = Registry(
     'transform',
     parent=MMENGINE_TRANSFORMS,
     scope='kdmm',
-    locations=['kdmm.datasets', 'kdmm.datasets.shuffle_patches'],
+    locations=[
+        'kdmm.datasets',
+        'kdmm.datasets.colour',
+        'kdmm.datasets.second_image',
+        'kdmm.datasets.shuffle_patches',
+    ],
 )
 SCHEDULES = Registry('schedule', scope='kdmm', locations=['kdmm.schedules'])
 OBJECTIVES = Registry('objective', scope='kdmm', locations=['kdmm.distillers'])

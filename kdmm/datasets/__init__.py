@@ -15,11 +15,17 @@ from .seeded import SeededDataset, SeededSampler
 from .stratified import StratifiedSubset
 
 _LATE = dict(
-    CamVidDataset='camvid', PersonCropDataset='person_crops', ShufflePatches='shuffle_patches'
+    BothImages='second_image',
+    CamVidDataset='camvid',
+    PersonCropDataset='person_crops',
+    ShufflePatches='shuffle_patches',
+    ToChrominance='colour',
+    ToLuminance='colour',
 )
 
 __all__ = [
     'BlankImages',
+    'BothImages',
     'CamVidDataset',
     'ClassSubset',
     'PKSampler',
@@ -29,6 +35,8 @@ __all__ = [
     'SeededSampler',
     'ShufflePatches',
     'StratifiedSubset',
+    'ToChrominance',
+    'ToLuminance',
     'number_sources',
 ]
 

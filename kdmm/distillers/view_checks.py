@@ -94,7 +94,7 @@ def patterns(channels: int, size: Size) -> tuple[Tensor, Tensor]:
 
 
 def centres(plain: Tensor, marked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where two batches differ.
+    """Find where two batches differ.
 
     Returns:
         (y, x) of the middle of what differs by at least half of the most, as shares of height and

@@ -308,7 +308,7 @@ class Views:
 
     @property
     def geometry(self) -> str:
-        """What all together do to the places of the content, one of `GEOMETRIES`."""
+        """The strongest of what the views do to the content's places, one of `GEOMETRIES`."""
         found = (view.geometry for view in self.views.values())
         return max(found, key=GEOMETRIES.index, default='kept')
 

@@ -142,7 +142,7 @@ def pixels(count: int = 2, size: int = 16) -> torch.Tensor:
 
 
 def batch(bgr: torch.Tensor) -> torch.Tensor:
-    """What the student's preprocessor makes of files."""
+    """Files as the student's preprocessor gives them."""
     mean, std = (torch.tensor(STUDENT[key]).view(1, 3, 1, 1) for key in ('mean', 'std'))
     return (bgr.flip(1) - mean) / std
 
@@ -331,7 +331,7 @@ def test_options_of_strong_augmentation_do_what_they_say():
 
 
 def steps(model: Any, count: int) -> list[torch.Tensor]:
-    """What the teacher sees on this rank, and the gradients of the last step."""
+    """The teacher's inputs on this rank, and the gradients of the last step."""
     wrapped = DistributedDataParallel(model) if collective.distributed() else model
     found = seen_by(model.kd.teachers[0].module)
     for step in range(count):

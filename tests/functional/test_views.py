@@ -12,7 +12,7 @@ from kdmm.functional import views
 from tests.errors import unfit
 from tests.versions import cpu_autocast
 
-#: Linear sRGB to XYZ of white D65 as CSS Color 4 (W3C, section 18) writes it in whole numbers; it
+#: Linear sRGB to XYZ of white D65 as CSS Color 4 (W3C, sample code) writes it in whole numbers; it
 #: follows from the same chromaticities, BT.709-6 and x = 0.3127, y = 0.3290.
 MATRIX = np.array(
     [
