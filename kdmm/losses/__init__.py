@@ -2,7 +2,7 @@
 
 from .adversarial import AdversarialLoss
 from .at import ATLoss
-from .bank import BankLoss
+from .bank import BankLoss, BankNCELoss
 from .base import Batch, DistillLoss, OwnedOptimizer
 from .batch_relation import BatchRelationLoss
 from .cc import CCLoss
@@ -31,6 +31,7 @@ __all__ = [
     'ATLoss',
     'AdversarialLoss',
     'BankLoss',
+    'BankNCELoss',
     'Batch',
     'BatchRelationLoss',
     'BinaryKDLoss',

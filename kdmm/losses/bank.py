@@ -1,18 +1,28 @@
-"""`BankLoss`, the base of losses with a memory bank of the training set."""
+"""`BankLoss`, the base of losses with a memory bank of the training set, and `BankNCELoss`."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 
 from kdmm.datasets.annotations import read_labels, read_sample_ids
-from kdmm.errors import ConfigError
+from kdmm.errors import ConfigError, listed
 
-from ..functional import draw_distinct, draw_others, draw_own
+from ..functional import (
+    ShareIndex,
+    draw_distinct,
+    draw_others,
+    draw_own,
+    draw_share,
+    index_shares,
+)
 from ..functional.blocks import block_elements, blocks
 from ..memory import InstanceBank, SampleRows
 from .base import Batch, DistillLoss
-from .checks import check_choice
+from .checks import check_choice, check_positive
+from .embedding import EmbeddingHeads
 
 _DTYPES = ('float16', 'bfloat16', 'float32', 'float64')
 
@@ -88,51 +98,6 @@ class BankLoss(DistillLoss):
         """
         return self.samples.find(sample_ids, labels)
 
-    def require_others(self, dataset: Any, negatives: int) -> None:
-        """Refuse a class that leaves less than ``negatives`` different images of other classes.
-
-        Raises:
-            ConfigError: Names the class of the training set that leaves the fewest.
-        """
-        size = self.samples.classes.size
-        largest, left = int(size.argmax()), int(len(self.samples) - size.max())
-        if left < negatives:
-            names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
-            name = repr(names[largest]) if largest < len(names) else largest
-            raise ConfigError(
-                f'class {name} leaves {left} images of other classes to draw different ones from',
-                key='negatives',
-                got=negatives,
-                fix='Lower it, or set replace=True.',
-            )
-
-    def draw_contrast(
-        self, rows: Tensor, classes: Tensor, negatives: int, relax: bool, replace: bool
-    ) -> Tensor:
-        """Draw a positive and negatives for each image; any number of ranks draws the same ones.
-
-        Args:
-            rows: Bank rows (B,) of the images.
-            classes: Their classes (B,).
-            negatives: K, rows of other classes.
-            relax: Whether the positive is any image of the class, or the image itself.
-            replace: Whether a negative may be drawn twice.
-
-        Returns:
-            Rows (B, 1 + K), the positive first.
-        """
-        noise = self.bank.noise(len(rows), 1 + negatives * replace)
-        positive = draw_own(self.samples.classes, classes, noise[:, :1]) if relax else rows[:, None]
-        if replace:
-            others = draw_others(self.samples.classes, classes, noise[:, 1:])
-            return torch.cat([positive, others], 1)
-        distinct = []
-        total = len(self.samples)
-        for part in blocks(len(rows), max(block_elements(noise) // total, 1)):
-            keys = self.bank.noise(len(rows), 1 + total, part)[:, 1:]  # (b, n)
-            distinct.append(draw_distinct(self.samples.classes, classes[part], keys, negatives))
-        return torch.cat([positive, torch.cat(distinct)], 1)
-
     def remember(self, rows: Tensor, embeddings: Tensor) -> None:
         """Keep embeddings (N, B, dim) for bank rows (B,) until `after_step`, in training only."""
         if self.training and torch.is_grad_enabled():
@@ -141,3 +106,146 @@ class BankLoss(DistillLoss):
     def after_step(self, batch: Batch) -> None:
         """Write the embeddings that were kept since the last call."""
         self.bank.after_step()
+
+
+class BankNCELoss(BankLoss):
+    """Base of losses that contrast a positive with K negatives of a bank by an NCE.
+
+    A linear layer for each network gives unit embeddings. Columns are drawn by a hash of step,
+    place in the global batch and column, so any number of ranks draws the same ones.
+
+    Args:
+        channels: Length of each network's pooled features; a bank each.
+        num_samples: n, different images in the training set.
+        negatives: K.
+        tau: Temperature of the similarities.
+        mode: One of `modes`. ``'exact'``: the positive is the image itself, negatives are of other
+            classes. ``'relax'``: the positive is a random image of the class, maybe itself.
+            ``'unlabelled'`` needs no classes: the positive is the image itself, and negatives are
+            of all images, which may be of its class or itself.
+        replace: Whether an image may be drawn twice; without replacement n numbers are compared
+            for each image.
+        eps: None for the exact NCE, or the number that the authors add to its denominators.
+        momentum: Share of its old value in a bank row that is written.
+        dtype: Of the banks.
+        dim: Length of an embedding.
+        seed: Of the banks' initial rows, the draws and the subsets.
+        percent: Share of the other-class images that a class's negatives are drawn from, a fixed
+            random subset for each class.
+
+    Raises:
+        ConfigError: If an argument is out of range, or there is no memory for the banks.
+    """
+
+    #: Modes that this loss has.
+    modes: ClassVar[tuple[str, ...]] = ('exact', 'relax')
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        num_samples: int,
+        negatives: int,
+        tau: float,
+        mode: str,
+        replace: bool,
+        eps: float | None,
+        momentum: float,
+        dtype: str,
+        dim: int,
+        seed: int,
+        percent: float = 1.0,
+    ) -> None:
+        if negatives < 1:
+            raise ConfigError(key='negatives', got=negatives, expected='at least 1')
+        check_positive(tau=tau)
+        check_choice('mode', mode, self.modes)
+        if not 0 < percent <= 1:
+            raise ConfigError(key='percent', got=percent, expected='a share in (0, 1]')
+        if eps is not None and not 0 <= eps < 1:
+            raise ConfigError(key='eps', got=eps, expected='None, or a small number such as 1e-7')
+        for key, value, default in (('percent', percent, 1.0), ('replace', replace, True)):
+            if mode == 'unlabelled' and value != default:
+                raise ConfigError(
+                    "mode='unlabelled' draws from all images, with replacement", key=key, got=value
+                )
+        super().__init__(len(channels), num_samples, dim, momentum, dtype, seed)
+        self.num_samples, self.negatives, self.tau, self.eps = num_samples, negatives, tau, eps
+        self.mode, self.replace, self.percent, self.seed = mode, replace, percent, seed
+        if mode == 'unlabelled':
+            self.needs = ('sample_ids',)
+        self.heads = EmbeddingHeads(channels, dim, linear=True)
+        self._shares: ShareIndex | None = None
+
+    def see_dataset(self, dataset: Any) -> None:
+        """Read ids and, unless ``mode='unlabelled'``, classes of the training set.
+
+        Raises:
+            ConfigError: As `BankLoss`; for a class that leaves less than K different negatives,
+                which is named.
+        """
+        super().see_dataset(dataset)
+        if self.mode == 'unlabelled':
+            return
+        names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+        size = self.samples.classes.size.cpu()
+        left = self.num_samples - size  # (C,)
+        if self.percent < 1:
+            self._shares = index_shares(self.samples.labels, self.percent, self.seed)
+            left = self._shares.members
+        least = int(left.argmin())
+        if not self.replace and left[least] < self.negatives:
+            raise ConfigError(
+                f'class {_name(names, least)} leaves {int(left[least])} images of other classes '
+                'to draw different ones from',
+                key='negatives',
+                got=self.negatives,
+                fix='Lower it, or set replace=True.',
+            )
+        single = (size == 1).nonzero().flatten().tolist()
+        if single and self.mode == 'relax':
+            which = listed(_name(names, label) for label in single)
+            print_log(
+                f'{type(self).__name__}: classes of one image, which is its own positive: {which}',
+                'current',
+            )
+
+    def draw(self, rows: Tensor, classes: Tensor | None) -> Tensor:
+        """Draw the columns (B, 1 + K) of this batch: the positive, then the negatives.
+
+        Args:
+            rows: Bank rows (B,) of the images.
+            classes: Their classes (B,), None if they are not known.
+        """
+        noise = self.bank.noise(len(rows), 1 + self.negatives * self.replace)
+        if classes is None:
+            negatives = (noise[:, 1:] * self.num_samples) >> 32
+            return torch.cat([rows[:, None], negatives], 1)
+        positive = rows[:, None]
+        if self.mode == 'relax':
+            positive = draw_own(self.samples.classes, classes, noise[:, :1])
+        shares = self._shares_on(rows.device)
+        if not self.replace:
+            negatives = self._distinct(classes, shares)
+        elif shares is not None:
+            negatives = draw_share(shares, classes, noise[:, 1:])
+        else:
+            negatives = draw_others(self.samples.classes, classes, noise[:, 1:])
+        return torch.cat([positive, negatives], 1)
+
+    def _distinct(self, classes: Tensor, shares: ShareIndex | None) -> Tensor:
+        """Different negatives (B, K), for a few images at a time."""
+        index = self.samples.classes if shares is None else shares
+        images, drawn = len(classes), []
+        for part in blocks(images, max(block_elements(classes) // self.num_samples, 1)):
+            noise = self.bank.noise(images, 1 + self.num_samples, part)[:, 1:]  # (b, n)
+            drawn.append(draw_distinct(index, classes[part], noise, self.negatives))
+        return torch.cat(drawn)
+
+    def _shares_on(self, device: torch.device) -> ShareIndex | None:
+        if self._shares is not None and self._shares.order.device != device:
+            self._shares = ShareIndex(*(x.to(device) for x in self._shares))
+        return self._shares
+
+
+def _name(names: Any, label: int) -> str:
+    return repr(names[label]) if label < len(names) else str(label)

@@ -3,36 +3,21 @@
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor
 
-from kdmm.errors import ConfigError, ShapeError, listed
+from kdmm.errors import ShapeError
 from kdmm.registry import MODELS
 
-from ..functional import (
-    ShareIndex,
-    bank_scores,
-    draw_distinct,
-    draw_others,
-    draw_own,
-    draw_share,
-    index_shares,
-    log_partition,
-    noise_contrast,
-    promote,
-    scores_all_rows,
-)
-from ..functional.blocks import block_elements, blocks
-from .bank import BankLoss
-from .checks import check_choice, check_positive
-from .embedding import EmbeddingHeads, check_pooled
+from ..functional import bank_scores, log_partition, noise_contrast, promote, scores_all_rows
+from .bank import BankNCELoss
+from .checks import check_choice
+from .embedding import check_pooled
 
 STUDENT, TEACHER = 0, 1
-_MODES = ('exact', 'relax', 'unlabelled')
 
 
 @MODELS.register_module()
-class CRDLoss(BankLoss):
+class CRDLoss(BankNCELoss):
     """Contrast of a student with a teacher against banks of both networks' past embeddings.
 
     One linear layer for each network gives unit embeddings; both layers are trained with the
@@ -74,6 +59,7 @@ class CRDLoss(BankLoss):
         ConfigError: If an argument is out of range, or there is no memory for the banks.
     """
 
+    modes = ('exact', 'relax', 'unlabelled')
     log_z: Tensor
     z_known: Tensor
 
@@ -95,31 +81,16 @@ class CRDLoss(BankLoss):
         seed: int = 0,
         dense: bool | None = None,
     ) -> None:
-        if negatives < 1:
-            raise ConfigError(key='negatives', got=negatives, expected='at least 1')
-        check_positive(tau=tau)
-        check_choice('mode', mode, _MODES)
         check_choice('z_mode', z_mode, ('first', 'batch'))
-        if not 0 < percent <= 1:
-            raise ConfigError(key='percent', got=percent, expected='a share in (0, 1]')
-        if eps is not None and not 0 <= eps < 1:
-            raise ConfigError(key='eps', got=eps, expected='None, or a small number such as 1e-7')
-        for key, value, default in (('percent', percent, 1.0), ('replace', replace, True)):
-            if mode == 'unlabelled' and value != default:
-                raise ConfigError(
-                    "mode='unlabelled' draws from all images, with replacement", key=key, got=value
-                )
-        super().__init__(2, num_samples, dim, momentum, dtype, seed)
-        self.negatives, self.tau, self.mode, self.eps = negatives, tau, mode, eps
-        self.percent, self.replace, self.dense = percent, replace, dense
-        self.num_samples, self.z_mode, self.seed = num_samples, z_mode, seed
-        if mode == 'unlabelled':
-            self.needs = ('sample_ids',)
-        self.heads = EmbeddingHeads((student_channels, teacher_channels), dim, linear=True)
+        channels = (student_channels, teacher_channels)
+        super().__init__(
+            channels, num_samples, negatives, tau, mode, replace, eps, momentum, dtype, dim, seed,
+            percent,
+        )  # fmt: skip
+        self.z_mode, self.dense = z_mode, dense
         self.register_buffer('log_z', torch.zeros(2))  # of student's and of teacher's anchors
         self.register_buffer('z_known', torch.tensor(False))
         self._frozen = False  # z_known, without asking the device
-        self._shares: ShareIndex | None = None
 
     def check(self, student: Tensor, teacher: Tensor) -> None:
         """Refuse features that are not pooled, or of different batches (`ValueError`)."""
@@ -132,38 +103,6 @@ class CRDLoss(BankLoss):
         """Return how scores are computed, and of what."""
         how = 'scored against all rows' if self._is_dense() else 'whose rows are fetched in blocks'
         return f'{self.negatives} negatives of {self.num_samples} images, {how}'
-
-    def see_dataset(self, dataset: Any) -> None:
-        """Read ids and, unless ``mode='unlabelled'``, classes of the training set.
-
-        Raises:
-            ConfigError: As `BankLoss`; for a class that leaves less than K different negatives,
-                which is named.
-        """
-        super().see_dataset(dataset)
-        if self.mode == 'unlabelled':
-            return
-        names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
-        size = self.samples.classes.size.cpu()
-        left = self.num_samples - size  # (C,)
-        if self.percent < 1:
-            self._shares = index_shares(self.samples.labels, self.percent, self.seed)
-            left = self._shares.members
-        least = int(left.argmin())
-        if not self.replace and left[least] < self.negatives:
-            raise ConfigError(
-                f'class {_name(names, least)} leaves {int(left[least])} images of other classes '
-                'to draw different ones from',
-                key='negatives',
-                got=self.negatives,
-                fix='Lower it, or set replace=True.',
-            )
-        single = (size == 1).nonzero().flatten().tolist()
-        if single and self.mode == 'relax':
-            which = listed(_name(names, label) for label in single)
-            print_log(
-                f'CRDLoss: classes of one image, which is its own positive: {which}', 'current'
-            )
 
     def forward(
         self, student: Tensor, teacher: Tensor, sample_ids: Tensor, labels: Tensor | None = None
@@ -202,43 +141,6 @@ class CRDLoss(BankLoss):
         self.remember(rows, embeddings)
         return terms.sum()
 
-    def draw(self, rows: Tensor, classes: Tensor | None) -> Tensor:
-        """Draw the columns (B, 1 + K) of this batch: the positive, then the negatives.
-
-        Args:
-            rows: Bank rows (B,) of the images.
-            classes: Their classes (B,), None if they are not known.
-        """
-        noise = self.bank.noise(len(rows), 1 + self.negatives * self.replace)
-        if classes is None:
-            negatives = (noise[:, 1:] * self.num_samples) >> 32
-            return torch.cat([rows[:, None], negatives], 1)
-        positive = rows[:, None]
-        if self.mode == 'relax':
-            positive = draw_own(self.samples.classes, classes, noise[:, :1])
-        shares = self._shares_on(rows.device)
-        if not self.replace:
-            negatives = self._distinct(classes, shares)
-        elif shares is not None:
-            negatives = draw_share(shares, classes, noise[:, 1:])
-        else:
-            negatives = draw_others(self.samples.classes, classes, noise[:, 1:])
-        return torch.cat([positive, negatives], 1)
-
-    def _distinct(self, classes: Tensor, shares: ShareIndex | None) -> Tensor:
-        """Different negatives (B, K), for a few images at a time."""
-        index = self.samples.classes if shares is None else shares
-        images, drawn = len(classes), []
-        for part in blocks(images, max(block_elements(classes) // self.num_samples, 1)):
-            noise = self.bank.noise(images, 1 + self.num_samples, part)[:, 1:]  # (b, n)
-            drawn.append(draw_distinct(index, classes[part], noise, self.negatives))
-        return torch.cat(drawn)
-
-    def _shares_on(self, device: torch.device) -> ShareIndex | None:
-        if self._shares is not None and self._shares.order.device != device:
-            self._shares = ShareIndex(*(x.to(device) for x in self._shares))
-        return self._shares
-
     def _log_z(self, scores: Tensor) -> Tensor:
         """``log Z`` (2,) of scores (2, B, 1 + K), or that of the first batch."""
         if self.z_mode == 'first' and not self._frozen:
@@ -260,7 +162,3 @@ class CRDLoss(BankLoss):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._frozen = False
-
-
-def _name(names: Any, label: int) -> str:
-    return repr(names[label]) if label < len(names) else str(label)

@@ -1,22 +1,19 @@
 """Multi-view contrastive learning for online distillation (MCL-OKD, arXiv 2006.04093)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdmm.errors import ConfigError
 from kdmm.registry import MODELS
 
 from ..functional import bank_scores, log_partition, noise_contrast
-from .bank import BankLoss
-from .checks import check_choice, check_positive
-from .embedding import EmbeddingHeads, check_pooled
+from .bank import BankNCELoss
+from .embedding import check_pooled
 
 
 @MODELS.register_module()
-class MCLOKDLoss(BankLoss):
+class MCLOKDLoss(BankNCELoss):
     """Contrast of the views that N branches have of an image, against a bank of each.
 
     A linear layer for each network gives unit embeddings. Those of network j are scored against the
@@ -66,30 +63,14 @@ class MCLOKDLoss(BankLoss):
         dim: int = 128,
         seed: int = 0,
     ) -> None:
-        if negatives < 1:
-            raise ConfigError(key='negatives', got=negatives, expected='at least 1')
-        check_positive(tau=tau)
-        check_choice('mode', mode, ('exact', 'relax'))
-        if eps is not None and not 0 <= eps < 1:
-            raise ConfigError(key='eps', got=eps, expected='None, or a small number such as 1e-7')
-        super().__init__(len(peer_channels), num_samples, dim, momentum, dtype, seed)
-        self.num_samples, self.negatives, self.tau = num_samples, negatives, tau
-        self.mode, self.replace, self.eps = mode, replace, eps
-        self.heads = EmbeddingHeads(peer_channels, dim, linear=True)
+        super().__init__(
+            peer_channels, num_samples, negatives, tau, mode, replace, eps, momentum, dtype, dim,
+            seed,
+        )  # fmt: skip
 
     def check(self, peers: Sequence[Tensor]) -> None:
         """Refuse features that are not pooled (`ValueError`)."""
         check_pooled(peers)
-
-    def see_dataset(self, dataset: Any) -> None:
-        """Read ids and classes of the training set.
-
-        Raises:
-            ConfigError: As `BankLoss`; for a class that leaves less than K different negatives.
-        """
-        super().see_dataset(dataset)
-        if not self.replace:
-            self.require_others(dataset, self.negatives)
 
     def forward(self, peers: Sequence[Tensor], labels: Tensor, sample_ids: Tensor) -> Tensor:
         """Pooled features, N times (B, d_i), classes (B,) and ids (B,) -> a scalar.
@@ -100,9 +81,7 @@ class MCLOKDLoss(BankLoss):
             ConfigError: If the training set was not seen, or an image is not in it.
         """
         rows, classes = self.rows_of(sample_ids, labels)
-        index = self.draw_contrast(
-            rows, classes, self.negatives, self.mode == 'relax', self.replace
-        )  # (B, 1 + K)
+        index = self.draw(rows, classes)  # (B, 1 + K)
         embeddings = self.heads(peers)  # (N, B, dim)
         scores = []
         for place, bank in enumerate(self.bank.rows):

@@ -409,14 +409,14 @@ class TestColumns:
     @pytest.mark.parametrize('options', [dict(), dict(percent=0.7), dict(mode='relax')], ids=str)
     @pytest.mark.parametrize('block', [1, 5 * 12, 10**9])
     def test_different_ones(self, options, block, monkeypatch):
-        monkeypatch.setattr('kdmm.losses.crd.block_elements', lambda like: block)
+        monkeypatch.setattr('kdmm.losses.bank.block_elements', lambda like: block)
         _, index = self.drawn(replace=False, negatives=3, **options)
         own = LABELS[torch.tensor(self.ROWS * 12)]
         assert (index[:, 1:].sort(1).values.diff(dim=1) > 0).all() and index.shape[1] == 4
         assert (LABELS[index[:, 1:]] != own[:, None]).all()
         assert (LABELS[index[:, 0]] == own).all()
         assert len({tuple(sorted(row)) for row in index[own == 0, 1:].tolist()}) > 3
-        monkeypatch.setattr('kdmm.losses.crd.block_elements', lambda like: 10**9)
+        monkeypatch.setattr('kdmm.losses.bank.block_elements', lambda like: 10**9)
         _, expected = self.drawn(replace=False, negatives=3, **options)
         assert torch.equal(index.sort(1).values, expected.sort(1).values)
 
@@ -439,7 +439,7 @@ class TestDataSet:
 
     def test_a_class_of_one_image_is_named_in_relaxed_mode(self, monkeypatch):
         said: list[str] = []
-        monkeypatch.setattr('kdmm.losses.crd.print_log', lambda text, logger: said.append(text))
+        monkeypatch.setattr('kdmm.losses.bank.print_log', lambda text, logger: said.append(text))
         labels = [0, 1, 0, 0, 1, 2]
         made = loss(None, mode='relax', num_samples=6)
         made.see_dataset(Twelve(labels=labels))

@@ -1,6 +1,7 @@
 """MCL-OKD (arXiv 2006.04093): the NCE of all ordered pairs of networks.
 
-On several processes: tests/parity/test_bank_world.py; the NCE: tests/functional.
+On several processes: tests/parity/test_bank_world.py; the NCE: tests/functional; what is drawn:
+tests/losses/test_crd.py.
 """
 
 import pytest
@@ -63,8 +64,7 @@ def train(made: MCLOKDLoss, steps) -> list[float]:
 def columns(made: MCLOKDLoss, ids: list[int]) -> Tensor:
     """The draw of the next forward pass."""
     images = torch.tensor(ids)
-    relax = made.mode == 'relax'
-    return made.draw_contrast(images, LABELS[images], made.negatives, relax, made.replace)
+    return made.draw(images, LABELS[images])
 
 
 def naive(made: MCLOKDLoss, given: list[Tensor], index: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class TestForward:
         made.heads = Given()
         ids = torch.tensor([3, 13, 23, 33])
         index = (ids[:, None] + torch.tensor([0, 5, 6, 7, 8, 9, 14, 15])) % 40
-        monkeypatch.setattr(made, 'draw_contrast', lambda *_: index)
+        monkeypatch.setattr(made, 'draw', lambda *_: index)
         monkeypatch.setattr(made, 'rows_of', lambda images, labels: (images, labels))
         rows = [unit(fix((4, 6), 1 + i)) for i in range(4)]
         value = made(rows, torch.zeros(4), ids)
@@ -170,68 +170,6 @@ class TestForward:
             made.after_step(NO_BATCH)
         assert value.dtype == torch.float32 and value.isfinite()
         assert all(x.grad.isfinite().all() for x in (*inputs, *made.parameters()))
-
-
-class TestColumns:
-    @pytest.mark.parametrize('replace', [True, False])
-    def test_exact(self, replace):
-        made = loss(replace=replace)
-        index = columns(made, IDS)
-        assert index.shape == (4, 7) and index[:, 0].tolist() == IDS
-        assert not (LABELS[index[:, 1:]] == LABELS[index[:, :1]]).any()
-        distinct = [len(row.unique()) == 7 for row in index]
-        assert all(distinct) or replace
-        if replace:
-            assert not all(distinct)  # twelve images
-            assert not torch.equal(index[2], index[3])
-
-    def test_relax(self):
-        made, found = loss(mode='relax'), set()
-        for step in range(40):
-            made.bank.step.fill_(step)
-            index = columns(made, IDS)
-            assert torch.equal(LABELS[index[:, 0]], LABELS[IDS])
-            found |= set(index[0, :1].tolist())
-        assert found == {2, 7, 11}  # all of the class of image 7, itself, too
-
-    @pytest.mark.parametrize('replace', [True, False])
-    def test_they_change_from_step_to_step_and_with_the_seed(self, replace):
-        found = []
-        for seed in (0, 0, 1):
-            made = loss(seed=seed, replace=replace)
-            found.append(columns(made, IDS)[:, 1:].tolist())
-            made.bank.step += 1
-            found.append(columns(made, IDS)[:, 1:].tolist())
-        assert found[:2] == found[2:4] and len({str(x) for x in found}) == 4
-
-    def test_different_ones_are_those_of_the_smallest_numbers(self):
-        """A number for each image, behind that of the positive."""
-        made = loss(replace=False, mode='relax')
-        noise, index = made.bank.noise(4, 13), columns(made, IDS)
-        for b, image in enumerate(IDS):
-            keys = zip(noise[b, 1:].tolist(), made.samples.order.tolist(), strict=True)
-            others = sorted(pair for pair in keys if LABELS[pair[1]] != LABELS[image])
-            assert sorted(index[b, 1:].tolist()) == sorted(place for _, place in others[:6])
-
-    def test_different_ones_are_drawn_in_parts(self, monkeypatch):
-        """As many images at once as the cache holds, with the same result."""
-        made = loss(replace=False)
-        whole = columns(made, IDS).sort(1).values
-        for limit in (1, 25, 13):
-            monkeypatch.setattr('kdmm.losses.bank.block_elements', lambda _, n=limit: n)
-            assert torch.equal(columns(made, IDS).sort(1).values, whole)
-
-    def test_every_other_image_is_as_likely(self):
-        """Of 4000 draws of 6 out of 7: within five standard deviations."""
-        made, seen = loss(replace=False, negatives=6), torch.zeros(12)
-        for step in range(40):
-            made.bank.step.fill_(step)
-            index = columns(made, [0] * 100)[:, 1:]
-            seen += torch.bincount(index.flatten(), minlength=12)
-        others = seen[LABELS[0] != LABELS]
-        spread = (4000 * 6 / 7 / 7) ** 0.5
-        assert (others - 4000 * 6 / 7).abs().max() < 5 * spread
-        assert not seen[LABELS[0] == LABELS].any()
 
 
 class TestMemory:
