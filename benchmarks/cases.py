@@ -20,6 +20,7 @@ class Case(NamedTuple):
         ours: kdmm's, by name.
         floor: Only the products, and their number of operations, where there are any.
         prepare: State that a form keeps: shape to extra keyword arguments.
+        after: What a form does when its gradient is known, timed with it.
     """
 
     what: str
@@ -30,6 +31,7 @@ class Case(NamedTuple):
     ours: dict[str, Form]
     floor: tuple[Form, Callable[[Shape], int]] | None = None
     prepare: dict[str, Callable[[Shape], Inputs]] = {}
+    after: dict[str, Callable[..., None]] = {}
 
     def forms(self) -> dict[str, Form]:
         """All of them, by name."""
@@ -146,6 +148,19 @@ CASES: dict[str, Case] = {
         inputs.banked,
         naive.mcl_bank,
         dict(ours=ours.mcl_bank),
+    ),
+    'crd': Case(
+        'CRD, contrast with a teacher against memory banks, which are written',
+        tuple(
+            dict(networks=2, batch=64, channels=128, images=images, negatives=16384 - 1)
+            for images in (50_000, 1_281_167)
+        ),
+        dict(networks=2, batch=4, channels=6, images=40, negatives=5),
+        inputs.banked,
+        naive.crd,
+        dict(ours=ours.crd),
+        prepare=dict(ours=ours.instance_bank),
+        after=dict(naive=naive.write_banks, ours=ours.write_banks),
     ),
     'channel': Case(
         'CIRKDv2, channels of the batch with each other',

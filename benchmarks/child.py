@@ -47,6 +47,7 @@ class Call:
 
         case = CASES[job['case']]
         self.form = case.forms()[job['form']]
+        self.after = case.after.get(job['form'])
         self.device, self.dtype = job['device'], getattr(torch, job['dtype'])
         given = case.inputs(shape, torch.Generator().manual_seed(0))
         if job['form'] in case.prepare:
@@ -67,6 +68,8 @@ class Call:
         if result is None:
             return {}
         (gradient,) = torch.autograd.grad(result, self.leaf)
+        if self.after is not None:
+            self.after(**self.given)
         return dict(loss=result.detach(), gradient=gradient)
 
 

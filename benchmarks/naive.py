@@ -116,6 +116,29 @@ def mcl_bank(
     return weighted(*(torch.stack(term).sum() for term in terms))
 
 
+def crd(student: Tensor, banks: Tensor, index: Tensor, tau: float = 0.07) -> Tensor:
+    """CRD's NCE of anchors (2, B, C) with the other's bank (2, n, C): the named rows at once."""
+    batch, columns = index.shape
+    images, total = banks.shape[1], student.new_zeros(())
+    noise = (columns - 1) / images
+    for anchors, bank in zip(student, banks.flip(0), strict=True):
+        rows = bank.index_select(0, index.flatten()).view(batch, columns, -1)  # (B, 1 + K, C)
+        exponent = torch.exp(torch.bmm(rows, anchors[:, :, None])[..., 0] / tau)
+        data = exponent / (exponent.detach().mean() * images)
+        positive = data[:, 0] / (data[:, 0] + noise)
+        negatives = noise / (data[:, 1:] + noise)
+        total = total - (positive.log().sum() + negatives.log().sum()) / batch
+    return total
+
+
+def write_banks(student: Tensor, banks: Tensor, index: Tensor) -> None:
+    """The rows of the batch, half old and half new."""
+    own = index[:, 0]
+    with torch.no_grad():
+        for rows, new in zip(banks, student, strict=True):
+            rows[own] = F.normalize(0.5 * rows[own] + 0.5 * new, dim=1)
+
+
 def p2p(student: Tensor, teacher: Tensor, tau: float = 0.1) -> Tensor:
     """CIRKD's pixel-to-pixel term: two maps for each ordered pair of images."""
     batch = student.shape[0]

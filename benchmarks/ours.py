@@ -58,6 +58,28 @@ def mcl_bank(student: Tensor, banks: Tensor, index: Tensor) -> Tensor:
     return naive.weighted(*terms)
 
 
+def instance_bank(shape: Shape) -> Inputs:
+    """Of one image, until `crd` gives it the inputs' rows."""
+    made = import_module('kdmm.memory').InstanceBank
+    return dict(bank=made(shape['networks'], 1, shape['channels']))
+
+
+def crd(student: Tensor, banks: Tensor, index: Tensor, bank: Any) -> Tensor:
+    """CRD's NCE of both networks; the batch is kept for the bank."""
+    functional = import_module('kdmm.functional')
+    bank.rows = banks
+    bank.remember(index[:, 0].contiguous(), student)
+    scores = functional.cross_bank_scores(student, banks, index)
+    images = banks.shape[1]
+    log_z = functional.log_partition(scores, images)
+    return functional.noise_contrast(scores, log_z, images).sum()
+
+
+def write_banks(bank: Any, **given: Any) -> None:
+    """What was kept enters."""
+    bank.after_step()
+
+
 _QUEUES = dict(pixel_size=2000, region_size=200, per_image=16)
 
 

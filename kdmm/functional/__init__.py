@@ -49,7 +49,7 @@ from .online import attended_logits, gated_logits
 from .queue_contrast import mutual_queue_contrast, queue_logits
 from .relation import memory_kl, pixel_to_pixel_kl
 from .rotation import ROTATIONS, class_marginals, joint_labels, rotations, unrotated
-from .scores import bank_scores, scores_all_rows
+from .scores import bank_scores, cross_bank_scores, scores_all_rows
 
 # arguments under their names of kdmm 0.1 are taken here, and not inside the package
 kl_divergence = renamed(tau='temperature')(kl_divergence)
@@ -83,6 +83,7 @@ __all__ = [
     'class_correlation_mse',
     'class_marginals',
     'contrast_logits',
+    'cross_bank_scores',
     'decoupled_kl',
     'distributed',
     'draw_columns',

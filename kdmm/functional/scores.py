@@ -65,6 +65,36 @@ def bank_scores(anchors: Tensor, banks: Tensor, index: Tensor, whole: bool | Non
         return _Scores.apply(promote(anchors), banks, index, whole)
 
 
+def cross_bank_scores(
+    anchors: Tensor, banks: Tensor, index: Tensor, tau: float = 0.07, whole: bool | None = None
+) -> Tensor:
+    """Similarities of two networks' anchors with the other's bank (CRD, arXiv 1910.10699).
+
+    Args:
+        anchors: Unit rows (2, B, D).
+        banks: Rows (2, n, D) of the networks in the same order, constants.
+        index: Rows drawn for each image (B, M).
+        tau: Temperature of the similarities.
+        whole: See :func:`bank_scores`.
+
+    Returns:
+        (2, B, M), at least float32 under any autocast: entry ``[i, b, m]`` is
+        ``<banks[1 - i, index[b, m]], anchors[i, b]> / tau``.
+
+    Raises:
+        ValueError: If the shapes do not fit, or ``tau`` is not positive.
+    """
+    if len(anchors) != 2 or len(banks) != 2:
+        raise ShapeError('two networks are scored', 'form', anchors=anchors, banks=banks)
+    if not tau > 0:
+        raise ValueError(f'tau must be positive, got {tau!r}')
+    with full_precision(anchors):
+        anchors = promote(anchors) / tau
+    # (1, B, D), (1, n, D), (B, M) -> (1, 1, B, M)
+    parts = [bank_scores(anchors[i : i + 1], banks[1 - i : 2 - i], index, whole) for i in (0, 1)]
+    return torch.cat(parts)[:, 0]
+
+
 class _Scores(torch.autograd.Function):
     """Linear in the anchors; its gradient is `_WeightedRows`, and that one's is this."""
 

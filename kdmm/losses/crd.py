@@ -8,12 +8,16 @@ from torch import Tensor
 from kdmm.errors import ShapeError
 from kdmm.registry import MODELS
 
-from ..functional import bank_scores, log_partition, noise_contrast, promote, scores_all_rows
+from ..functional import (
+    cross_bank_scores,
+    log_partition,
+    noise_contrast,
+    promote,
+    scores_all_rows,
+)
 from .bank import BankNCELoss
 from .checks import check_choice
 from .embedding import check_pooled
-
-STUDENT, TEACHER = 0, 1
 
 
 @MODELS.register_module()
@@ -128,14 +132,8 @@ class CRDLoss(BankNCELoss):
             rows, classes = self.rows_of(sample_ids, labels)
         index = self.draw(rows, classes)  # (B, 1 + K)
         embeddings = self.heads((student, promote(teacher.detach())))  # (2, B, dim)
-        anchors = embeddings / self.tau
-        # each with the other network's bank: (1, B, dim), (1, n, dim) -> (1, 1, B, 1 + K)
-        scores = torch.cat(
-            [
-                bank_scores(anchors[i : i + 1], self.bank.rows[1 - i : 2 - i], index, self.dense)
-                for i in (STUDENT, TEACHER)
-            ]
-        )[:, 0]
+        # (2, B, dim), (2, n, dim), (B, 1 + K) -> (2, B, 1 + K)
+        scores = cross_bank_scores(embeddings, self.bank.rows, index, self.tau, self.dense)
         terms = noise_contrast(scores, self._log_z(scores), self.num_samples, self.eps)
         self.logged = dict(zip(('student', 'teacher'), terms.detach(), strict=True))
         self.remember(rows, embeddings)

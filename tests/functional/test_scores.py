@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kdmm.functional import bank_scores
+from kdmm.functional import bank_scores, cross_bank_scores
 from tests.errors import unfit
 from tests.versions import cpu_autocast
 
@@ -81,6 +81,26 @@ def test_nothing_of_the_fetched_rows_is_kept(whole):
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
         bank_scores(anchors, banks, index, whole)
     assert {x.data_ptr() for x in kept} == {banks.data_ptr(), index.data_ptr()}
+
+
+@pytest.mark.parametrize('whole', [True, False])
+def test_two_networks_with_each_others_banks(whole):
+    anchors, banks, index = problem()
+    ours = cross_bank_scores(anchors, banks[:2], index, 0.1, whole)
+    expected = naive(anchors / 0.1, banks[:2], index)
+    torch.testing.assert_close(ours, torch.stack([expected[1, 0], expected[0, 1]]), **CLOSE)
+    grads = [
+        torch.autograd.grad(x.square().sum(), anchors)[0] for x in (ours, expected[[1, 0], [0, 1]])
+    ]
+    torch.testing.assert_close(*grads, **CLOSE)
+
+
+def test_what_two_networks_need():
+    anchors, banks, index = problem()
+    with unfit('form', anchors=(2, 5, 4), banks=(3, 11, 4)):
+        cross_bank_scores(anchors, banks, index)
+    with pytest.raises(ValueError, match='tau must be positive, got 0'):
+        cross_bank_scores(anchors, banks[:2], index, 0)
 
 
 def test_the_form_goes_by_size(monkeypatch):
