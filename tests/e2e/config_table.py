@@ -138,8 +138,10 @@ def _classifier(cfg: Config, data: Path, work_dir: Path) -> None:
     shrink_cifar(cfg, folder, work_dir)
     if few:  # two of the four classes
         walk(cfg.train_dataloader.dataset, lambda node: _draw(node, 2))
-    if (cfg.get('kd') or {}).get('teacher'):
-        make_shallow(cfg.kd.teacher.model)
+    teachers = (cfg.get('kd') or {}).get('teacher') or []
+    for teacher in teachers if isinstance(teachers, list) else [teachers]:
+        make_shallow(teacher.model)
+    walk(cfg.get('kd'), _shrink_bank)
     for name in unseen:
         cfg[name] = None
 
@@ -181,6 +183,8 @@ def is_few_shot(cfg: Config) -> bool:
 def _shrink_bank(node: Any) -> None:
     if node.get('type') in ('MCLBankLoss', 'MCLOKDLoss'):
         node.update(num_samples=8, negatives=6)
+    if node.get('type') == 'CRDLoss':
+        node.update(num_samples=4, negatives=3)  # all of other classes
 
 
 def images(data: Path, per_class: int) -> Path:
@@ -296,6 +300,13 @@ FAMILIES = dict(
         _classifier,
         _best,
         ('kdmm.CIFAR', 'kdmm.StratifiedSubset', *FEW_SHOT),
+    ),
+    crd=Family(
+        'mmpretrain',
+        ('crd/cifar10*.py', 'crd/*.py'),
+        _classifier,
+        _best,
+        ('kdmm.CIFAR', 'kdmm.StratifiedSubset'),
     ),
     moco=Family(
         'mmpretrain',

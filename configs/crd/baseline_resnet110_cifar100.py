@@ -1,0 +1,1 @@
+_base_ = ['../_base_/models/cifar/resnet110_basic.py', '_base_/cifar100.py']

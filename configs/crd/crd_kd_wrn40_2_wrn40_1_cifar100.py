@@ -1,0 +1,5 @@
+_base_ = 'crd_wrn40_2_wrn40_1_cifar100.py'
+kd = dict(
+    taps=dict(logits='head.fc.out'),
+    losses=dict(kd=dict(type='KDLoss', on='logits', temperature=4.0, weight=1.0)),
+)

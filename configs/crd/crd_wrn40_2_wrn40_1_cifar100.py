@@ -1,0 +1,7 @@
+_base_ = ['baseline_wrn40_1_cifar100.py', '../_base_/kd/crd.py']
+kd = dict(
+    teacher=dict(
+        config='kdmm::crd/baseline_wrn40_2_cifar100.py',
+        checkpoint='work_dirs/baseline_wrn40_2_cifar100/epoch_240.pth',
+    )
+)
