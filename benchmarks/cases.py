@@ -133,6 +133,22 @@ CASES: dict[str, Case] = {
         naive.csd,
         dict(ours=ours.form('class_correlation_mse')),
     ),
+    'nst': Case(
+        'NST, the channel maps of an image with each other',
+        (_maps(16, 8, 8, student=64, teacher=256), _maps(16, 32, 32, student=16, teacher=64)),
+        _SMALL,
+        inputs.features,
+        naive.nst,
+        dict(ours=ours.form('channel_map_mmd')),
+    ),
+    'rkd': Case(
+        'RKD, angles between the images of a batch',
+        tuple(_maps(batch, 1, 1, student=64, teacher=256) for batch in (64, 256)),
+        _maps(6, 1, 1, student=6, teacher=10),
+        inputs.features,
+        naive.rkd_angles,
+        dict(ours=ours.form('batch_angles')),
+    ),
     'mcl': Case(
         'MCL, contrast between all pairs of networks',
         tuple(dict(networks=networks, batch=128, channels=128) for networks in (2, 4)),

@@ -185,6 +185,23 @@ def skd(student: Tensor, teacher: Tensor, patch: int = 2) -> Tensor:
     return ((maps[0] - maps[1]) ** 2).mean()
 
 
+def nst(student: Tensor, teacher: Tensor) -> Tensor:
+    """NST: kernels of all pairs of channels from their products, (B, C, C, n)."""
+    mine, theirs = (F.normalize(x.flatten(2), dim=2) for x in (student, teacher))
+    pairs = ((theirs, theirs, 1), (mine, mine, 1), (mine, theirs, -2))
+    terms = [sign * (a[:, :, None] * b[:, None]).sum(3).square().mean() for a, b, sign in pairs]
+    return torch.stack(terms).sum()
+
+
+def rkd_angles(student: Tensor, teacher: Tensor) -> Tensor:
+    """RKD's angles from the differences of all pairs, (B, B, d)."""
+    angles = []
+    for x in (student.flatten(1), teacher.flatten(1)):
+        arms = F.normalize(x[None] - x[:, None], dim=2)
+        angles.append(arms @ arms.transpose(1, 2))  # (B, B, B)
+    return F.smooth_l1_loss(*angles)
+
+
 def ifvd(student: Tensor, teacher: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """IFVD: the classes one after the other, with masks of the features' size."""
     cosines = []

@@ -1,11 +1,13 @@
 """Geometry of the images of a batch: distances and angles of RKD (arXiv 1904.05068)."""
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from .blocks import blocks, rows_per_block
+from .blocks import blocks, empty_blocks, refuse_second_order, rows_per_block
 from .maps import full_precision, normalize_rows, promote
 
 #: Least squared distance of two samples, as in the authors' code.
@@ -58,20 +60,59 @@ def batch_distances(student: Tensor, teacher: Tensor, normalize: bool = False) -
         return F.smooth_l1_loss(mine, theirs).to(promote(student).dtype)
 
 
-def _cosines(products: Tensor, apexes: slice) -> Tensor:
-    """Cosine of the angle at a between j and k, (B, B) -> (r, B, B) for r apexes a."""
-    at = products[apexes]  # (r, B), the apexes' products with all samples
-    own = products.diagonal()[apexes, None]  # (r, 1)
-    squared = own + products.diagonal() - 2 * at  # (r, B)
-    apart = squared > SQUARED_FLOOR  # not the apex itself, nor a sample in its place
-    inverse = torch.where(apart, squared, torch.inf).rsqrt()
+def _inverse_distances(products: Tensor) -> Tensor:
+    """``1 / |x_i - x_j|`` of all pairs, 0 where both are in one place, (B, B) -> (B, B)."""
+    squared = _squared(products)
+    return squared.rsqrt().masked_fill(squared <= SQUARED_FLOOR, 0)
+
+
+def _cosines(products: Tensor, inverse: Tensor, apexes: slice, out: Tensor) -> Tensor:
+    """Cosine of the angle at a between j and k for r apexes a, in ``out`` (r, B, B)."""
+    at, scale = products[apexes], inverse[apexes]  # (r, B)
+    own = products.diagonal()[apexes, None, None]  # (r, 1, 1)
     # <x_j - x_a, x_k - x_a>: (B, B) - (r, B, 1) - (r, 1, B) + (r, 1, 1) -> (r, B, B)
-    inner = products - at[:, :, None] - at[:, None] + own[:, None]
-    return inner * inverse[:, :, None] * inverse[:, None]
+    torch.sub(products, at[:, :, None], out=out).sub_(at[:, None]).add_(own)
+    return out.mul_(scale[:, :, None]).mul_(scale[:, None])
 
 
-def _angle_difference(mine: Tensor, theirs: Tensor, apexes: slice) -> Tensor:
-    return F.smooth_l1_loss(_cosines(mine, apexes), _cosines(theirs, apexes), reduction='sum')
+class _Angles(torch.autograd.Function):
+    """Blocks of apexes; the gradient by the student's products is formed in the forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor, theirs: Tensor, rows: int, need_grad: bool) -> Tensor:
+        batch, total = len(mine), mine.new_zeros(())
+        inverse, target = _inverse_distances(mine), _inverse_distances(theirs)  # (B, B)
+        buffers = empty_blocks(mine, rows, batch**2)
+        grad = torch.zeros_like(mine) if need_grad else None
+        for apexes in blocks(batch, rows):
+            shape = (len(mine[apexes]), batch, batch)
+            cosines, difference, slope = (x[: math.prod(shape)].view(shape) for x in buffers)
+            _cosines(mine, inverse, apexes, cosines)
+            _cosines(theirs, target, apexes, difference)
+            torch.sub(cosines, difference, out=difference)
+            # smooth L1 of d is c (d - c / 2) with c, its derivative, d within [-1, 1]
+            torch.clamp(difference, -1, 1, out=slope)
+            flat = slope.flatten()
+            total += torch.dot(flat, difference.flatten()) - torch.dot(flat, flat) / 2
+            if grad is None:
+                continue
+            # by the squared distances of apex and sample, (r, B, B) -> (r, B)
+            lengths = -inverse[apexes].square() * cosines.mul_(slope).sum(2)
+            # by the products of two arms, symmetric in j and k: (r, B, B)
+            arms = slope.mul_(inverse[apexes, :, None]).mul_(inverse[apexes, None])
+            grad += arms.sum(0)
+            by_apex = arms.sum(2) + lengths  # (r, B)
+            grad[apexes] -= 2 * by_apex
+            grad.diagonal()[apexes] += by_apex.sum(1)
+            grad.diagonal().add_(lengths.sum(0))
+        if grad is not None:
+            ctx.save_for_backward(grad.div_(batch**3))
+        return total / batch**3
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_order('batch_angles', 'autograd on the cosines of all triples')
+        return grad * ctx.saved_tensors[0], None, None, None
 
 
 def batch_angles(
@@ -80,8 +121,8 @@ def batch_angles(
     """Smooth L1 of the networks' angles between samples (RKD-A, arXiv 1904.05068).
 
     For every ordered triple (a, j, k) the cosine of the angle at a between j and k; it is 0 where j
-    or k is a or lies in its place. Apexes are treated in blocks, which the backward pass computes
-    again, so that nothing of B * B * B or B * B * d is held.
+    or k is a or lies in its place. Apexes are treated in blocks, and the gradient is formed in the
+    forward pass, so that nothing of B * B * B or B * B * d is held. First derivatives only.
 
     Args:
         student: Features (B, ...).
@@ -96,17 +137,6 @@ def batch_angles(
     """
     with full_precision(student):
         mine, theirs = (_products(x, normalize) for x in (student, teacher.detach()))
-        batch = len(mine)
-        rows = rows_per_block(batch, batch**2, mine, chunk)
-        total = mine.new_zeros(())
-        for apexes in blocks(batch, rows):
-            part = checkpoint(
-                _angle_difference,
-                mine,
-                theirs,
-                apexes,
-                use_reentrant=False,
-                preserve_rng_state=False,
-            )
-            total = total + part
-        return (total / batch**3).to(promote(student).dtype)
+        rows = rows_per_block(len(mine), len(mine) ** 2, mine, chunk)
+        need_grad = torch.is_grad_enabled() and mine.requires_grad
+        return _Angles.apply(mine, theirs, rows, need_grad).to(promote(student).dtype)

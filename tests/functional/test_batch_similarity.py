@@ -150,6 +150,16 @@ class TestBoth:
             LOSSES[name](student, teacher, 'sum')
 
 
+@pytest.mark.parametrize('scale', [1e-9, 1e9])
+def test_sp_takes_a_sample_for_zero_in_relation_to_the_others_only(scale):
+    student, teacher = features()
+    value, grad = value_and_grad(batch_similarity_mse(student, teacher), student)
+    scaled = (student.detach() * scale).requires_grad_()
+    found = value_and_grad(batch_similarity_mse(scaled, teacher * scale), scaled)
+    torch.testing.assert_close(found[0], value)
+    torch.testing.assert_close(found[1] * scale, grad)
+
+
 def test_sp_is_bounded():
     """Non-negative unit rows are at most sqrt(2) apart: 2 a row."""
     student, teacher = torch.eye(4), torch.ones(4, 3)

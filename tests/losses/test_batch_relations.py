@@ -133,7 +133,7 @@ class TestEachLoss:
                 call(student, teacher[:1])
 
     def test_a_blank_image_is_checked(self, name):
-        """When a run is built there is one image, of stride 0."""
+        """One image of stride 0, as when a run is built."""
         FAMILY[name][0].check(*(torch.zeros(()).expand(1, *x[1:]) for x in FAMILY[name][1]))
 
 
