@@ -199,7 +199,7 @@ def rkd_angles(student: Tensor, teacher: Tensor) -> Tensor:
     for x in (student.flatten(1), teacher.flatten(1)):
         arms = F.normalize(x[None] - x[:, None], dim=2)
         angles.append(arms @ arms.transpose(1, 2))  # (B, B, B)
-    return F.smooth_l1_loss(*angles)
+    return F.smooth_l1_loss(angles[0], angles[1])
 
 
 def ifvd(student: Tensor, teacher: Tensor, labels: Tensor, num_classes: int) -> Tensor:

@@ -146,6 +146,13 @@ def _classifier(cfg: Config, data: Path, work_dir: Path) -> None:
         cfg[name] = None
 
 
+def _distilled(cfg: Config, data: Path, work_dir: Path) -> None:
+    """Batches of four images, as some losses compare three or more."""
+    _classifier(cfg, data, work_dir)
+    walk(cfg.train_dataloader.dataset, _two_a_class)
+    cfg.train_dataloader.batch_size = 4
+
+
 def _cohort(cfg: Config, data: Path, work_dir: Path) -> None:
     """Batches of four images, of two classes where the config says so."""
     make_shallow(cfg.model)
@@ -305,6 +312,13 @@ FAMILIES = dict(
         'mmpretrain',
         ('crd/cifar10*.py', 'crd/*.py'),
         _classifier,
+        _best,
+        ('kdmm.CIFAR', 'kdmm.StratifiedSubset'),
+    ),
+    cls_kd=Family(
+        'mmpretrain',
+        ('cls_kd/*.py',),
+        _distilled,
         _best,
         ('kdmm.CIFAR', 'kdmm.StratifiedSubset'),
     ),

@@ -34,7 +34,7 @@ from .config_table import (  # noqa: E402
 from .test_hssakd_recipes import split_name  # noqa: E402
 from .tiny_data import shrink, walk, write_tiny_data  # noqa: E402
 
-FOLDERS = ('cirkd', 'crd', 'hsjp', 'hssakd', 'mcl', 'mcl_okd', 'seg_kd', 'transfer')
+FOLDERS = ('cirkd', 'cls_kd', 'crd', 'hsjp', 'hssakd', 'mcl', 'mcl_okd', 'seg_kd', 'transfer')
 #: Families whose configs are the base library's, but for ``kd``.
 COHORTS = [FAMILIES[name] for name in ('mcl', 'mcl_okd')]
 #: Folders whose metafiles say a batch: of one device, on ImageNet of eight.

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from oracles import gen, gen_plus
+from saved import Largest
 
 from kdmm.losses import (
     BatchRelationLoss,
@@ -205,6 +206,12 @@ def test_rkd_of_options():
         whole, blocks = (RKDLoss(normalize, chunk=chunk)(student, teacher) for chunk in (None, 2))
         torch.testing.assert_close(whole, blocks)
     assert RKDLoss()(student, teacher)['angle'] != whole['angle']
+    made = []
+    for chunk in (1, 5):
+        with Largest() as largest:
+            RKDLoss(chunk=chunk)(student, teacher)
+        made.append(largest.elements)
+    assert made == [3 * 1 * 25, 3 * 5 * 25]  # three buffers of a block
     with refused(key='chunk', got=0, expected='at least 1'):
         RKDLoss(chunk=0)
 

@@ -1,0 +1,9 @@
+# FitNet.
+_base_ = ['../small/cifar10/student.py', '../_base_/kd/fitnet_classifier.py']
+kd = dict(
+    teacher=dict(
+        config='kdmm::small/cifar10/teacher.py',
+        checkpoint='work_dirs/cifar10_small/teacher/epoch_16.pth',
+    ),
+    taps=dict(stage2='backbone.stages.1.out'),
+)
