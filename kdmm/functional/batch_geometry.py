@@ -76,7 +76,7 @@ def _cosines(products: Tensor, inverse: Tensor, apexes: slice, out: Tensor) -> T
 
 
 class _Angles(torch.autograd.Function):
-    """Blocks of apexes; the gradient by the student's products is formed in the forward pass."""
+    """Blocks of apexes; the gradient for the student's products is formed in the forward pass."""
 
     @staticmethod
     def forward(ctx: Any, mine: Tensor, theirs: Tensor, rows: int, need_grad: bool) -> Tensor:
@@ -96,9 +96,9 @@ class _Angles(torch.autograd.Function):
             total += torch.dot(flat, difference.flatten()) - torch.dot(flat, flat) / 2
             if grad is None:
                 continue
-            # by the squared distances of apex and sample, (r, B, B) -> (r, B)
+            # gradient for the squared distances of apex and sample, (r, B, B) -> (r, B)
             lengths = -inverse[apexes].square() * cosines.mul_(slope).sum(2)
-            # by the products of two arms, symmetric in j and k: (r, B, B)
+            # gradient for the products of two arms, symmetric in j and k: (r, B, B)
             arms = slope.mul_(inverse[apexes, :, None]).mul_(inverse[apexes, None])
             grad += arms.sum(0)
             by_apex = arms.sum(2) + lengths  # (r, B)
