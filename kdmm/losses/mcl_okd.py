@@ -72,6 +72,10 @@ class MCLOKDLoss(BankNCELoss):
         """Refuse features that are not pooled (`ValueError`)."""
         check_pooled(peers)
 
+    def note(self) -> str:
+        """Return what is scored."""
+        return f'{self.negatives} negatives of {self.num_samples} images, for each pair of networks'
+
     def forward(self, peers: Sequence[Tensor], labels: Tensor, sample_ids: Tensor) -> Tensor:
         """Pooled features, N times (B, d_i), classes (B,) and ids (B,) -> a scalar.
 

@@ -176,6 +176,8 @@ def cohort_table(terms: Sequence[CohortTerm], activations: Activations, stored: 
         shapes = [shape_of(one.pick(found)) for found in activations]
         rows.append((term.name, one.on, *shapes, type(one.loss).__name__, one.describe_weight()))
     lines = [f'Cohort of {len(activations)} networks', plain(head, rows)]
+    notes = [(term.name, term.first.loss.note()) for term in terms]
+    lines += [f'{name}: {note}' for name, note in notes if note]
     if stored:
         lines.append(f'queues and banks: {stored / 2**20:.0f} MiB on each device')
     return '\n'.join(lines)

@@ -227,5 +227,8 @@ def test_the_table_names_all_places():
         ['dml', 'logits', '4x5', '4x5', '4x5', 'KDLoss', '0.5'],
         ['mcl', 'embedding', '4x3', '4x4', '4x5', 'MCLLoss', 'vcl', '0.1,', 'icl', '0.1'],
     ]
-    assert text.startswith('Cohort of 3 networks\n')
+    assert text.startswith('Cohort of 3 networks\n') and len(text.splitlines()) == 6
+    okd = term(3, 'okd', type='MCLOKDLoss', on='embedding', num_samples=9, negatives=4)
+    noted = cohort_table([okd], activations(3), 0).splitlines()[-1]
+    assert noted == 'okd: 4 negatives of 9 images, for each pair of networks'
     assert cohort_table([], activations(2), 0) == 'Cohort of 2 networks without losses between them'
