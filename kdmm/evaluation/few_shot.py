@@ -121,8 +121,8 @@ class FewShotMetric(BaseMetric):
                     expected='one label and a number',
                     fix='Its pipeline ends with PackInputs, whose meta_keys have sample_idx.',
                 )
-            # a copy: a row that is a view would be sent to other ranks with its whole batch
-            row = sample['features'].detach().float().cpu().numpy().copy()
+            # an array: a tensor that is a view would be sent to other ranks with its whole batch
+            row = sample['features'].detach().float().cpu().numpy()
             self.results.append((sample_id(sample), int(label[0]), row))
 
     def compute_metrics(self, results: list[tuple[Any, int, np.ndarray]]) -> dict[str, float]:
@@ -207,12 +207,12 @@ def _warnings_in_one() -> Iterator[None]:
 
 
 def sample_id(info: Any) -> tuple[int, str]:
-    """What tells an image from others: ``sample_idx``, and the path of its file if it has one."""
+    """Return what tells an image from others: ``sample_idx``, and the path of its file if any."""
     return int(info['sample_idx']), str(info.get('img_path') or '')
 
 
 def groups_of(labels: Sequence[int]) -> list[np.ndarray]:
-    """The places of each class's images, classes in the order of their numbers."""
+    """Return the places of each class's images, classes in the order of their numbers."""
     array = np.asarray(labels)
     return [np.flatnonzero(array == label) for label in np.unique(array)]
 

@@ -5,6 +5,7 @@ import pickle
 import statistics
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -299,7 +300,7 @@ def test_shuffled_labels_give_chance_within_the_interval():
 @pytest.mark.parametrize('ways', [2, 5])
 def test_equal_features_give_exactly_chance(ways, value):
     """All classes tie, and share each hit."""
-    classifiers = CLASSIFIERS if 'sklearn' in sys.modules else CLASSIFIERS[:2]
+    classifiers = CLASSIFIERS if find_spec('sklearn') else CLASSIFIERS[:2]
     samples = [dict(sample, features=torch.full((WIDTH,), value)) for sample in world()]
     found = measure(samples, settings=[(ways, 3)], episodes=3, classifiers=classifiers)
     assert [found[f'few_shot/{ways}way_3shot_{kind}'] for kind in classifiers] == pytest.approx(
