@@ -255,8 +255,9 @@ class SecondImage(View):
                 key=where,
                 fix=f'Load it, and add {self.key!r} to the meta_keys of the transform that packs.',
             )
-        if isinstance(found, np.ndarray):
-            found = torch.from_numpy(np.ascontiguousarray(np.atleast_3d(found).transpose(2, 0, 1)))
+        if isinstance(found, np.ndarray):  # of 16 bits, too, which torch does not have throughout
+            found = np.atleast_3d(found).transpose(2, 0, 1).astype(np.float32)
+            found = torch.from_numpy(np.ascontiguousarray(found))
         image = found[None] if found.ndim == 2 else found
         own = tuple(getattr(sample, 'img_shape', None) or size)[:2]
         if tuple(image.shape[1:]) not in (own, size):

@@ -12,6 +12,7 @@ from mmengine.config import Config
 
 from kdmm.engine import load_config
 from kdmm.models.staging import staging_of
+from kdmm.registry import MODELS
 from kdmm.teachers.teacher import load_model_config
 
 from .brief import forget_imports
@@ -257,7 +258,7 @@ def check_losses(cfg: Config, logged: dict[str, Any], model: Any) -> None:
     assert {tag for tag in losses if tag.startswith('kd.')} == terms_of(cfg, model)
     assert 'loss' in losses
     if cfg.default_scope == 'mmpretrain':
-        named = kind_of(cfg) not in ('', 'MCLMoCo')
+        named = kind_of(cfg) not in ('', 'MCLMoCo') and cfg.kd.get('task', 1) != 0
         own = {'loss', 'head.loss'} if named else {'loss'}
         assert {tag for tag in losses if not tag.startswith('kd.')} == own
     assert all(math.isfinite(v) for tag in losses for v in logged[f'train/{tag}'].data[0])
@@ -321,6 +322,23 @@ FAMILIES = dict(
         _distilled,
         _best,
         ('kdmm.CIFAR', 'kdmm.StratifiedSubset'),
+    ),
+    crd=Family(
+        'mmpretrain',
+        ('crd/*.py',),
+        _classifier,
+        _best,
+        (
+            'kdmm.CIFAR',
+            'kdmm.StratifiedSubset',
+            'kdmm.ToLuminance',
+            'kdmm.ToChrominance',
+            'kdmm.BothImages',
+        ),
+        # the template: test_views.py, on pairs of files
+        lambda name: (
+            'template' in name or MODELS.get('CRDLoss') is None and 'CRDLoss' in str(read(name))
+        ),
     ),
     moco=Family(
         'mmpretrain',
