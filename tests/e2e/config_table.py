@@ -12,7 +12,6 @@ from mmengine.config import Config
 
 from kdmm.engine import load_config
 from kdmm.models.staging import staging_of
-from kdmm.registry import MODELS
 from kdmm.teachers.teacher import load_model_config
 
 from .brief import forget_imports
@@ -150,7 +149,7 @@ def _classifier(cfg: Config, data: Path, work_dir: Path) -> None:
 def _distilled(cfg: Config, data: Path, work_dir: Path) -> None:
     """Batches of four images, as some losses compare three or more."""
     _classifier(cfg, data, work_dir)
-    walk(cfg.train_dataloader.dataset, _two_a_class)
+    walk(cfg.train_dataloader.dataset, lambda node: _draw(node, 2))
     cfg.train_dataloader.batch_size = 4
 
 
@@ -309,13 +308,6 @@ FAMILIES = dict(
         _best,
         ('kdmm.CIFAR', 'kdmm.StratifiedSubset', *FEW_SHOT),
     ),
-    crd=Family(
-        'mmpretrain',
-        ('crd/cifar10*.py', 'crd/*.py'),
-        _classifier,
-        _best,
-        ('kdmm.CIFAR', 'kdmm.StratifiedSubset'),
-    ),
     cls_kd=Family(
         'mmpretrain',
         ('cls_kd/*.py',),
@@ -325,7 +317,7 @@ FAMILIES = dict(
     ),
     crd=Family(
         'mmpretrain',
-        ('crd/*.py',),
+        ('crd/cifar10*.py', 'crd/*.py'),
         _classifier,
         _best,
         (
@@ -335,10 +327,7 @@ FAMILIES = dict(
             'kdmm.ToChrominance',
             'kdmm.BothImages',
         ),
-        # the template: test_views.py, on pairs of files
-        lambda name: (
-            'template' in name or MODELS.get('CRDLoss') is None and 'CRDLoss' in str(read(name))
-        ),
+        lambda name: 'template' in name,  # test_views.py runs it, on pairs of files
     ),
     moco=Family(
         'mmpretrain',

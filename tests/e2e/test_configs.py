@@ -249,8 +249,8 @@ def test_metafile_lists_every_config(folder: str, metafiles: dict[str, Any]) -> 
         cfg, said = read(path.removeprefix('configs/')), model['Metadata']
         if 'Batch Size' in said:
             devices = said['Batch Size'] / cfg.train_dataloader.batch_size
-            assert devices in ((1, 8) if folder in CLASSIFIERS else (1, 2, 4, 8))
-            assert folder not in CLASSIFIERS or (devices == 8) == ('imagenet' in path)
+            assert devices in ((1, 8) if folder in BATCHES else (1, 2, 4, 8))
+            assert folder not in BATCHES or (devices == 8) == ('imagenet' in path)
         if 'Epochs' in said:
             assert said['Epochs'] == cfg.train_cfg.max_epochs
 
