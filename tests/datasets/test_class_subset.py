@@ -117,6 +117,13 @@ def test_inside_out_and_copied():
     assert items(SeededDataset(data)) == expected
 
 
+def test_lazy_data_know_their_classes_when_asked():
+    data = subset(classes_kept=['dog', 'bee'], lazy_init=True)
+    assert not data._fully_initialized and data.metainfo == dict(classes=('dog', 'bee'))
+    assert len(subset(classes_kept=[3], lazy_init=True)) == 3
+    assert subset(classes_kept=[3], lazy_init=True)[2] == dict(data[4])
+
+
 def test_packed_samples_have_the_new_label_every_time(tmp_path):
     write_folder(tmp_path, classes=3, per_class=2, size=8)
     folder = dict(
