@@ -113,7 +113,7 @@ def _check_wrappers(dataset: Any, where: str) -> None:
         ConfigError: Names the wrapper.
     """
     for wrapper in _wrappers(dataset):
-        name = type(wrapper).__name__
+        name = wrapper.__class__.__name__  # of what a SeededDataset wraps
         if not hasattr(wrapper, 'get_data_info') or isinstance(wrapper, BaseDataset):
             why = 'numbers them anew' if hasattr(wrapper, 'get_data_info') else 'hides it'
             raise ConfigError(

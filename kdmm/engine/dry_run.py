@@ -88,6 +88,8 @@ def to_blank_data(cfg: Config, size: tuple[int, int] | None = None) -> None:
     for term in ((cfg.get(SECTION) or {}).get('losses') or {}).values():
         if 'num_samples' in term:  # a memory of every image
             term['num_samples'] = LENGTH
+        if 'replace' in term:  # the blank images may be fewer than are drawn
+            term['replace'] = True
 
 
 def _task_and_classes(model: Mapping[str, Any]) -> tuple[str, int]:

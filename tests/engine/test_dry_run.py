@@ -108,6 +108,9 @@ def test_blank_data(cfg: Config) -> None:
     to_blank_data(cfg)
     assert cfg.train_dataloader.dataset.task == 'classification'
     assert cfg.train_dataloader.dataset.num_classes == 7
+    cfg.kd = dict(losses=dict(crd=dict(num_samples=50000, replace=False), other=dict()))
+    to_blank_data(cfg)
+    assert cfg.kd.losses == dict(crd=dict(num_samples=256, replace=True), other=dict())
 
 
 def test_blank_data_has_the_channels_and_second_images_that_the_networks_read(cfg: Config) -> None:
