@@ -80,6 +80,21 @@ def test_cifar_counts(name):
     assert counts(backbone(name), 400) == CIFAR[name][0]
 
 
+#: By hand, as tests/models/backbones/networks.py: the network without its Linear, less stem and
+#: stages in front, and 400 rows of a Linear. VGG-16's stages: 38,976, 221,952, 1,476,864,
+#: 5,902,848, 7,082,496. DenseNet's first, 108,240, and second, 324,240; its last again is behind a
+#: transition from 448 to 304 channels, 137,088.
+FURTHER = {
+    'vgg16': [14_889_360, 14_667_408, 13_190_544, 7_287_696, 7_287_696],
+    'densenet40_12': [1_086_160, 761_920, 805_984],
+}
+
+
+@pytest.mark.parametrize('name', FURTHER)
+def test_counts_of_further_networks(name):
+    assert counts(backbone(name), 400) == FURTHER[name]
+
+
 @pytest.mark.parametrize('depth', IMAGENET)
 def test_imagenet_counts(depth):
     assert counts(resnet(depth), 4000) == IMAGENET[depth][0][0]
