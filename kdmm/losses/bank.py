@@ -1,6 +1,6 @@
 """`BankLoss`, the base of losses with a memory bank of the training set, and `BankNCELoss`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -186,7 +186,8 @@ class BankNCELoss(BankLoss):
         super().see_dataset(dataset)
         if self.mode == 'unlabelled':
             return
-        names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+        facts = getattr(dataset, 'metainfo', None)
+        names = (facts.get('classes') if isinstance(facts, Mapping) else None) or ()
         size = self.samples.classes.size.cpu()
         left = self.num_samples - size  # (C,)
         if self.percent < 1:

@@ -126,10 +126,11 @@ class CRDLoss(BankNCELoss):
             ShapeError: As `check`.
         """
         self.check(student, teacher)
-        if labels is None or self.mode == 'unlabelled':
-            rows, classes = self.samples.find_rows(sample_ids), None
-        else:
-            rows, classes = self.rows_of(sample_ids, labels)
+        rows, classes = self.samples.find_rows(sample_ids), None
+        if self.mode != 'unlabelled':
+            if labels is None:
+                raise ConfigError('it needs the classes of a batch', key='mode', got=self.mode)
+            classes = self.rows_of(sample_ids, labels)[1]
         index = self.draw(rows, classes)  # (B, 1 + K)
         embeddings = self.heads((student, promote(teacher.detach())))  # (2, B, dim)
         # (2, B, dim), (2, n, dim), (B, 1 + K) -> (2, B, 1 + K)

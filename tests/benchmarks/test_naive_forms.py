@@ -85,6 +85,17 @@ def test_kdmm_computes_the_same(case, form):
     assert all(norm > 0 for norm, _ in theirs['values'].values())
 
 
+def test_crd_writes_the_same_rows():
+    calls = [Call(job('crd', form), CASES['crd'].quick) for form in ('naive', 'ours')]
+    before = calls[0].given['banks'].clone()
+    for call in calls:
+        call()
+    naive_rows, ours = (call.given['banks'] for call in calls)
+    torch.testing.assert_close(naive_rows, ours)
+    changed = (ours != before).any(2)
+    assert (changed.sum(1) == CASES['crd'].quick['batch']).all()
+
+
 @pytest.mark.parametrize('case', [name for name, case in CASES.items() if case.floor])
 def test_the_products_are_no_loss(case):
     assert Call(job(case, 'products'), CASES[case].quick)() == {}

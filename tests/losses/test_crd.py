@@ -457,6 +457,10 @@ class TestDataSet:
         with refused(problem='the classes of image 0'):
             loss(lambda: LabelsOnly([None] * 12))
 
+    def test_a_batch_without_classes(self):
+        with refused(key='mode', got='exact', problem='classes of a batch'):
+            loss()(*features(), torch.arange(4))
+
     def test_data_without_numbers(self):
         with refused(problem='the sample_idx of image 0 of list'):
             loss(lambda: [1, 2, 3])
