@@ -18,7 +18,7 @@ from kdmm.distillers.section import both_sides, check_section, list_of_teachers,
 from kdmm.distillers.task import TaskWeight, freeze_untrained
 from kdmm.distillers.term import Term, TermedObjective, gather_contexts, start_table
 from kdmm.distillers.view_checks import check_student_views, check_views
-from kdmm.distillers.views import Views
+from kdmm.distillers.views import Views, views_of_teachers
 from kdmm.errors import ConfigError
 from kdmm.losses.base import WHOLE
 from kdmm.schedules import Progress
@@ -85,17 +85,7 @@ class Distillation(TermedObjective):
             said = 'kd.losses: every weight is 0, so the student is trained as without kd'
             print_log(said, 'current', WARNING)
         used = sorted({config.get('teacher', 0) for config in losses.values()})
-        place = '[{}]' if len(teachers) > 1 else ''
-        # the student's and each teacher's random views differ
-        self.view = Views(inputs, 'kd.inputs')
-        self.views = [
-            Views(
-                teachers[index].pop('inputs', None),
-                f'kd.teacher{place.format(index)}.inputs',
-                index + 1,
-            )
-            for index in used
-        ]
+        self.view, self.views = Views(inputs, 'kd.inputs'), views_of_teachers(teachers, used)
         size = sizes_to_try(student, probe_size, crop_size)[0]
         if self.view:
             check_student_views(self.view, student, size)

@@ -1,6 +1,7 @@
 """Checks of views when the model is built: channels, and where the content lies."""
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -53,21 +54,37 @@ def check_student_views(views: Views, student: nn.Module, size: Size) -> None:
                 got=kind,
                 fix='Transforms of geometry belong in the pipeline.',
             )
-    check_views(views, student, student, size)
+    _check(views, student, student, size)
 
 
-def check_views(views: Views, network: nn.Module, student: nn.Module, size: Size) -> None:
-    """Refuse views that do not fit a network, or do to the geometry what they do not declare.
+def check_views(views: Views, teacher: nn.Module, student: nn.Module, size: Size) -> None:
+    """Refuse views that do not fit a teacher, or do to the geometry what they do not declare.
 
     Args:
-        views: Of the network.
-        network: Whose images they give.
+        views: Of the teacher; the log names them.
+        teacher: The network.
         student: Whose batch they get.
         size: (H, W) of its images.
 
     Raises:
         ConfigError: Names the view or the key, and both numbers of channels.
     """
+    mixes = getattr(student.get_submodule('data_preprocessor'), 'batch_augments', None)
+    for where, view in views.views.items():
+        if view.reads_samples and mixes:
+            kind = type(view).__name__
+            raise ConfigError(
+                f'{kind} reads images that model.data_preprocessor.batch_augments does not mix or '
+                'resize as it does those of the batch',
+                key=where,
+                got=kind,
+                fix='Leave batch_augments out.',
+            )
+    _check(views, teacher, student, size)
+
+
+def _check(views: Views, network: nn.Module, student: nn.Module, size: Size) -> None:
+    """Try the views with a pattern, and compare channels."""
     channels = input_channels(student)
     plain, marked = patterns(channels, size)
     for where, view in views.views.items():
@@ -75,7 +92,8 @@ def check_views(views: Views, network: nn.Module, student: nn.Module, size: Size
         _check_repeatable(where, view, marked, after[1])
         _check_places(where, view, plain, marked, after)
         plain, marked = after
-    _check_channels(views.where, network, plain.shape[1])
+    _check_channels(views.where, network, plain)
+    print_log(f'{views.where}: {views}', 'current')
 
 
 def patterns(channels: int, size: Size) -> tuple[Tensor, Tensor]:
@@ -155,9 +173,9 @@ def _check_places(
         )
 
 
-def _check_channels(where: str, network: nn.Module, channels: int) -> None:
+def _check_channels(where: str, network: nn.Module, images: Tensor) -> None:
     """Compare channels with the network's first convolution and its normalization."""
-    trunk = getattr(network, 'backbone', network)
+    channels, trunk = images.shape[1], getattr(network, 'backbone', network)
     first = next(
         (
             (name, part)
@@ -167,7 +185,7 @@ def _check_channels(where: str, network: nn.Module, channels: int) -> None:
         None,
     )
     kind = type(network).__name__
-    if first is not None and first[1].in_channels != channels:
+    if first is not None and first[1].in_channels != channels and not _runs(network, images):
         raise ConfigError(
             f'images of {channels} channel(s) for a {kind} whose first convolution, {first[0]}, '
             f'takes {first[1].in_channels}',
@@ -184,3 +202,17 @@ def _check_channels(where: str, network: nn.Module, channels: int) -> None:
                 key=where,
                 fix='Give it one value a channel of what the view makes, as it was trained with.',
             )
+
+
+def _runs(network: nn.Module, images: Tensor) -> bool:
+    """Whether a network takes such images all the same, as YOLOX does behind its focus."""
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            network(images[:1].to(next(network.parameters())), None, mode='tensor')
+    except Exception:  # of whatever kind; the static finding stands
+        return False
+    finally:
+        network.train(was_training)
+    return True

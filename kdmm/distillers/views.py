@@ -41,6 +41,8 @@ class View:
     geometry: ClassVar[str] = 'kept'
     #: Whether training alone should see it; only such views are for a student.
     augments: ClassVar[bool] = False
+    #: Whether it reads images from the data samples, which the preprocessor does not change.
+    reads_samples: ClassVar[bool] = False
 
     def __call__(
         self, images: Tensor, samples: Sequence[Any] | None, random: torch.Generator
@@ -219,6 +221,8 @@ class SecondImage(View):
         bgr: Whether three channels are B, G, R, as files are loaded.
     """
 
+    reads_samples: ClassVar[bool] = True
+
     def __init__(self, key: str = 'img2', channels: int = 3, bgr: bool = True) -> None:
         if type(channels) is not int or channels < 1:
             raise ConfigError(key='channels', got=channels, expected='a positive integer')
@@ -307,6 +311,9 @@ class Views:
     def __bool__(self) -> bool:
         return bool(self.views)
 
+    def __str__(self) -> str:
+        return ', '.join(type(view).__name__ for view in self.views.values())
+
     @property
     def geometry(self) -> str:
         """The strongest of what the views do to the content's places, one of `GEOMETRIES`."""
@@ -338,6 +345,20 @@ class Views:
         words = (torch.initial_seed(), self.progress.iteration, collective.rank(), self.stream)
         entropy = np.random.SeedSequence([word % 2**64 for word in words])
         return torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+
+
+def views_of_teachers(teachers: Sequence[dict[str, Any]], used: Sequence[int]) -> list[Views]:
+    """Build the views of the teachers ``used``, and take them out of their configs.
+
+    Raises:
+        ConfigError: As `Views`.
+    """
+    place = '[{}]' if len(teachers) > 1 else ''
+    found = []
+    for index in used:
+        where = f'kd.teacher{place.format(index)}.inputs'
+        found.append(Views(teachers[index].pop('inputs', None), where, index + 1))
+    return found
 
 
 def previewed(where: str, view: View, images: Tensor) -> Tensor:

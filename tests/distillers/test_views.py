@@ -460,6 +460,41 @@ def test_a_normalization_of_other_channels_is_refused():
         distill(net(), **{**KD, 'teacher': teacher})
 
 
+class Focus(nn.Module):
+    """Pixels to channels, as YOLOX has it before its first convolution."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.pixel_unshuffle(x, 2)
+
+
+@MODELS.register_module(force=True)
+class Focused(Pooled):
+    """Its first convolution takes four times the channels of the images."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.stem = nn.Sequential(Focus(), nn.Conv2d(12, self.head.in_channels, 3, 1, 1))
+
+
+def test_what_comes_before_the_first_convolution_may_change_the_channels():
+    teacher = dict(model=dict(type='kdmm.Focused'), random=True, inputs=dict(type='Luminance'))
+    made = distill(net(), **{**KD, 'teacher': teacher})
+    assert made.kd.teachers[0].module.stem[1].in_channels == 12
+
+
+def test_second_images_and_mixed_batches_are_refused():
+    preprocessor = dict(type='ClsDataPreprocessor', _scope_='mmpretrain', num_classes=3,
+                        batch_augments=dict(augments=dict(type='Mixup', alpha=0.8)))  # fmt: skip
+    for view, mixed in (('SecondImage', True), ('Luminance', True), ('SecondImage', False)):
+        teacher = dict(model=net(), random=True, inputs=dict(type=view))
+        student = net(copy.deepcopy(preprocessor) if mixed else None)
+        if view == 'SecondImage' and mixed:
+            with refused(key='kd.teacher.inputs', got=view, problem='batch_augments'):
+                distill(student, **{**KD, 'teacher': teacher})
+        else:
+            distill(student, **{**KD, 'teacher': teacher})
+
+
 def test_batches_that_are_no_tensor_are_refused():
     model = made(dict(type='Luminance'))
     with refused(key='train_dataloader.dataset.pipeline', got='list'):
