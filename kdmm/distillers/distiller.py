@@ -73,7 +73,7 @@ class Distillation(TermedObjective):
         teachers = [dict(options) for options in list_of_teachers(teacher, known)]
         check_section(taps, losses, len(teachers), measure)
         self.task = TaskWeight(task)
-        self.measure = measure and not self.task.off  # a share is one of the task's gradient
+        self.measure = measure
         unread = [name for name in taps if name not in taps_read(losses)]
         if unread:
             print_log(f'kd.taps: no loss reads {", ".join(unread)}', 'current', WARNING)
@@ -87,10 +87,11 @@ class Distillation(TermedObjective):
         used = sorted({config.get('teacher', 0) for config in losses.values()})
         self.view, self.views = Views(inputs, 'kd.inputs'), views_of_teachers(teachers, used)
         size = sizes_to_try(student, probe_size, crop_size)[0]
+        self._adapt = None
         if self.view:
             check_student_views(self.view, student, size)
-        preprocessor = student.get_submodule('data_preprocessor')
-        self._adapt = InputAdapter(preprocessor, preprocessor, self.view or None)
+            preprocessor = student.get_submodule('data_preprocessor')
+            self._adapt = InputAdapter(preprocessor, preprocessor, self.view)
         self.teachers = [Teacher(**teachers[index]) for index in used]
         sides = {name: both_sides(name, path) for name, path in taps.items()}
         self.student_taps = taps_of_student(student, sides, taps_read(losses))
@@ -148,7 +149,9 @@ class Distillation(TermedObjective):
 
     def seen(self, inputs: Any, samples: Sequence[Any] | None) -> Any:
         """Return the batch as the student sees it: through its view in training."""
-        return self._adapt(inputs, samples) if self.view and self.training else inputs
+        if self._adapt is None or not self.training:
+            return inputs
+        return self._adapt(inputs, samples)
 
     def compute(
         self,
@@ -192,6 +195,7 @@ class Distillation(TermedObjective):
     def _measure(self, values: Any, taps: Mapping[str, Any], losses: Mapping[str, Any]) -> None:
         """Measure gradient ratios, if a weight or the log needs them."""
         autos = [auto.name for term in self.each() for auto in term.weights.measuring().values()]
+        # a share is one of the task's gradient
         if not (autos or self.measure_next) or self.task.is_zero():
             self.shares = []
             return
