@@ -303,6 +303,25 @@ def test_random_views_are_functions_of_seed_iteration_and_network_alone():
     assert not torch.equal(twice, Photometric()(first, None, torch.Generator().manual_seed(0)))
 
 
+def test_each_iteration_and_each_network_has_draws_of_its_own():
+    strong = dict(type='Photometric', blur=None, cutout=0)
+    second = dict(model=net(copy.deepcopy(STUDENT), 3, 6), random=True, inputs=strong)
+    losses = {f'kd{i}': dict(type='KDLoss', on='logits', teacher=i) for i in (0, 1)}
+    model = distill(
+        net(copy.deepcopy(STUDENT)),
+        **{**KD, 'teacher': [second, copy.deepcopy(second)], 'inputs': strong, 'losses': losses},
+    ).train()
+    networks = [model, *(teacher.module for teacher in model.kd.teachers)]
+    found = [seen_by(network) for network in networks]
+    for iteration in (0, 1, 0):
+        model.kd.set_progress(Progress(iteration))
+        run(model, batch(pixels()))
+    for first, later, again in found:
+        assert torch.equal(first, again) and not torch.equal(first, later)
+    assert not torch.equal(found[0][0], found[1][0])
+    assert not torch.equal(found[1][0], found[2][0])
+
+
 def test_no_other_random_stream_moves():
     model, x = made(dict(type='Photometric'), own=dict(type='Photometric')), batch(pixels())
     plain = made()
