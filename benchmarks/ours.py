@@ -76,7 +76,7 @@ def crd(student: Tensor, banks: Tensor, index: Tensor, bank: Any) -> Tensor:
 
 
 def write_banks(bank: Any, **given: Any) -> None:
-    """What was kept enters."""
+    """Write what was kept."""
     bank.after_step()
 
 

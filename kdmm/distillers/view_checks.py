@@ -205,7 +205,7 @@ def _check_channels(where: str, network: nn.Module, images: Tensor) -> None:
 
 
 def _runs(network: nn.Module, images: Tensor) -> bool:
-    """Whether a network takes such images all the same, as YOLOX does behind its focus."""
+    """Return True if a network takes such images all the same, as YOLOX does behind its focus."""
     was_training = network.training
     network.eval()
     try:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdmm.errors import ShapeError
+from kdmm.errors import ConfigError, ShapeError
 from kdmm.registry import MODELS
 
 from ..functional import (
@@ -126,11 +126,13 @@ class CRDLoss(BankNCELoss):
             ShapeError: As `check`.
         """
         self.check(student, teacher)
-        rows, classes = self.samples.find_rows(sample_ids), None
-        if self.mode != 'unlabelled':
-            if labels is None:
-                raise ConfigError('it needs the classes of a batch', key='mode', got=self.mode)
-            classes = self.rows_of(sample_ids, labels)[1]
+        classes: Tensor | None = None
+        if self.mode == 'unlabelled':
+            rows = self.samples.find_rows(sample_ids)
+        elif labels is None:
+            raise ConfigError('it needs the classes of a batch', key='mode', got=self.mode)
+        else:
+            rows, classes = self.rows_of(sample_ids, labels)
         index = self.draw(rows, classes)  # (B, 1 + K)
         embeddings = self.heads((student, promote(teacher.detach())))  # (2, B, dim)
         # (2, B, dim), (2, n, dim), (B, 1 + K) -> (2, B, 1 + K)
