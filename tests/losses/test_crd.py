@@ -80,7 +80,7 @@ def train(made: CRDLoss, steps) -> list[float]:
 
 
 def columns_of(made: CRDLoss, rows, step=0) -> Tensor:
-    """What a forward pass on these rows draws at a step of the bank."""
+    """The columns that a forward pass on these rows draws at a step of the bank."""
     made.bank.step.fill_(step)
     rows = torch.tensor(rows)
     return made.draw(rows, None if made.mode == 'unlabelled' else LABELS[rows])

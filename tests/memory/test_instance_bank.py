@@ -194,7 +194,7 @@ class TestState:
 
 
 def test_free_memory(tmp_path, monkeypatch):
-    """It is the memory that is available, or what a container leaves."""
+    """The memory that the system calls available, or what a container leaves."""
     found = free_memory()
     assert found is None or 0 < found < 2**50
     (tmp_path / 'meminfo').write_text('MemFree: 1 kB\nMemAvailable:  3000 kB\n')
