@@ -56,7 +56,13 @@ def test_temperature_and_tau_mean_the_same_in_all_losses():
         name: set(inspect.signature(getattr(losses, name)).parameters) for name in losses.__all__
     }
     having = {key: {n for n, a in arguments.items() if key in a} for key in ('tau', 'temperature')}
-    assert having['temperature'] == {*SOFTENED, 'MCLLoss', 'MCLBankLoss'}
+    assert having['temperature'] == {
+        *SOFTENED,
+        'DISTLoss',
+        'DKDLoss',
+        'MCLLoss',
+        'MCLBankLoss',
+    }
     assert having['tau'] == {
         'CIRKDMiniBatchLoss',
         'CIRKDMemoryLoss',

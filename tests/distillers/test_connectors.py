@@ -60,6 +60,20 @@ def test_projection_takes_the_teachers_channels():
     assert projection.conv.bias is None and Projection(3, 6).conv.bias is not None
 
 
+def test_a_projection_with_normalisation():
+    """BN by the batch's statistics and ReLU; nothing but parameters is kept."""
+    projection = Projection(3, 6, bias=False, norm=True)
+    assert set(projection.state_dict()) == {'conv.weight', 'norm.weight', 'norm.bias'}
+    student = torch.randn(4, 3, 5, 5)
+    raw = projection.conv(student)
+    mean, var = raw.mean((0, 2, 3), keepdim=True), raw.var((0, 2, 3), unbiased=False, keepdim=True)
+    expected = ((raw - mean) / (var + 1e-5).sqrt()).relu()
+    for mode in (True, False):
+        mine, _ = projection.train(mode)(student, torch.zeros(4, 6, 5, 5))
+        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-5)
+    assert set(Projection(3, 6).state_dict()) == {'conv.weight', 'conv.bias'}
+
+
 @pytest.mark.parametrize('connector', [Resize(), Pool(), Projection(3, 6)])
 def test_what_is_no_map_is_refused_with_both_shapes(connector):
     with unfit('form', student=(2, 5, 3), teacher=(2, 5, 6)):

@@ -174,6 +174,16 @@ def test_after_step_reaches_every_loss_that_has_it():
     assert [model.kd.terms[name].loss.steps for name in 'ab'] == [1, 1]
 
 
+def test_a_batch_too_small_to_compare_images():
+    """The model is built with one blank image; the first batch must have two."""
+    model = made(losses=dict(sp=dict(type='SPLoss', on='logits')))
+    told = ("on tap 'logits'", 'SPLoss', 'fewer than 2')
+    with refused(key='kd.losses.sp', problem=told, fix='train_dataloader.batch_size'):
+        model(images(1), samples(1), mode='loss')
+    assert model(images(2), samples(2), mode='loss')['kd.loss_sp'] > 0
+    assert model(images(1), samples(1), mode='loss')['kd.loss_sp'] == 0  # the rest of a data set
+
+
 @pytest.mark.parametrize('value', [1, 'yes', None])
 def test_measure_is_yes_or_no(value):
     with refused(key='kd.measure', got=value, expected='True or False'):
