@@ -62,14 +62,18 @@ def test_temperature_and_tau_mean_the_same_in_all_losses():
         'DKDLoss',
         'MCLLoss',
         'MCLBankLoss',
+        'OKDDipLoss',
+        'ONELoss',
     }
     assert having['tau'] == {
+        'BankNCELoss',
         'CIRKDMiniBatchLoss',
         'CIRKDMemoryLoss',
         'CIRKDChannelLoss',
         'CRDLoss',
         'MCLLoss',
         'MCLBankLoss',
+        'MCLOKDLoss',
     }
     assert not any('t_mem' in names for names in arguments.values())
 

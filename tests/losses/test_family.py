@@ -265,7 +265,7 @@ def test_class_attributes_that_the_distiller_reads():
         for name in registered
         if getattr(losses, name).after_step is not DistillLoss.after_step
     }
-    assert stepping == {'AdversarialLoss', 'MCLBankLoss'}
+    assert stepping == {'AdversarialLoss', 'CRDLoss', 'MCLBankLoss', 'MCLOKDLoss'}
     assert all(getattr(losses, n).stateful or getattr(losses, n).one_activation for n in stepping)
     assert CIRKDMemoryLoss.stateful and CIRKDChannelLoss.stateful
     assert not CIRKDMiniBatchLoss.stateful and not KDLoss.stateful
