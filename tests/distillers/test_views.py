@@ -364,7 +364,8 @@ def steps(model: Any, count: int) -> list[torch.Tensor]:
 def on_each_rank() -> dict[str, list[torch.Tensor]]:
     strong = dict(type='Photometric')
     found = {name: steps(made(strong, own=strong), 2) for name in ('random', 'again')}
-    return dict(found, fixed=steps(made(dict(type='Luminance')), 1))
+    drawn = draw(Views(strong, 'here'), 0, 0, pixels())  # of the same images and seed
+    return dict(found, fixed=steps(made(dict(type='Luminance')), 1), drawn=[drawn])
 
 
 def test_two_ranks():
@@ -373,6 +374,7 @@ def test_two_ranks():
     for kind in one:
         for a, b in zip(one[kind][1:], two[kind][1:], strict=True):
             assert torch.equal(a, b)
+    assert not torch.equal(one['drawn'][0], two['drawn'][0])
     for rank in (one, two):
         assert all(torch.equal(*pair) for pair in zip(rank['random'], rank['again'], strict=True))
     alone = steps(made(dict(type='Luminance')), 1)
