@@ -188,10 +188,10 @@ def is_few_shot(cfg: Config) -> bool:
 
 
 def _shrink_bank(node: Any) -> None:
-    if node.get('type') in ('MCLBankLoss', 'MCLOKDLoss'):
-        node.update(num_samples=8, negatives=6)
-    if node.get('type') == 'CRDLoss':
-        node.update(num_samples=4, negatives=3)  # all of other classes
+    sizes = dict(MCLBankLoss=(8, 6), MCLOKDLoss=(8, 6), CRDLoss=(4, 3))  # all of other classes
+    if node.get('type') in sizes:
+        assert node['num_samples'] > node['negatives'] > 0, 'the config says both'
+        node['num_samples'], node['negatives'] = sizes[node['type']]
 
 
 def images(data: Path, per_class: int) -> Path:
