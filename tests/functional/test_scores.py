@@ -104,7 +104,7 @@ def test_what_two_networks_need():
 
 
 def test_the_form_goes_by_size(monkeypatch):
-    """All rows for a bank of up to four times the drawn ones."""
+    """All rows for a bank of up to eight times the drawn ones."""
     taken = []
     for name in ('_scores', '_scores_whole'):
         monkeypatch.setattr(
@@ -112,7 +112,7 @@ def test_the_form_goes_by_size(monkeypatch):
             lambda a, banks, i, name=name: taken.append(name) or torch.zeros(1),
         )
     anchors = torch.zeros(1, 5, 4)
-    for rows in (28, 29):
+    for rows in (56, 57):
         bank_scores(anchors, torch.zeros(1, rows, 4), torch.zeros(5, 7, dtype=torch.long))
     assert taken == ['_scores_whole', '_scores']
 

@@ -522,4 +522,4 @@ class TestConfig:
     def test_the_note_says_how_scores_are_computed(self):
         assert loss().note() == '20 negatives of 12 images, scored against all rows'
         assert 'fetched in blocks' in loss(dense=False).note()
-        assert 'fetched in blocks' in CRDLoss(5, 3, 400, negatives=9).note()
+        assert 'fetched in blocks' in CRDLoss(5, 3, 81, negatives=9).note()
