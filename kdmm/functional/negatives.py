@@ -65,28 +65,6 @@ def draw_own(classes: ClassIndex, labels: Tensor, noise: Tensor) -> Tensor:
     return classes.order[start + ((noise * size) >> 32)]
 
 
-def draw_distinct(
-    classes: 'ClassIndex | ShareIndex', labels: Tensor, noise: Tensor, count: int
-) -> Tensor:
-    """Different images of other classes, as :func:`draw_others` without replacement.
-
-    Every set of ``count`` images is equally likely. There must be as many, which is not checked.
-
-    Args:
-        classes: Of :func:`index_classes`, or of :func:`index_shares`.
-        labels: Class (B,) to avoid.
-        noise: Uniform whole numbers (B, n) in [0, 2^32), int64, one for each image of the set. It
-            is the largest tensor here; the rows may be drawn in parts.
-        count: K.
-
-    Returns:
-        Images (B, K), in no particular order.
-    """
-    keys = noise.masked_fill(~_allowed(classes, labels), 2**32)
-    # the K smallest of (B, n) -> (B, K)
-    return classes.order[keys.topk(count, dim=1, largest=False, sorted=False).indices]
-
-
 class ShareIndex(NamedTuple):
     """A fixed random share of the other-class images of each class, O(n) numbers.
 
@@ -152,6 +130,28 @@ def draw_share(shares: ShareIndex, labels: Tensor, noise: Tensor) -> Tensor:
     place = place.remainder(total - shares.size[labels])
     own = torch.searchsorted(shares.gaps, labels * (total + 1) + place, right=True)
     return shares.order[place + own - shares.start[labels]]  # jumps over the class's images
+
+
+def draw_distinct(
+    classes: ClassIndex | ShareIndex, labels: Tensor, noise: Tensor, count: int
+) -> Tensor:
+    """Different images of other classes, as :func:`draw_others` without replacement.
+
+    Every set of ``count`` images is equally likely. There must be as many, which is not checked.
+
+    Args:
+        classes: Of :func:`index_classes`, or of :func:`index_shares`.
+        labels: Class (B,) to avoid.
+        noise: Uniform whole numbers (B, n) in [0, 2^32), int64, one for each image of the set. It
+            is the largest tensor here; the rows may be drawn in parts.
+        count: K.
+
+    Returns:
+        Images (B, K), in no particular order.
+    """
+    keys = noise.masked_fill(~_allowed(classes, labels), 2**32)
+    # the K smallest of (B, n) -> (B, K)
+    return classes.order[keys.topk(count, dim=1, largest=False, sorted=False).indices]
 
 
 def _allowed(classes: ClassIndex | ShareIndex, labels: Tensor) -> Tensor:
