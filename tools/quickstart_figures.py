@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 
 COUNT = 4
+#: Begins the logged name of a term's weighted value.
+TERM = 'kd.loss_'
 COLOURS = {'teacher': '#444444', 'student': '#1f77b4', 'student_cirkd': '#d62728'}
 
 
@@ -53,6 +55,12 @@ def series(entries: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.
     return tuple(np.array(pairs, dtype=float).reshape(-1, 2).T)  # type: ignore[return-value]
 
 
+def distillation_terms(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the names of the terms whose weighted values were logged, without their shares."""
+    names = {key for entry in entries for key in entry if key.startswith(TERM)}
+    return sorted(name.removeprefix(TERM) for name in names)
+
+
 def curves(arms: Sequence[Arm], path: Path) -> None:
     """Task loss and mIoU of every arm and the distillation terms, over the iterations."""
     pyplot = _pyplot()
@@ -62,8 +70,8 @@ def curves(arms: Sequence[Arm], path: Path) -> None:
         style = dict(color=COLOURS[arm.name], label=arm.title)
         task.plot(*series(entries, 'decode.loss_ce'), **style)
         metric.plot(*series(entries, 'mIoU'), marker='o', **style)
-        for key in sorted({key for entry in entries for key in entry if key.startswith('kd.')}):
-            terms.plot(*series(entries, key), label=key.removeprefix('kd.loss_'))
+        for name in distillation_terms(entries):
+            terms.plot(*series(entries, f'{TERM}{name}'), label=name)
     task.set(title='cross-entropy of the decode head', ylim=(0, None))
     terms.set(title='weighted terms of CIRKD', yscale='log')
     metric.set(title='mIoU on the validation scenes, %')

@@ -76,6 +76,13 @@ def test_the_report_is_whole(finished):
         assert drawn.shape[1] > 800 and len(np.unique(drawn.reshape(-1, 3), axis=0)) > 50
 
 
+def test_only_values_of_terms_are_drawn_as_such():
+    from quickstart_figures import distillation_terms
+
+    first = {'kd.loss_p2p': 2.0, 'kd.share_p2p': 9.0, 'kd.weight_p2p': 1.0, 'loss': 3.0}
+    assert distillation_terms([first, {'kd.loss_kd': 1.0, 'mIoU': 40.0}]) == ['kd', 'p2p']
+
+
 @pytest.mark.parametrize('arm', ARMS)
 def test_the_losses_take_ignored_pixels(arm):
     """The mean over all pixels, of which those labelled 255 count as 0."""
