@@ -178,6 +178,14 @@ CASES: dict[str, Case] = {
         prepare=dict(ours=ours.instance_bank),
         after=dict(naive=naive.write_banks, ours=ours.write_banks),
     ),
+    'mcl_okd': Case(
+        'MCL-OKD, contrast between all pairs of networks with memory banks',
+        (dict(networks=4, batch=64, channels=128, images=50_000, negatives=16384 - 1),),
+        dict(networks=3, batch=4, channels=6, images=40, negatives=5),
+        inputs.banked,
+        naive.mcl_okd,
+        dict(ours=ours.mcl_okd),
+    ),
     'channel': Case(
         'CIRKDv2, channels of the batch with each other',
         (_maps(4, 16, 32, **_SAME),),

@@ -131,6 +131,12 @@ def crd(student: Tensor, banks: Tensor, index: Tensor, tau: float = 0.07) -> Ten
     return total
 
 
+def mcl_okd(student: Tensor, banks: Tensor, index: Tensor, tau: float = 0.1) -> Tensor:
+    """The same of all pairs of networks."""
+    pairs = combinations(range(len(student)), 2)
+    return torch.stack([crd(student[[*p]], banks[[*p]], index, tau) for p in pairs]).sum()
+
+
 def write_banks(student: Tensor, banks: Tensor, index: Tensor) -> None:
     """The rows of the batch, half old and half new."""
     own = index[:, 0]

@@ -75,6 +75,12 @@ def crd(student: Tensor, banks: Tensor, index: Tensor, bank: Any) -> Tensor:
     return functional.noise_contrast(scores, log_z, images).sum()
 
 
+def mcl_okd(student: Tensor, banks: Tensor, index: Tensor) -> Tensor:
+    """MCL-OKD's NCE of all ordered pairs of networks."""
+    functional = import_module('kdmm.functional')
+    return functional.mutual_noise_contrast(student, banks, index).sum()
+
+
 def write_banks(bank: Any, **given: Any) -> None:
     """Write what was kept."""
     bank.after_step()

@@ -44,7 +44,7 @@ from .negatives import (
     index_classes,
     index_shares,
 )
-from .noise_contrast import log_partition, noise_contrast
+from .noise_contrast import log_partition, mutual_noise_contrast, noise_contrast
 from .online import attended_logits, gated_logits
 from .queue_contrast import mutual_queue_contrast, queue_logits
 from .relation import memory_kl, pixel_to_pixel_kl
@@ -110,6 +110,7 @@ __all__ = [
     'mutual_bank_contrast',
     'mutual_contrast',
     'mutual_hard',
+    'mutual_noise_contrast',
     'mutual_queue_contrast',
     'mutual_soft',
     'neighbour_congruence',

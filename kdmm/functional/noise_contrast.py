@@ -10,6 +10,7 @@ from kdmm.errors import ShapeError
 
 from .collective import all_gather_cat
 from .maps import full_precision, promote
+from .scores import bank_scores
 
 
 def log_partition(scores: Tensor, samples: int) -> Tensor:
@@ -73,6 +74,51 @@ def noise_contrast(scores: Tensor, log_z: Tensor, samples: int, eps: float | Non
             positive = -(data[..., 0] / total[..., 0]).log()
             negatives = -(rate / total[..., 1:]).log()
         return (positive + negatives.sum(-1)).mean(-1)  # (..., B) -> (...)
+
+
+def mutual_noise_contrast(
+    anchors: Tensor,
+    banks: Tensor,
+    index: Tensor,
+    tau: float = 0.1,
+    eps: float | None = None,
+    whole: bool | None = None,
+) -> Tensor:
+    """NCE of each network's anchors in each other network's bank (MCL-OKD, arXiv 2006.04093).
+
+    Each pair has a Z of its own, of this batch. No bank is held against its own network.
+
+    Args:
+        anchors: Unit rows (N, B, D).
+        banks: Rows (N, n, D) of the networks in the same order, constants.
+        index: Rows drawn for each image (B, 1 + K), the positive first; the same for all pairs.
+        tau: Temperature of the similarities.
+        eps: See :func:`noise_contrast`.
+        whole: See :func:`~kdmm.functional.scores.bank_scores`.
+
+    Returns:
+        (N, N - 1), at least float32 under any autocast: row i has bank i, and the others' anchors
+        in their order.
+
+    Raises:
+        ValueError: If the shapes do not fit, or ``tau`` is not positive.
+    """
+    if len(anchors) != len(banks) or len(banks) < 2:
+        raise ShapeError(
+            'two networks or more, with a bank each, are scored', 'form',
+            anchors=anchors, banks=banks,
+        )  # fmt: skip
+    if not tau > 0:
+        raise ValueError(f'tau must be positive, got {tau!r}')
+    with full_precision(anchors):
+        anchors = promote(anchors) / tau
+    scores = []
+    for place, bank in enumerate(banks):
+        others = torch.cat([anchors[:place], anchors[place + 1 :]])
+        # (N - 1, B, D), (1, n, D), (B, 1 + K) -> (1, N - 1, B, 1 + K)
+        scores.append(bank_scores(others, bank[None], index, whole))
+    every, samples = torch.cat(scores), banks.shape[1]
+    return noise_contrast(every, log_partition(every, samples), samples, eps)
 
 
 def _check(scores: Tensor, samples: int) -> None:

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from kdmm.registry import MODELS
 
-from ..functional import bank_scores, log_partition, noise_contrast
+from ..functional import mutual_noise_contrast
 from .bank import BankNCELoss
 from .embedding import check_pooled
 
@@ -19,9 +18,8 @@ class MCLOKDLoss(BankNCELoss):
     A linear layer for each network gives unit embeddings. Those of network j are scored against the
     bank of each other network i at one positive and K negatives, ``<bank_i, v_j> / tau``, and the
     loss is the sum over ordered pairs (12 of four networks) of an NCE with a constant Z of its own,
-    see :func:`kdmm.functional.noise_contrast` and :func:`kdmm.functional.log_partition`. Z is that
-    of each batch, of the images of all ranks. An NCE is the mean over this process's images. The
-    paper weighs the sum 0.025.
+    see :func:`kdmm.functional.mutual_noise_contrast`. Z is that of each batch, of the images of all
+    ranks. An NCE is the mean over this process's images. The paper weighs the sum 0.025.
 
     Columns are drawn by a hash of step, place in the global batch and column, the same ones for all
     pairs and for any number of ranks. In the authors' code the banks are written in the forward
@@ -87,13 +85,7 @@ class MCLOKDLoss(BankNCELoss):
         rows, classes = self.rows_of(sample_ids, labels)
         index = self.draw(rows, classes)  # (B, 1 + K)
         embeddings = self.heads(peers)  # (N, B, dim)
-        scores = []
-        for place, bank in enumerate(self.bank.rows):
-            others = torch.cat([embeddings[:place], embeddings[place + 1 :]]) / self.tau
-            # (N - 1, B, dim), (1, n, dim) -> (1, N - 1, B, 1 + K)
-            scores.append(bank_scores(others, bank[None], index))
-        every = torch.cat(scores)  # (N, N - 1, B, 1 + K)
-        log_z = log_partition(every, self.num_samples)  # (N, N - 1)
-        terms = noise_contrast(every, log_z, self.num_samples, self.eps)
+        # (N, N - 1), of each bank with each other network
+        terms = mutual_noise_contrast(embeddings, self.bank.rows, index, self.tau, self.eps)
         self.remember(rows, embeddings)
         return terms.sum()

@@ -11,7 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdmm.functional import bank_scores, cross_bank_scores, log_partition, noise_contrast
+from kdmm.functional import (
+    cross_bank_scores,
+    log_partition,
+    mutual_noise_contrast,
+    noise_contrast,
+)
 from tests.errors import unfit
 from tests.versions import cpu_autocast
 
@@ -68,15 +73,23 @@ def test_reference_numbers():
     torch.testing.assert_close(norms, numbers(7.3370676048, 6.1884014778), **EXACT)
 
 
-def test_twelve_ordered_pairs_at_once():
-    """MCL-OKD (arXiv 2006.04093): each of four anchors in each other bank, a Z for each."""
+def four_networks() -> tuple[Tensor, Tensor]:
+    """Anchors (4, 4, 6) and banks (4, 40, 6)."""
     anchors = torch.stack([unit(fix((4, 6), 1 + i)) for i in range(4)])
     banks = torch.stack([unit(fix((40, 6), 10 + i)) for i in range(4)])
-    scores = bank_scores(anchors / 0.1, banks, columns())  # (bank, anchor, B, 1 + K)
-    terms = noise_contrast(scores, log_partition(scores, SAMPLES), SAMPLES, eps=1e-7)
-    assert terms.shape == (4, 4)
+    return anchors.requires_grad_(), banks
+
+
+def test_twelve_ordered_pairs_at_once():
+    """MCL-OKD (arXiv 2006.04093): each of four anchors in each other bank, a Z for each."""
+    terms = mutual_noise_contrast(*four_networks(), columns(), eps=1e-7)
+    assert terms.shape == (4, 3)
+    # bank i with anchors of j > i, which are the others' number j - 1, then bank j with those of i
     found = torch.stack(
-        [torch.stack([terms[i, j], terms[j, i]]) for i, j in itertools.combinations(range(4), 2)]
+        [
+            torch.stack([terms[i, j - 1], terms[j, i]])
+            for i, j in itertools.combinations(range(4), 2)
+        ]
     )
     expected = numbers(
         3.786970, 6.655607, 5.548015, 11.151337, 9.128034, 8.942250,
@@ -84,6 +97,31 @@ def test_twelve_ordered_pairs_at_once():
     )  # fmt: skip
     torch.testing.assert_close(found.flatten(), expected, rtol=0, atol=5e-7)
     torch.testing.assert_close(found.sum(), numbers(90.8107654092)[0], **EXACT)
+
+
+@pytest.mark.parametrize('whole', [True, False])
+@pytest.mark.parametrize('eps', [None, 0.1])
+def test_gradient_of_all_pairs(whole, eps):
+    anchors, banks = four_networks()
+    index = columns()
+    loop = torch.zeros((), dtype=torch.float64)
+    for i, j in itertools.permutations(range(4), 2):
+        scores = torch.stack([banks[i][index[b]] @ anchors[j, b] for b in range(4)]) / 0.3
+        z = scores.detach().exp().mean().item() * SAMPLES
+        loop = loop + naive(scores, z, SAMPLES, eps or 0.0)
+    ours = mutual_noise_contrast(anchors, banks, index, 0.3, eps, whole).sum()
+    torch.testing.assert_close(ours, loop, **CLOSE)
+    grads = [torch.autograd.grad(form, anchors)[0] for form in (ours, loop)]
+    torch.testing.assert_close(*grads, **CLOSE)
+
+
+def test_pairs_that_do_not_fit():
+    anchors, banks = four_networks()
+    for given in ((anchors, banks[:3]), (anchors[:1], banks[:1])):
+        with unfit('form', anchors=tuple(given[0].shape), banks=tuple(given[1].shape)):
+            mutual_noise_contrast(*given, columns())
+    with pytest.raises(ValueError, match='tau must be positive, got 0'):
+        mutual_noise_contrast(anchors, banks, columns(), 0)
 
 
 @pytest.mark.parametrize('eps', [None, 1e-7, 0.1])
