@@ -342,11 +342,19 @@ def test_options_of_strong_augmentation_do_what_they_say():
 
     bright = view(brightness=0.4).clamp(max=254) / x.clamp(min=1)
     factors = bright.flatten(1).median(1).values
-    assert factors.min() >= 0.59 and factors.max() <= 1.41 and factors.std() > 0.1
+    assert 0.59 <= factors.min() < 0.8 and 1.2 < factors.max() <= 1.41
+    contrast = view(contrast=0.4).flatten(1).std(1) / x.flatten(1).std(1)
+    assert 0.59 <= contrast.min() < 0.8 and 1.1 < contrast.max() <= 1.41
     untouched = (view(blur=(1.0, 2.0), blur_share=0.25) == x).flatten(1).all(1)
     assert 0.6 < untouched.float().mean() < 0.9
     holes = (view(cutout=0.5, cutout_share=1.0) != x).any(1).float().mean((1, 2))
     assert holes.max() <= 0.27 and holes.min() > 0.03
+    whole = (view(cutout=0.5, cutout_share=0.25) == x).flatten(1).all(1)
+    assert 0.6 < whole.float().mean() < 0.9
+    where = (view(cutout=0.2, cutout_share=1.0) != x).any(1).float()
+    y, column = (where.amax(dim).argmax(1).float() for dim in (2, 1))
+    assert torch.corrcoef(torch.stack([y, column]))[0, 1].abs() < 0.5
+    assert min(y.max() - y.min(), column.max() - column.min()) > 8
 
 
 def steps(model: Any, count: int) -> list[torch.Tensor]:
