@@ -199,11 +199,13 @@ def test_two_ranks_without_labels_are_one_with_the_whole_batch():
         torch.testing.assert_close(two[0][name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize('task', [0, 0.5])
-def test_the_step_in_parts_is_the_step(task: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(('task', 'view'), [(0, None), (0.5, dict(type='Photometric'))])
+def test_the_step_in_parts_is_the_step(task: float, view: Any, tmp_path: Path) -> None:
     after = []
     for kind in ('whole', 'parts'):
-        run = tiny_run.runner(tmp_path / kind, kd={**copy.deepcopy(tiny_run.KD), 'task': task})
+        run = tiny_run.runner(
+            tmp_path / kind, kd={**copy.deepcopy(tiny_run.KD), 'task': task, 'inputs': view}
+        )
         run.optim_wrapper = run.build_optim_wrapper(run.optim_wrapper)
         batch = next(run.build_train_loop(run._train_loop).dataloader_iterator)
         run.model.train()
