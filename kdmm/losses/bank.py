@@ -21,7 +21,7 @@ from ..functional import (
 from ..functional.blocks import block_elements, blocks
 from ..memory import InstanceBank, SampleRows
 from .base import Batch, DistillLoss
-from .checks import check_choice, check_positive
+from .checks import check_choice, check_count, check_positive
 from .embedding import EmbeddingHeads
 
 _DTYPES = ('float16', 'bfloat16', 'float32', 'float64')
@@ -155,8 +155,7 @@ class BankNCELoss(BankLoss):
         seed: int,
         percent: float = 1.0,
     ) -> None:
-        if negatives < 1:
-            raise ConfigError(key='negatives', got=negatives, expected='at least 1')
+        check_count(negatives=negatives)
         check_positive(tau=tau)
         check_choice('mode', mode, self.modes)
         if not 0 < percent <= 1:

@@ -2,11 +2,10 @@
 
 from torch import Tensor, nn
 
-from kdmm.errors import ConfigError
-
 from ..functional.correlation import neighbour_congruence
 from ..registry import MODELS
 from .batch_relation import BatchRelationLoss
+from .checks import check_count
 from .embedding import check_pooled
 
 
@@ -30,8 +29,7 @@ class CCLoss(BatchRelationLoss):
 
     def __init__(self, student_channels: int, teacher_channels: int, dim: int = 128) -> None:
         super().__init__()
-        if dim < 1:
-            raise ConfigError(key='dim', got=dim, expected='at least 1')
+        check_count(dim=dim)
         self.student_embedding = nn.Linear(student_channels, dim)
         self.teacher_embedding = nn.Linear(teacher_channels, dim)
 

@@ -175,6 +175,17 @@ def check_positive(**values: float) -> None:
             raise ConfigError(key=key, got=value, expected='a positive number')
 
 
+def check_count(**values: int) -> None:
+    """Refuse arguments that are not whole numbers of 1 or more.
+
+    Raises:
+        ConfigError: With the argument and its value.
+    """
+    for key, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(key=key, got=value, expected='a whole number of at least 1')
+
+
 def check_choice(key: str, value: object, choices: Sequence[object]) -> None:
     """Refuse an argument that is none of ``choices``.
 

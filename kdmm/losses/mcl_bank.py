@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from kdmm.errors import ConfigError
 from kdmm.registry import MODELS
 
 from ..functional import draw_columns, mutual_bank_contrast
 from .bank import BankLoss
-from .checks import check_positive
+from .checks import check_count, check_positive
 from .embedding import EmbeddingHeads, check_pooled
 
 
@@ -57,8 +56,7 @@ class MCLBankLoss(BankLoss):
         icl_self_positive: bool = True,
     ) -> None:
         super().__init__(len(peer_channels), num_samples, dim, momentum, dtype, seed)
-        if negatives < 1:
-            raise ConfigError(key='negatives', got=negatives, expected='at least 1')
+        check_count(negatives=negatives)
         check_positive(tau=tau, temperature=temperature)
         self.negatives, self.tau, self.temperature = negatives, tau, temperature
         self.icl_self_positive = icl_self_positive

@@ -476,6 +476,8 @@ class TestConfig:
         'bad',
         [
             dict(negatives=0),
+            dict(negatives=3.5),
+            dict(negatives=True),
             dict(tau=0),
             dict(mode='any'),
             dict(percent=0.0),

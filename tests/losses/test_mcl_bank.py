@@ -222,6 +222,7 @@ class TestConfig:
         'bad',
         [
             dict(negatives=0),
+            dict(negatives=3.5),
             dict(dtype='int8'),
             dict(momentum=1.5),
             dict(num_samples=0),

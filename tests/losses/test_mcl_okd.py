@@ -235,6 +235,7 @@ class TestConfig:
         'bad',
         [
             dict(negatives=0),
+            dict(negatives=3.5),
             dict(tau=0.0),
             dict(mode='unlabelled'),
             dict(eps=-1e-7),
