@@ -1,4 +1,4 @@
-"""The weight of the student's own loss, and a student that learns without labels."""
+"""The weight of the student's own loss, and a student that learns without that loss."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from logging import WARNING
@@ -21,10 +21,10 @@ LOGGED = 'kd.task'
 class TaskWeight(LossWeights):
     """Weight of the student's own loss, ``kd.task``.
 
-    With the number 0 the loss is not computed and no label is read: the student's plain forward
-    pass runs. What no term then trains, such as the head behind the last tap, is frozen by
-    `freeze_untrained`. A schedule that comes to 0 leaves everything as it is: the loss is computed,
-    and its gradient is exactly 0 there.
+    With the number 0 the loss is not computed, and no label is read unless a term needs it: the
+    student's plain forward pass runs. What no term then trains, such as the head behind the last
+    tap, is frozen by `freeze_untrained`. A schedule that comes to 0 leaves everything as it is: the
+    loss is computed, and its gradient is exactly 0 there.
 
     Args:
         weight: A number or a schedule.
@@ -102,7 +102,7 @@ class TaskWeight(LossWeights):
         """Log a weight other than 1, and warn where weight decay goes on while it is 0."""
         if self.one:
             return
-        end = ', so no label is read' if self.off else ' at the start' if self.scheduled else ''
+        end = ' and is not computed' if self.off else ' at the start' if self.scheduled else ''
         print_log(f"kd.task: the student's own loss counts {self.describe()}{end}", 'current')
         if self.scheduled and 0 in self.schedules[WHOLE].ends():
             print_log(

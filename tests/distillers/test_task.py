@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdmm.distillers import Progress, cohort, distill
+from kdmm.distillers.task import TaskWeight
 from kdmm.engine.split_step import split_step, teacher_step
 from kdmm.functional import collective
 from tests.distillers.tiny_models import (
@@ -143,6 +144,14 @@ def test_without_labels_the_heads_are_frozen_and_nothing_moves_them():
     after = model.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in HEADS)
     assert not torch.equal(after['body.weight'], before['body.weight'])
+
+
+def test_the_log_does_not_promise_that_terms_read_no_labels(monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr('kdmm.distillers.task.print_log', lambda text, *_: said.append(text))
+    TaskWeight(0).announce()
+    assert len(said) == 1
+    assert not [text for text in said if 'label' in text]
 
 
 def test_what_a_term_reads_behind_the_head_trains_the_head():
