@@ -218,7 +218,7 @@ def test_a_view_that_changes_nothing_is_none_to_the_bit(view, same):
             teacher = dict(model=net(copy.deepcopy(STUDENT), 3, 6), random=True, inputs=inputs)
             model = distill(net(copy.deepcopy(STUDENT)), **{**KD, 'teacher': teacher}).train()
         theirs = seen_by(model.kd.teachers[0].module)
-        run(model, batch(pixels()))
+        run(model, images())  # no whole numbers, which a round trip might restore
         found += theirs
     assert torch.equal(*found)
 
