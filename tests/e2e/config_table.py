@@ -1,4 +1,7 @@
-"""The table of our configs: which there are, how each is made small, and what its run must log."""
+"""The table of our configs: which there are, how each is made small, and what its run must leave.
+
+The tests of this folder train one config of each kind, ``tools/check_configs.py`` all of them.
+"""
 
 import copy
 import math
@@ -8,15 +11,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
+from mmengine.registry import MODELS
 
-from kdmm.engine import load_config
+from kdmm.engine import build_runner, load_config
+from kdmm.hooks.ownership import objective_of
 from kdmm.models.staging import staging_of
 from kdmm.teachers.teacher import load_model_config
 
 from .brief import forget_imports
 from .tiny_boxes import BCCD, BCCD_CLASSES, COCO, shrink_detection, write_coco, write_voc
-from .tiny_cifar import shrink_cifar, write_folder
+from .tiny_cifar import shrink_cifar, shrink_pairs, write_folder, write_pairs
 from .tiny_data import shrink, walk, write_tiny_data
 from .tiny_pose import shrink_pose, write_people
 
@@ -64,7 +71,7 @@ class Family:
         shrink: Let a config run an epoch, or two iterations, and a validation, on a few images.
         scores: Tags of its validation.
         ours: Registered types of ours that may stand outside of ``kd``.
-        left_out: Its configs that are not trained here.
+        left_out: Its configs that test_configs.py leaves to another test.
     """
 
     library: str
@@ -194,6 +201,13 @@ def _shrink_bank(node: Any) -> None:
         node['num_samples'], node['negatives'] = sizes[node['type']]
 
 
+def _paired(cfg: Config, data: Path, work_dir: Path) -> None:
+    """Two batches of two pairs of files."""
+    if not (data / 'pairs').is_dir():
+        write_pairs(data / 'pairs')
+    shrink_pairs(cfg, data / 'pairs', work_dir)
+
+
 def images(data: Path, per_class: int) -> Path:
     """A folder of images of four classes."""
     folder = data / f'images{per_class}'
@@ -207,6 +221,19 @@ def _detector(cfg: Config, data: Path, work_dir: Path) -> None:
     root = boxes(data)
     kind = 'bccd' if 'RBC' in str(cfg.train_dataloader) else 'voc0712' if _is_voc(cfg) else 'coco'
     shrink_detection(cfg, root / kind, work_dir)
+
+
+def _transferred(cfg: Config, data: Path, work_dir: Path) -> None:
+    """A file of random weights is where the config says that its backbone's are."""
+    init = cfg.model.backbone.get('init_cfg')
+    shrink_task = dict(mmdet=_detector, mmseg=_segmentor, mmpose=_estimator)[cfg.default_scope]
+    shrink_task(cfg, data, work_dir)
+    if init:
+        net = MODELS.build(dict(cfg.model.backbone, init_cfg=None, _scope_=cfg.default_scope))
+        work_dir.mkdir(parents=True, exist_ok=True)
+        file = str(work_dir / 'backbone.pth')
+        torch.save(net.state_dict(), file)
+        cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=file)
 
 
 def boxes(data: Path) -> Path:
@@ -224,7 +251,31 @@ def _is_voc(cfg: Config) -> bool:
     return 'VOC' in str(cfg.train_dataloader.dataset)
 
 
-# what they log
+# what they log and leave
+
+
+def train(cfg: Config, iters: int, scores: set[str]) -> tuple[Any, dict[str, Any]]:
+    """Train a small config and check what it has logged and written.
+
+    Args:
+        cfg: Its ``experiment_name`` is new in this process.
+        iters: So many iterations it must have.
+        scores: Tags that must be in the log.
+
+    Returns:
+        The runner, and what was logged.
+
+    Raises:
+        AssertionError: Says what is wrong with the log or the files.
+    """
+    runner = build_runner(cfg)
+    runner.train()
+    assert runner.iter == iters, f'{runner.iter} iterations in place of {iters}'
+    logged = MessageHub.get_instance(runner.experiment_name).log_scalars
+    check_losses(cfg, logged, runner.model)
+    check_files(cfg, runner)
+    assert scores <= set(logged), f'no {sorted(scores - set(logged))} in the log'
+    return runner, logged
 
 
 def terms_of(cfg: Config, model: Any) -> set[str]:
@@ -254,13 +305,37 @@ def check_losses(cfg: Config, logged: dict[str, Any], model: Any) -> None:
     """Exactly the terms of the section, beside the base library's own, and all are finite."""
     losses = {tag.removeprefix('train/') for tag in logged if 'loss' in tag}
     losses = {tag for tag in losses if not tag.startswith('val/')}
-    assert {tag for tag in losses if tag.startswith('kd.')} == terms_of(cfg, model)
-    assert 'loss' in losses
+    terms = {tag for tag in losses if tag.startswith('kd.')}
+    _same('terms in the log', terms, terms_of(cfg, model))
+    assert 'loss' in losses, 'no loss in the log'
     if cfg.default_scope == 'mmpretrain':
         named = kind_of(cfg) not in ('', 'MCLMoCo') and cfg.kd.get('task', 1) != 0
-        own = {'loss', 'head.loss'} if named else {'loss'}
-        assert {tag for tag in losses if not tag.startswith('kd.')} == own
-    assert all(math.isfinite(v) for tag in losses for v in logged[f'train/{tag}'].data[0])
+        _same('other losses', losses - terms, {'loss', 'head.loss'} if named else {'loss'})
+    found = {tag: logged[f'train/{tag}'].data[0] for tag in sorted(losses)}
+    assert all(math.isfinite(v) for values in found.values() for v in values), f'{found}'
+
+
+def check_files(cfg: Config, runner: Any) -> None:
+    """Exactly the files that the objective leaves beside the student."""
+    kind, peers = kind_of(cfg), set()
+    if kind == 'Cohort':
+        names = [f'peer{i}' for i in range(cfg.kd.peers) if i != cfg.kd.get('keep', 0)]
+        made = list(objective_of(runner.model).networks())
+        assert made == names, f'networks {made} in place of {names}'
+        peers = set(names)
+    elif kind == 'HSSAKDOnline':
+        peers = {'peer1', 'peer1_recalibrated'}
+    elif kind == 'MCLMoCo':
+        peers = {'peer1'}
+    work_dir = Path(cfg.work_dir)
+    _same('files of peers', {path.stem for path in work_dir.glob('peer*.pth')}, peers)
+    rotated = kind.startswith('HSSAKD') and not cfg.get('load_from')
+    there = (work_dir / 'recalibrated.pth').is_file()
+    assert there == rotated, f'recalibrated.pth: {there} in place of {rotated}'
+
+
+def _same(what: str, found: set[str], expected: set[str]) -> None:
+    assert found == expected, f'{what}: {sorted(found)} in place of {sorted(expected)}'
 
 
 def _best(cfg: Config) -> set[str]:
@@ -277,6 +352,11 @@ def _pose_scores(cfg: Config) -> set[str]:
         {'val/jigsaw/patch_acc', 'val/jigsaw/mre'} if 'Jigsaw' in str(cfg.val_evaluator)
         else {'val/coco/AP'}
     )  # fmt: skip
+
+
+def _transfer_scores(cfg: Config) -> set[str]:
+    scores = dict(mmdet=_box_scores, mmseg=lambda cfg: {'val/mIoU'}, mmpose=_pose_scores)
+    return scores[cfg.default_scope](cfg)
 
 
 def _box_scores(cfg: Config) -> set[str]:
@@ -315,6 +395,14 @@ FAMILIES = dict(
         _best,
         ('kdmm.CIFAR', 'kdmm.StratifiedSubset'),
     ),
+    pairs=Family(
+        'mmpretrain',
+        ('crd/*template.py',),
+        _paired,
+        _best,
+        ('kdmm.BothImages',),
+        lambda name: True,  # test_modalities.py
+    ),  # fmt: skip
     crd=Family(
         'mmpretrain',
         ('crd/cifar10*.py', 'crd/*.py'),
@@ -327,7 +415,6 @@ FAMILIES = dict(
             'kdmm.ToChrominance',
             'kdmm.BothImages',
         ),
-        lambda name: 'template' in name,  # test_views.py runs it, on pairs of files
     ),
     moco=Family(
         'mmpretrain',
@@ -353,11 +440,17 @@ FAMILIES = dict(
     ),
     detectors=Family(
         'mmdet',
-        ('small/bccd/*.py', 'transfer/*.py'),
+        ('small/bccd/*.py',),
         _detector,
         _box_scores,
+    ),
+    transfer=Family(
+        'mmdet',  # and two others
+        ('transfer/*.py',),
+        _transferred,
+        _transfer_scores,
         ('kdmm.PretrainedBackboneHook',),
-        lambda name: name.startswith('transfer/'),  # test_transfer_recipes.py: from their files
+        lambda name: True,  # test_transfer_recipes.py: from files of a conversion
     ),
 )
 #: Config -> its family; the first that takes it.

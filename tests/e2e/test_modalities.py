@@ -1,12 +1,9 @@
 """Teacher and student see different inputs of a sample: whole runs, the probe, the template."""
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -155,27 +152,7 @@ def test_a_dry_run_needs_neither_data_nor_weights(tmp_path: Path) -> None:
 
 def test_the_template_runs_on_pairs_of_files(tmp_path: Path) -> None:
     """Depth of 16 bits in another place of each image, beside its colours."""
-    random, rows = np.random.default_rng(0), []
-    for folder in ('rgb', 'depth'):
-        (tmp_path / 'data' / folder).mkdir(parents=True)
-    for index in range(4):
-        depth = random.integers(500, 5000, (40, 48)).astype(np.uint16)
-        colours = np.stack([depth % 256, depth // 256, depth % 7], -1).astype(np.uint8)
-        cv2.imwrite(str(tmp_path / f'data/depth/{index}.png'), depth)
-        cv2.imwrite(str(tmp_path / f'data/rgb/{index}.png'), colours)
-        rows.append(dict(img_path=f'{index}.png', img2_path=f'{index}.png'))
-    pairs = dict(metainfo=dict(classes=[]), data_list=rows)
-    (tmp_path / 'data/pairs_train.json').write_text(json.dumps(pairs))
-    cfg = read('crd/rgb_to_depth_template.py')
-    cfg.pop('train_pipeline')
-    walk(cfg.train_dataloader, lambda node: node.update(scale=32) if 'scale' in node else None)
-    cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
-    cfg.train_dataloader.dataset.data_root = str(tmp_path / 'data')
-    cfg.kd.teacher.update(checkpoint=None, random=True)
-    cfg.train_cfg.update(max_epochs=1)
-    cfg.work_dir = cfg.experiment_name = str(tmp_path / 'work')
-    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
-    cfg.visualizer = dict(type='Visualizer', vis_backends=[], name=str(tmp_path))
+    cfg = small('crd/rgb_to_depth_template.py', tmp_path, 'work')
     runner = build_runner(cfg)
     found: dict[str, list[torch.Tensor]] = dict(student=[], teacher=[])
     networks = dict(student=runner.model, teacher=runner.model.kd.teachers[0].module)

@@ -1,5 +1,6 @@
 """A few small images in folders of classes, and classification configs shrunk to them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,41 @@ def shrink_cifar(cfg: Config, data_root: Path, work_dir: Path) -> None:
     frozen = str(kd.get('type')).endswith('HSSAKDTeacher') and not kd.get('joint')
     if frozen or cfg.get('load_from'):
         cfg.load_from = _random_weights(cfg, Path(work_dir))
+
+
+def write_pairs(root: Path) -> None:
+    """``rgb/``, ``depth/`` and ``pairs_train.json``: four images, and their depth of 16 bits.
+
+    Blue is the low byte of the depth of the same pixel, green the high one.
+    """
+    random, rows = np.random.default_rng(0), []
+    for folder in ('rgb', 'depth'):
+        (root / folder).mkdir(parents=True)
+    for index in range(4):
+        depth = random.integers(500, 5000, (40, 48)).astype(np.uint16)
+        colours = np.stack([depth % 256, depth // 256, depth % 7], -1).astype(np.uint8)
+        cv2.imwrite(str(root / f'depth/{index}.png'), depth)
+        cv2.imwrite(str(root / f'rgb/{index}.png'), colours)
+        rows.append(dict(img_path=f'{index}.png', img2_path=f'{index}.png'))
+    pairs = dict(metainfo=dict(classes=[]), data_list=rows)
+    (root / 'pairs_train.json').write_text(json.dumps(pairs))
+
+
+def shrink_pairs(cfg: Config, root: Path, work_dir: Path) -> None:
+    """Let ``cfg`` run an epoch of two iterations on the files of `write_pairs`.
+
+    Args:
+        cfg: Of pairs of images, without validation; changed in place.
+        root: Folder of the files.
+        work_dir: Where the run may write.
+    """
+    cfg.work_dir = str(work_dir)
+    cfg.pop('train_pipeline')  # the loader has its copy
+    walk(cfg.train_dataloader, _shrink_transform)
+    cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.dataset.data_root = str(root)
+    _shrink_schedule(cfg)
+    _shrink_teacher(cfg.kd.teacher, classes=4)
 
 
 def _shrink_loader(loader: Any, root: Path, split: str) -> None:
