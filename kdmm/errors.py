@@ -15,7 +15,8 @@ Mismatch = Literal[
     'images', 'resolution', 'channels', 'classes',  # the two differ
     'declared channels',  # not those that a loss was built for
     'one pixel', 'one window',  # of a comparison of positions; one window of a pooling
-    'one channel', 'one class', 'one image',
+    'one channel', 'one class',
+    'one image', 'few images',  # nothing to contrast with; of relations within a batch
     'small',  # maps that are too small for a network
     'unpooled',  # maps in place of a vector an image
     'layers',  # what is compared are several layers

@@ -15,9 +15,10 @@ REMEDIES: Mapping[Mismatch, str] = {
     'one pixel': 'Tap a layer of larger maps, or train on larger images.',
     'one window': 'Tap a layer of larger maps, pool less, or train on larger images.',
     'one channel': 'Tap features of several channels.',
-    'one image': "Raise train_dataloader.batch_size, or choose scope='global' on several processes "
-    'where the loss has it. MCLLoss: kdmm.PKSampler lets images of one class meet, and MCLBankLoss '
-    'needs no other image.',
+    'one image': 'Raise train_dataloader.batch_size, with kdmm.PKSampler, which lets images of one '
+    'class meet, or take MCLBankLoss, which needs no other image.',
+    'few images': "Raise train_dataloader.batch_size, or choose scope='global' on several "
+    'processes where the loss has it.',
     'small': 'Train on larger crops (at stride 8 of 512 x 512) or leave this term out.',
     'unpooled': "Tap what the classifier reads, for MMPretrain 'head.fc.in'.",
     'layers': "Give it several different taps: on=['a', 'b', ...].",

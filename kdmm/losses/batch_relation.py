@@ -74,7 +74,7 @@ class BatchRelationLoss(DistillLoss):
             raise ShapeError(
                 f'{self.name} compares the images of a batch with each other, and is constant for '
                 f'fewer than {self.least_images}',
-                'one image',
+                'few images',
                 'Give larger batches.',
                 student=student,
                 teacher=teacher,

@@ -77,6 +77,14 @@ def test_what_a_loss_refuses_is_a_config_error_that_names_the_key(config, key):
         term(config)
 
 
+@pytest.mark.parametrize(('kind', 'fix'), [('RKDLoss', "scope='global'"), ('SPLoss', 'batch_size')])
+def test_too_few_images_are_told_the_remedies_of_the_loss(kind, fix):
+    alone = torch.ones(1, 4)
+    with refused(key='kd.losses.x', problem=kind, fix=fix) as caught:
+        term(dict(type=kind))(alone, alone)
+    assert 'MCL' not in caught.value.fix
+
+
 def test_the_weight_multiplies():
     student, teacher = pair()
     plain = term(dict(type='Distance'))(student, teacher)

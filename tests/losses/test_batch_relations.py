@@ -166,7 +166,7 @@ class TestRelations:
         assert fewest == (3 if isinstance(loss, RKDLoss) else 2)
         shapes = [(fewest - 1, *shape[1:2]) for shape in FAMILY[name][1]]
         few = [gen(shape, 1.0).float() for shape in shapes]
-        with unfit('one image', problem=(type(loss).__name__, f'fewer than {fewest}')):
+        with unfit('few images', problem=(type(loss).__name__, f'fewer than {fewest}')):
             loss(*few)
         loss(*[gen((fewest, *shape[1:]), 0.5 + i).float() for i, shape in enumerate(shapes)])
         few[0].requires_grad_()
