@@ -101,7 +101,7 @@ class Distillation(TermedObjective):
             paths = {name: sides[name]['teacher'] for name in read}
             if views:
                 check_views(views, item.module, student, size)
-            item.connect(student, paths, views or None)
+            item.connect(student, paths, views or None, views.geometry == 'moved')
             probes[index] = probe(
                 student, self.student_taps, item, probe_size, crop_size, views or None
             )

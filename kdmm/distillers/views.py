@@ -51,7 +51,8 @@ class View:
 
         Args:
             images: (B, C, H, W) of 0 to 255, three channels in the order R, G, B. Padding is
-                whatever the network's own padding value means; it is restored afterwards.
+                whatever the student's padding value means; afterwards it gets the network's own,
+                unless the geometry is ``'moved'``.
             samples: The B data samples.
             random: On the CPU, the only source of random numbers; seeded for this step, rank and
                 network.

@@ -27,11 +27,19 @@ class InputAdapter:
         student: The preprocessor that made the inputs.
         teacher: The preprocessor of the network that gets them.
         view: Of that network; None for the batch as it is.
+        moves: Whether the view moves the content. Padding moves with it then, and is left as the
+            view gives it: the network's pad value would be written over content.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, view: ViewOf | None = None) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        view: ViewOf | None = None,
+        moves: bool = False,
+    ) -> None:
         self.student, self.teacher = Normalization.of(student), Normalization.of(teacher)
-        self.view = view
+        self.view, self.moves = view, moves
         self.same = self.student.same_as(self.teacher)
         self.identity = self.same and view is None
 
@@ -66,7 +74,8 @@ class InputAdapter:
             return inputs if self.same else self._normalized(raw, samples)
         mean, std = (self._values(seen, self.teacher, name) for name in ('mean', 'std'))
         seen = _ordered(seen, self.teacher.reverse)
-        return self._pad((seen - mean) / std, samples, inputs.shape[-2:])
+        seen = (seen - mean) / std
+        return seen if self.moves else self._pad(seen, samples, inputs.shape[-2:])
 
     def _raw(self, inputs: Tensor) -> Tensor:
         """Undo the student's normalization: 0 to 255 in the student's order of channels."""

@@ -161,7 +161,11 @@ class Teacher:
         self.mode = 'tensor'
 
     def connect(
-        self, student: nn.Module, paths: Mapping[str, str], view: ViewOf | None = None
+        self,
+        student: nn.Module,
+        paths: Mapping[str, str],
+        view: ViewOf | None = None,
+        moves: bool = False,
     ) -> None:
         """Set the taps to read, the student whose inputs are converted, and the own view of them.
 
@@ -169,12 +173,14 @@ class Teacher:
             student: With its data preprocessor.
             paths: Tap name to path.
             view: Of the batch, None for the batch as it is.
+            moves: Whether the view moves the content, see `InputAdapter`.
         """
         self._taps = Taps(self.module, paths, 'teacher')
         self._adapt = InputAdapter(
             student.get_submodule('data_preprocessor'),
             self.module.get_submodule('data_preprocessor'),
             view,
+            moves,
         )
         if not self._adapt.same:
             print_log(

@@ -235,6 +235,27 @@ def test_padding_is_restored_where_a_view_changed_the_size():
     assert (theirs[0][1, :, :5, :6] != 0).all() and (theirs[0][0] != 0).all()
 
 
+def test_padding_is_not_restored_over_content_that_a_view_moved():
+    """A flip brings an image's content to the right, where its padding was."""
+    labelled = samples(2)
+    labelled[1].img_shape = (16, 9)
+    seen = []
+    for inputs in (None, dict(type='DeclaredFlip')):
+        model = distill(
+            net(copy.deepcopy(STUDENT), width=6),
+            teacher=dict(model=net(copy.deepcopy(TEACHER), 3, 6), random=True, inputs=inputs),
+            taps=dict(pooled='pool.out'),
+            losses=dict(fit=dict(type='FitNetLoss', on='pooled')),
+            probe_size=(16, 16),
+        ).train()
+        found = seen_by(model.kd.teachers[0].module)
+        run(model, batch(pixels()), labelled)
+        seen += found
+    plain, flipped = seen
+    assert (plain[1, ..., 9:] == 0).all()
+    torch.testing.assert_close(flipped[1, ..., 7:], plain[1, ..., :9].flip(-1))
+
+
 def test_shapes_are_predicted_for_the_size_that_the_teacher_sees():
     """Of a fixed size, whatever the training crop."""
     preprocessor = dict(type='SegDataPreProcessor', _scope_='mmseg', size=(128, 128))
