@@ -59,6 +59,7 @@ def refuse_mixed(samples: Sequence[Any], reason: str) -> None:
 def sample_ids(samples: Sequence[Any]) -> Tensor:
     """Number of each image in its data set, (B,) int64 on the CPU."""
     if samples and all(getattr(sample, 'sample_idx', None) is not None for sample in samples):
+        refuse_mixed(samples, 'a loss in kd.losses remembers each image by its number')
         return torch.tensor([int(sample.sample_idx) for sample in samples])
     raise ConfigError(
         "a loss in kd.losses needs 'sample_ids', but the data samples carry no sample_idx",

@@ -34,6 +34,14 @@ def test_mixed_images_have_no_one_class():
         gather_context(['labels'], batch)
 
 
+def test_mixed_images_have_no_one_number():
+    """A bank would keep the mixture in the row of one of its images."""
+    batch = [SimpleNamespace(sample_idx=k) for k in (2, 0)]
+    batch[1].gt_score = torch.tensor([0.7, 0.0, 0.3])
+    with refused(key='model.data_preprocessor.batch_augments', fix='Mixup', problem='its number'):
+        gather_context(['sample_ids'], batch)
+
+
 @pytest.mark.parametrize('batch', [None, [], [SimpleNamespace()]])
 def test_a_batch_without_labels(batch):
     with refused(key=PIPELINE, problem="needs 'labels'", fix='load annotations'):
