@@ -183,7 +183,9 @@ class Photometric(View):
         for name, value in shares.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise ConfigError(key=name, got=value, expected='0 to 1')
-        if blur is not None and not (len(blur) == 2 and 0 < blur[0] <= blur[1] < 100):
+        pair = isinstance(blur, list | tuple) and len(blur) == 2
+        numbers = pair and all(isinstance(value, int | float) for value in blur or ())
+        if blur is not None and not (numbers and 0 < blur[0] <= blur[1] < 100):
             raise ConfigError(key='blur', got=blur, expected='None or (from, to), above 0')
         self.brightness, self.contrast = brightness, contrast
         self.blur, self.blur_share = blur, blur_share

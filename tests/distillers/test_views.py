@@ -490,6 +490,7 @@ def test_views_of_values_keep_their_places(view):
         (dict(inputs=dict(type='ResizeImages', scale=0)), dict(key='kd.teacher.inputs.scale')),
         (dict(inputs=dict(type='Photometric', cutout=2)), dict(key='kd.teacher.inputs.cutout')),
         (dict(inputs=dict(type='Photometric', blur=(2, 1))), dict(key='kd.teacher.inputs.blur')),
+        (dict(inputs=dict(type='Photometric', blur=3)), dict(key='kd.teacher.inputs.blur', got=3)),
         (dict(inputs=dict(type='SecondImage', channels=0)), dict(problem='')),
         (
             dict(own=dict(type='Luminance')),
