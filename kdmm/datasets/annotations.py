@@ -41,7 +41,8 @@ def read_labels(dataset: Any, where: str) -> np.ndarray:
 def read_sample_ids(dataset: Any, where: str) -> np.ndarray:
     """``sample_idx`` of each image, int64: what MMEngine's data sets number their images with.
 
-    A subset keeps the numbers of the whole, and a repeated data set repeats them. Those of joined
+    `kdmm.StratifiedSubset` keeps the numbers of the whole, MMEngine's subsets (``indices``,
+    ``get_subset``) count what is left, and a repeated data set repeats them. Those of joined
     data sets are different after `number_sources`.
 
     Raises:
