@@ -30,7 +30,7 @@ class BatchRelationLoss(DistillLoss):
         super().__init__()
         check_choice('scope', scope, ('local', 'global'))
         self.name, self.scope = type(self).__name__, scope
-        self._compared = False
+        self._checked = False
 
     def check(self, student: Tensor, teacher: Tensor) -> None:
         """Refuse features that are not (B, ...) of the same images; their sizes may differ.
@@ -70,7 +70,7 @@ class BatchRelationLoss(DistillLoss):
         if self.scope == 'global':
             # (B, ...) -> (G, ...), rank by rank
             pair = gather_with_grad(pair[0]), gather_with_grad(pair[1])
-        if self.rows_in(pair[0]) < self.least_images and not self._compared:
+        if self.rows_in(pair[0]) < self.least_images and not self._checked:
             raise ShapeError(
                 f'{self.name} compares the images of a batch with each other, and is constant for '
                 f'fewer than {self.least_images}',
@@ -79,7 +79,7 @@ class BatchRelationLoss(DistillLoss):
                 student=student,
                 teacher=teacher,
             )
-        self._compared = True
+        self._checked = True
         return pair
 
     def rows_in(self, features: Tensor) -> int:

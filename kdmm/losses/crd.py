@@ -32,7 +32,7 @@ class CRDLoss(BankNCELoss):
     is the sum of both NCE, each a mean over this process's images; the paper weighs it 0.8.
 
     Where this differs from the authors' code: Z is that of the images of all ranks, and constant
-    without being part of the graph; banks are written behind the optimizer's step; negatives are
+    without being part of the graph; banks are written after the backward pass; negatives are
     drawn on the device, with replacement by default.
 
     Args:

@@ -23,7 +23,7 @@ class MCLOKDLoss(BankNCELoss):
 
     Columns are drawn by a hash of step, place in the global batch and column, the same ones for all
     pairs and for any number of ranks. In the authors' code the banks are written in the forward
-    pass, here behind the optimizer's step; an image's own scores see the old rows in both.
+    pass, here after the backward pass; an image's own scores see the old rows in both.
 
     Args:
         peer_channels: Length of each network's pooled features.

@@ -58,7 +58,7 @@ class ONELoss(DistillLoss):
         self.temperature, self.detach, self.floor = temperature, detach, floor
         self.gate = nn.Linear(peer_channels[0][1], len(peer_channels))
         self.norm = nn.BatchNorm1d(len(peer_channels), track_running_stats=False)
-        self._compared = False
+        self._checked = False
 
     def check(self, peers: Sequence[Pair]) -> None:
         """Refuse logits of different shapes, and trunks that are not (B, C) or (B, C, h, w).
@@ -78,10 +78,10 @@ class ONELoss(DistillLoss):
         """
         self.check(peers)
         logits, trunks = _columns(type(self).__name__, peers)
-        self._compare(trunks)
+        self._check_one_trunk(trunks)
         with full_precision(trunks[0]):
             every = torch.stack([promote(z) for z in logits])  # M times (B, C) -> (M, B, C)
-            together = gated_logits(every, self._open(trunks[0]))
+            together = gated_logits(every, self._gate_scores(trunks[0]))
             ce = F.cross_entropy(together, labels)
             kd = [self._kl(z, together) for z in every]
         return dict(ce=ce, kd=torch.stack(kd).sum())
@@ -89,7 +89,7 @@ class ONELoss(DistillLoss):
     def _kl(self, logits: Tensor, target: Tensor) -> Tensor:
         return kl_divergence(logits, target, self.temperature, detach=self.detach, floor=self.floor)
 
-    def _open(self, trunk: Tensor) -> Tensor:
+    def _gate_scores(self, trunk: Tensor) -> Tensor:
         """The gate before its softmax, (B, M)."""
         trunk = promote(trunk)
         pooled = trunk if trunk.ndim == 2 else trunk.mean((2, 3))  # (B, C, h, w) -> (B, C)
@@ -98,15 +98,15 @@ class ONELoss(DistillLoss):
             return (0 * found * self.norm.weight + self.norm.bias).relu()
         return self.norm(found).relu()
 
-    def _compare(self, trunks: Sequence[Tensor]) -> None:
-        if not self._compared and not all(torch.equal(x, trunks[0]) for x in trunks):
+    def _check_one_trunk(self, trunks: Sequence[Tensor]) -> None:
+        if not self._checked and not all(torch.equal(x, trunks[0]) for x in trunks):
             raise ConfigError(
                 'the gate of ONELoss reads what all networks share, and its tap differs between '
                 'them',
                 fix="Name the shared modules in kd.trunk, and tap the input ('.in') of the first "
                 'module behind them.',
             )
-        self._compared = True
+        self._checked = True
 
 
 @MODELS.register_module()

@@ -17,7 +17,8 @@ class RKDLoss(BatchRelationLoss):
 
     Channels may differ. The published weights are 25 for ``distance`` and 50 for ``angle``, both
     means over all pairs and triples, so they hold at any batch size. Of two images the loss is
-    constant: it takes three.
+    constant: it takes three. Angles are as many as triples of images: the time of ``'angle'`` grows
+    with the cube of the images that are compared, those of all processes in the global scope.
 
     Args:
         normalize: Scale features to unit length first, as MMRazor's code does by default; the

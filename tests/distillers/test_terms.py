@@ -193,6 +193,6 @@ def test_measure_is_yes_or_no(value):
 def test_keys_of_the_section():
     keys = Distillation.section_keys()
     assert list(keys) == [
-        'teacher', 'taps', 'losses', 'probe_size', 'measure', 'crop_size',
+        'teacher', 'taps', 'losses', 'task', 'inputs', 'probe_size', 'measure', 'crop_size',
     ]  # fmt: skip
     assert [name for name, key in keys.items() if key.default is key.empty] == list(keys)[:3]

@@ -154,7 +154,7 @@ class TestONE:
         def total(trunk: Tensor, *logits: Tensor) -> Tensor:
             return sum(made([(z, trunk) for z in logits], labels).values())
 
-        made._compared = True
+        made._checked = True
         logits = [leaf(fix((3, 5), i)) for i in range(3)]
         assert torch.autograd.gradcheck(total, (leaf(fix((3, 6), 7)), *logits))
 
