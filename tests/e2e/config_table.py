@@ -30,14 +30,18 @@ from .tiny_pose import shrink_pose, write_people
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SAMPLER = 'kdmm.PKSampler'
 FEW_SHOT = ('kdmm.ClassSubset', 'kdmm.FewShotMetric', 'kdmm.FeaturesHook')
+#: Blocks of each stage of a ResNet of bottlenecks, for which no depth of the base libraries stands.
+BOTTLENECKS = {14: (1, 1, 1, 1)}
 #: Kind of a deep network, with its depth or block, to what makes it shallow and changes no width.
 SHALLOW: dict[tuple[str, str], dict[str, Any]] = {
     ('kdmm.CIFARResNet', 'basic'): dict(depth=8),
     ('kdmm.CIFARResNet', 'bottleneck'): dict(depth=11),
-    ('ResNet', '34'): dict(depth=18),
-    **{('ResNet', depth): dict(depth=50) for depth in ('101', '152')},
-    ('ResNetV1c', '101'): dict(depth=50),
+    ('kdmm.CIFARVGG', '13'): dict(depth=8),
     **{('kdmm.CIFARWideResNet', depth): dict(depth=10) for depth in ('16', '28', '40')},
+    ('ResNet', '34'): dict(depth=18),
+    **{('ResNet', depth): dict(depth=14) for depth in ('50', '101', '152')},
+    ('ResNetV1c', '101'): dict(depth=14),
+    ('ResNet_CIFAR', '50'): dict(depth=14),
     ('MixVisionTransformer', '[3, 8, 27, 3]'): dict(num_layers=[1, 1, 1, 1]),
 }
 #: One of each name of 0.1 -> where it is.
@@ -106,11 +110,34 @@ def kind_of(cfg: Config) -> str:
     return str(cfg.kd.get('type', 'Distiller')) if cfg.get('kd') else ''
 
 
-def make_shallow(model: Any) -> None:
-    """Fewer blocks of the same kind and width."""
+def make_shallow(model: Any, scope: str) -> None:
+    """Fewer blocks of the same kind and width.
+
+    Args:
+        model: A section of a config, changed in place.
+        scope: Of its base library.
+    """
     backbone = model.backbone
     what = backbone.get('block', backbone.get('depth', backbone.get('num_layers')))
     backbone.update(SHALLOW.get((backbone.type, str(what)), {}))
+    if backbone.get('depth') in BOTTLENECKS and 'ResNet' in backbone.type:
+        _add_depth(backbone.type, backbone.depth, scope)
+    if backbone.type == 'HRNet':
+        walk(backbone.extra, _shorten_branches)
+
+
+def _add_depth(kind: str, depth: int, scope: str) -> None:
+    """Let a ResNet of a base library have the blocks of `BOTTLENECKS`, in this process."""
+    with MODELS.switch_scope_and_registry(scope) as registry:
+        net = registry.get(kind)
+    block, _ = net.arch_settings[50]
+    net.arch_settings = {**net.arch_settings, depth: (block, BOTTLENECKS[depth])}
+
+
+def _shorten_branches(node: Any) -> None:
+    """One module a stage, with one block a branch."""
+    if 'num_modules' in node:
+        node.update(num_modules=1, num_blocks=(1,) * node['num_branches'])
 
 
 # how they are made small
@@ -119,19 +146,19 @@ def make_shallow(model: Any) -> None:
 def _segmentor(cfg: Config, data: Path, work_dir: Path) -> None:
     shrink(cfg, work_dir)
     write_tiny_data(cfg, work_dir.parent / 'data')
-    make_shallow(cfg.model)
+    make_shallow(cfg.model, 'mmseg')
     if 'kd' in cfg:
         teacher = cfg.kd.teacher
         model, scope = load_model_config(teacher.pop('config'))
         teacher.model = dict(model, _scope_=scope)
-        make_shallow(teacher.model)
+        make_shallow(teacher.model, 'mmseg')
 
 
 def _estimator(cfg: Config, data: Path, work_dir: Path) -> None:
     if not (data / 'people').is_dir():
         write_people(data / 'people')
     shrink_pose(cfg, data / 'people', work_dir)
-    make_shallow(cfg.model)
+    make_shallow(cfg.model, 'mmpose')
 
 
 def _classifier(cfg: Config, data: Path, work_dir: Path) -> None:
@@ -141,13 +168,13 @@ def _classifier(cfg: Config, data: Path, work_dir: Path) -> None:
     unseen = [f'{loop}_dataloader' for loop in ('val', 'test') if not cfg.get(f'{loop}_dataloader')]
     for name in unseen:
         cfg[name] = copy.deepcopy(cfg.train_dataloader)
-    make_shallow(cfg.model)
+    make_shallow(cfg.model, 'mmpretrain')
     shrink_cifar(cfg, folder, work_dir)
     if few:  # two of the four classes
         walk(cfg.train_dataloader.dataset, lambda node: _draw(node, 2))
     teachers = (cfg.get('kd') or {}).get('teacher') or []
     for teacher in teachers if isinstance(teachers, list) else [teachers]:
-        make_shallow(teacher.model)
+        make_shallow(teacher.model, 'mmpretrain')
     walk(cfg.get('kd'), _shrink_bank)
     for name in unseen:
         cfg[name] = None
@@ -162,7 +189,7 @@ def _distilled(cfg: Config, data: Path, work_dir: Path) -> None:
 
 def _cohort(cfg: Config, data: Path, work_dir: Path) -> None:
     """Batches of four images, of two classes where the config says so."""
-    make_shallow(cfg.model)
+    make_shallow(cfg.model, 'mmpretrain')
     cfg.optim_wrapper.optimizer.lr = 1e-3
     each = 4 if few_shot(cfg) else 2
     shrink_cifar(cfg, images(data, each), work_dir)
