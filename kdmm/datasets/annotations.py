@@ -1,14 +1,13 @@
 """Classes and ids of all images of a data set, without loading one."""
 
 import functools
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset
 
-from kdmm.datasets.label_maps import leaf_datasets
+from kdmm.datasets.wrappers import leaf_datasets, wrappers
 from kdmm.errors import ConfigError
 
 #: Bits of a sample_idx that count within a source; those above are the source's number.
@@ -96,24 +95,13 @@ def _sources(dataset: Any) -> list[Any]:
     return list({id(leaf): leaf for leaf in leaf_datasets(dataset)}.values())
 
 
-def _wrappers(dataset: Any) -> Iterator[Any]:
-    """A data set that has others inside, and those of them that have."""
-    inside = getattr(dataset, 'datasets', None)
-    if not isinstance(inside, list | tuple):
-        inside = [getattr(dataset, 'dataset', None)]
-    for inner in inside:
-        if inner is not None:
-            yield dataset
-            yield from _wrappers(inner)
-
-
 def _check_wrappers(dataset: Any, where: str) -> None:
     """Refuse wrappers behind which the number of an image is not its own.
 
     Raises:
         ConfigError: Names the wrapper.
     """
-    for wrapper in _wrappers(dataset):
+    for wrapper in wrappers(dataset):
         name = wrapper.__class__.__name__  # of what a SeededDataset wraps
         if not hasattr(wrapper, 'get_data_info') or isinstance(wrapper, BaseDataset):
             why = 'numbers them anew' if hasattr(wrapper, 'get_data_info') else 'hides it'

@@ -1,11 +1,11 @@
 """Label maps as they are read: their size, channels and depth (MMSegmentation's pipelines)."""
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from kdmm.datasets.wrappers import leaf_datasets
 from kdmm.errors import ConfigError
 
 VOID = (-1, 2**16 - 1)
@@ -77,18 +77,6 @@ def check_depth(path: str) -> None:
             key=path,
             fix='Write labels of 0 to 255.',
         )
-
-
-def leaf_datasets(dataset: Any) -> Iterator[Any]:
-    """The data sets inside of wrappers and concatenations."""
-    inner = getattr(dataset, 'datasets', None)
-    if isinstance(inner, (list, tuple)):
-        for item in inner:
-            yield from leaf_datasets(item)
-    elif getattr(dataset, 'dataset', None) is not None:
-        yield from leaf_datasets(dataset.dataset)
-    else:
-        yield dataset
 
 
 def reader_of(dataset: Any) -> tuple[list[Any], int]:

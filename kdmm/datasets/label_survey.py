@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from kdmm.datasets.label_maps import LabelMapCheck, leaf_datasets, local, reader_of
+from kdmm.datasets.label_maps import LabelMapCheck, local, reader_of
 from kdmm.datasets.seeded import seeded
+from kdmm.datasets.wrappers import leaf_datasets
 from kdmm.errors import ConfigError
 
 #: At most so many label maps, or annotations that need no file, of a data set; and no longer.

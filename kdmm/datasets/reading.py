@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from kdmm.datasets.label_maps import leaf_datasets, local
+from kdmm.datasets.label_maps import local
+from kdmm.datasets.wrappers import leaf_datasets
 from kdmm.errors import ConfigError
 
 #: What a data set says of a sample's files.

@@ -26,10 +26,11 @@ from kdmm.config import image_size, model_config, section_of
 from kdmm.datasets.annotations import number_sources
 from kdmm.datasets.class_sampler import check_batch_size
 from kdmm.datasets.coco_files import check_class_names, check_coco_file
-from kdmm.datasets.label_maps import add_label_map_checks, leaf_datasets
+from kdmm.datasets.label_maps import add_label_map_checks
 from kdmm.datasets.reading import name_files_in_errors
 from kdmm.datasets.seeded import seed_loader, stream_of
 from kdmm.datasets.workers import SignalSafeLoader, keep_through_signals
+from kdmm.datasets.wrappers import leaf_datasets
 from kdmm.distillers import Objective
 from kdmm.distillers.objective import set_aside
 from kdmm.engine.build_errors import CheckedRunner, building, first_step

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kdmm.datasets.puzzle import META_KEYS
+from kdmm.datasets.wrappers import inside
 from kdmm.errors import ConfigError
 
 MOVERS = ('RandomFlip', 'TopdownAffine')
@@ -34,13 +35,12 @@ def pipelines(dataset: Any) -> Iterator[list[Any]]:
     """Yield the transforms of each data set in wrappers and concatenations."""
     if hasattr(dataset, 'pipeline'):
         yield list(dataset.pipeline.transforms)
-    elif hasattr(dataset, 'datasets'):  # ConcatDataset
-        for part in dataset.datasets:
-            yield from pipelines(part)
-    elif hasattr(dataset, 'dataset'):  # RepeatDataset
-        yield from pipelines(dataset.dataset)
-    else:
+        return
+    inner = inside(dataset)
+    if inner is None:
         yield []
+    for part in inner or ():
+        yield from pipelines(part)
 
 
 def _puzzle_and_codec(transforms: list[Any]) -> tuple[Any, Any]:
