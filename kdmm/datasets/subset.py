@@ -1,5 +1,7 @@
 """The base of data sets that keep some images of another."""
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,29 @@ class LabelledSubset:
     @force_full_init
     def __len__(self) -> int:
         return len(self._indices)
+
+    @force_full_init
+    def get_subset_(self, indices: int | Sequence[int]) -> None:
+        """Keep some of the images that are kept.
+
+        Args:
+            indices: Places in the subset, in the order that is wanted; or how many of the first
+                ones, of the last ones if it is negative, as MMEngine's data sets take it.
+        """
+        if isinstance(indices, int):
+            self._indices = self._indices[:indices] if indices >= 0 else self._indices[indices:]
+        else:
+            self._indices = self._indices[np.asarray(indices, np.int64)]
+
+    @force_full_init
+    def get_subset(self, indices: int | Sequence[int]) -> 'LabelledSubset':
+        """Return a subset of this one, see `get_subset_`; both read from one wrapped data set.
+
+        Images keep their ``sample_idx``, which those of MMEngine's data sets do not.
+        """
+        subset = copy.copy(self)
+        subset.get_subset_(indices)
+        return subset
 
     def _read_labels(self) -> np.ndarray:
         labels = [self.dataset.get_data_info(i).get('gt_label') for i in range(len(self.dataset))]
