@@ -18,7 +18,7 @@ from kdmm.distillers.loss_weights import LossWeights, constant_weight
 from kdmm.distillers.objective import Objective
 from kdmm.distillers.refusals import refusal
 from kdmm.distillers.section import tap_names
-from kdmm.errors import ConfigError, refuse_unknown
+from kdmm.errors import ConfigError, about, refuse_unknown
 from kdmm.losses.base import WHOLE, DistillLoss
 from kdmm.schedules import Progress
 from kdmm.taps import Calls, leaves, trained
@@ -413,10 +413,16 @@ class TermedObjective(Objective):
         super().after_step()
 
     def upgrade(self, state: dict[str, Any]) -> None:
-        """Convert the losses' state of an earlier version to the present form."""
+        """Convert the losses' state of an earlier version to the present form.
+
+        Raises:
+            ConfigError: If a loss refuses it; names the term.
+        """
+        places = {term.loss: term.where for term in self._weighted()}
         for name, part in self.named_modules():
             if isinstance(part, DistillLoss):
-                part.upgrade(state, f'{name}.')
+                with about(places.get(part, f'kd.{name}')):
+                    part.upgrade(state, f'{name}.')
 
     def memory_bytes(self) -> int:
         """Return the memory of all queues and banks on each device."""

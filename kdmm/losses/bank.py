@@ -24,6 +24,11 @@ from .base import Batch, DistillLoss
 from .checks import check_choice, check_count, check_positive
 from .embedding import EmbeddingHeads
 
+#: What to do where a run would go on with rows of other images.
+_REMEDY = (
+    'Resume with the data set that the run began with, or start a new run from the student in this '
+    'file: load_from=<this file>, without --resume'
+)
 _DTYPES = ('float16', 'bfloat16', 'float32', 'float64')
 
 
@@ -34,6 +39,10 @@ class BankLoss(DistillLoss):
     ``self.bank.rows``, and hands them to `remember`. The banks, a copy on every device, are equal
     on all ranks and saved with the run. One whose ``needs`` lack ``'labels'`` works on data without
     classes, and finds rows by ``self.samples.find_rows``.
+
+    Buffer: ``fingerprint`` (2,) int64, of the ids and of the classes that the rows belong to, see
+    `SampleRows.fingerprint`; 0 where they are not known. It is saved, so that a run goes on with
+    the same images only.
 
     Args:
         networks: N, a bank each.
@@ -49,6 +58,7 @@ class BankLoss(DistillLoss):
 
     needs: tuple[str, ...] = ('labels', 'sample_ids')
     stateful = True
+    fingerprint: Tensor
 
     def __init__(
         self,
@@ -66,6 +76,7 @@ class BankLoss(DistillLoss):
             networks, num_samples, dim, momentum, getattr(torch, dtype), seed, name
         )
         self.samples = SampleRows()
+        self.register_buffer('fingerprint', torch.zeros(2, dtype=torch.long))
 
     def memory_bytes(self) -> int:
         """Return the memory of the banks."""
@@ -76,19 +87,59 @@ class BankLoss(DistillLoss):
 
         Raises:
             ConfigError: If its images are not ``num_samples`` different ones with one class each,
-                where classes are needed.
+                where classes are needed; or if the banks were filled from others.
         """
         ids = torch.from_numpy(read_sample_ids(dataset, ''))
         labelled = 'labels' in self.needs
         self.samples.fill(ids, torch.from_numpy(read_labels(dataset, '')) if labelled else None)
         expected, found = self.bank.rows.shape[1], len(self.samples)
         if found != expected:
+            filled = f', the banks were filled from {expected}' if self.bank.step else ''
             raise ConfigError(
-                f'the training set has {found} different images',
+                f'the training set has {found} different images{filled}',
                 key='num_samples',
                 got=expected,
-                fix=f'Set num_samples={found}.',
+                fix=f'{_REMEDY}, and num_samples={found}.'
+                if filled
+                else f'Set num_samples={found}.',
             )
+        self._compare_with_banks()
+
+    def _compare_with_banks(self) -> None:
+        """Refuse another training set than that of the rows written so far, and remember it.
+
+        Raises:
+            ConfigError: Says what differs, the ids or the classes.
+        """
+        before, now = self.fingerprint.tolist(), list(self.samples.fingerprint())
+        for what, old, new in zip(('sample_idx', 'classes'), before, now, strict=True):
+            if self.bank.step and old and new and old != new:
+                raise ConfigError(
+                    f'the {what} of the images of the training set are not those that the banks '
+                    f'were filled from, though there are as many, {len(self.samples)}',
+                    fix=f'{_REMEDY}.',
+                )
+        known = [new or old for old, new in zip(before, now, strict=True)]
+        self.fingerprint.copy_(torch.tensor(known))
+
+    def upgrade(self, state: dict[str, Any], prefix: str) -> None:
+        """Take the state of a version without a fingerprint, and refuse banks of other sizes.
+
+        Raises:
+            ConfigError: If the banks had another number of images.
+        """
+        rows = state.get(f'{prefix}bank.rows')
+        if not isinstance(rows, Tensor) or rows.ndim != 3:
+            return  # refused where it is loaded
+        expected = self.bank.rows.shape[1]
+        if rows.shape[1] != expected:
+            raise ConfigError(
+                f'the banks of the resumed run were filled from {rows.shape[1]} images',
+                key='num_samples',
+                got=expected,
+                fix=f'{_REMEDY}.',
+            )
+        state.setdefault(f'{prefix}fingerprint', torch.zeros_like(self.fingerprint))
 
     def rows_of(self, sample_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Find the bank rows (B,) and classes (B,) of images by their ids (B,).

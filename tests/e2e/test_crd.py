@@ -76,7 +76,13 @@ def test_what_is_written(whole: Run) -> None:
     plain.load_state_dict(file['state_dict'], strict=True)
     term = 'terms.crd.loss.'
     entry = {key.removeprefix(term): value for key, value in file['kdmm'].items()}
-    assert {key.split('.')[0] for key in entry} == {'heads', 'bank', 'log_z', 'z_known'}
+    assert {key.split('.')[0] for key in entry} == {
+        'heads',
+        'bank',
+        'fingerprint',
+        'log_z',
+        'z_known',
+    }
     assert entry['bank.rows'].shape == (2, IMAGES, 6) and entry['bank.step'] == 6
     norms = entry['bank.rows'].norm(dim=2)  # each image was seen twice
     torch.testing.assert_close(norms, torch.ones_like(norms))
@@ -106,6 +112,21 @@ def test_resumed_is_the_uninterrupted_run(whole: Run, data: Path, tmp_path: Path
     assert again.runner.iter == 6
     for entry in ('state_dict', 'kdmm', 'optimizer'):
         assert_same(whole.file('epoch_2.pth')[entry], again.file('epoch_2.pth')[entry], entry)
+
+
+def test_resumed_on_other_images(whole: Run, data: Path, tmp_path: Path) -> None:
+    """As many, half of them of a second source; and as many fewer as the config says."""
+    middle = dict(resume=True, load_from=str(whole.folder / 'epoch_1.pth'))
+    cfg = config(data, tmp_path / 'other', section(crd=dict(CRD, mode='relax')), **middle)
+    one = cfg.train_dataloader.dataset.to_dict()
+    half = [dict(copy.deepcopy(one), indices=IMAGES // 2) for _ in range(2)]
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=half)
+    with refused(key='kd.losses.crd', problem='the sample_idx of', fix='load_from'):
+        train(cfg)
+    fewer = section(crd=dict(CRD, mode='relax', num_samples=IMAGES - 2))
+    told = f'were filled from {IMAGES} images'
+    with refused(key='kd.losses.crd.num_samples', got=IMAGES - 2, problem=told, fix='load_from'):
+        train(config(data, tmp_path / 'fewer', fewer, **middle))
 
 
 def test_two_teachers_of_joined_data(data: Path, tmp_path: Path) -> None:

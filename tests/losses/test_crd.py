@@ -346,7 +346,7 @@ class TestMemory:
 
     def test_the_state_is_heads_banks_and_z(self):
         keys = {key for key in loss().state_dict() if not key.startswith('heads.')}
-        assert keys == {'bank.rows', 'bank.step', 'log_z', 'z_known'}
+        assert keys == {'bank.rows', 'bank.step', 'fingerprint', 'log_z', 'z_known'}
 
 
 class TestColumns:

@@ -153,7 +153,7 @@ class TestMemory:
 
     def test_the_state_is_heads_and_banks(self):
         keys = {key for key in loss().state_dict() if not key.startswith('heads.')}
-        assert keys == {'bank.rows', 'bank.step'}
+        assert keys == {'bank.rows', 'bank.step', 'fingerprint'}
 
     @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
     def test_autocast_with_cosines_of_one(self, dtype):

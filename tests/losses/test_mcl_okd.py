@@ -213,7 +213,7 @@ class TestMemory:
     def test_the_state_is_linear_heads_and_banks(self):
         shapes = {key: tuple(value.shape) for key, value in loss(2).state_dict().items()}
         assert shapes == {
-            'bank.rows': (2, 12, 4), 'bank.step': (),
+            'bank.rows': (2, 12, 4), 'bank.step': (), 'fingerprint': (2,),
             'heads.heads.0.0.weight': (4, 5), 'heads.heads.0.0.bias': (4,),
             'heads.heads.1.0.weight': (4, 3), 'heads.heads.1.0.bias': (4,),
         }  # fmt: skip

@@ -7,6 +7,7 @@ from tests.errors import refused
 
 IDS = torch.tensor([70, 3, 70, 12, 3, 900])
 LABELS = torch.tensor([1, 0, 1, 2, 0, 1])
+IDS_HASH, LABELS_HASH = -5839288561478210003, 1023194374048796945
 
 
 def filled() -> SampleRows:
@@ -48,6 +49,27 @@ def test_an_order_of_the_items_does_not_matter():
     other.fill(IDS[order], LABELS[order])
     for name, value in filled().classes._asdict().items():
         assert torch.equal(value, getattr(other.classes, name))
+
+
+def test_a_fingerprint_of_ids_and_classes():
+    """Whatever the order and repetitions; the numbers must never change, for files have them.
+
+    They are those of ``struct.pack('<4q', 3, 12, 70, 900)`` and ``struct.pack('<4q', 0, 2, 1, 1)``
+    through SHA-256, the first 8 bytes as a little-endian int64.
+    """
+    whole = filled().fingerprint()
+    assert whole == (IDS_HASH, LABELS_HASH)
+    order, other = torch.tensor([5, 0, 3, 1, 2]), SampleRows()
+    other.fill(IDS[order], LABELS[order])
+    assert other.fingerprint() == whole
+    unlabelled = SampleRows()
+    unlabelled.fill(IDS)
+    assert unlabelled.fingerprint() == (whole[0], 0)
+    swapped = SampleRows()
+    swapped.fill(IDS, torch.tensor([1, 2, 1, 0, 2, 1]))  # as many of each class
+    assert swapped.fingerprint()[0] == whole[0] and swapped.fingerprint()[1] not in (0, whole[1])
+    swapped.fill(IDS + 1, LABELS)
+    assert swapped.fingerprint()[0] != whole[0] and swapped.fingerprint()[1] == whole[1]
 
 
 def test_nothing_is_saved_and_buffers_follow_the_device():
