@@ -8,6 +8,14 @@ from mmengine.dist import all_gather_object, get_world_size
 from torch.utils.data import BatchSampler
 
 
+def images_in(loader: Any) -> int | None:
+    """Return the images of a full batch of one rank, None where a batch sampler does not say."""
+    size = getattr(loader, 'batch_size', None)
+    if size is None:
+        size = getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None)
+    return size if isinstance(size, int) else None
+
+
 def may_be_uneven(loader: Any) -> bool:
     """Return whether ranks may have different numbers of images in a step; all ranks call it.
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdmm.datasets.batches import images_in
 from kdmm.distillers.builder import build_loss, check_shapes
 from kdmm.distillers.connectors import (
     build_connectors,
@@ -16,7 +17,7 @@ from kdmm.distillers.connectors import (
 )
 from kdmm.distillers.loss_weights import LossWeights, constant_weight
 from kdmm.distillers.objective import Objective
-from kdmm.distillers.refusals import refusal
+from kdmm.distillers.refusals import REMEDIES, refusal
 from kdmm.distillers.section import tap_names
 from kdmm.errors import ConfigError, about, refuse_unknown
 from kdmm.losses.base import WHOLE, DistillLoss
@@ -123,6 +124,8 @@ class WeightedLoss(nn.Module):
     """
 
     loss: DistillLoss
+    #: What the loss compares of one image, see `kdmm.losses.base.DistillLoss.least_batch`.
+    rows = 1
     progress = Progress()
 
     def __init__(self, name: str, config: Mapping[str, Any], taps: Mapping[str, Any]) -> None:
@@ -144,6 +147,25 @@ class WeightedLoss(nn.Module):
         kind = type(self.loss).__name__
         refuse_unknown(f'{self.where}: needs of {kind}', self.loss.needs, PROVIDERS)
         self.parts = self.weights.names(self.loss.parts)
+
+    def check_batch(self, images: int) -> None:
+        """Refuse batches of too few images to compare them with each other.
+
+        Args:
+            images: In a full batch of one rank.
+
+        Raises:
+            ConfigError: Says how many it needs.
+        """
+        least, kind = self.loss.least_batch(self.rows), type(self.loss).__name__
+        if images < least:
+            raise ConfigError(
+                f'{kind} of {self.where} compares the images of a batch with each other',
+                key='train_dataloader.batch_size',
+                got=images,
+                expected=f'at least {least} on each process',
+                fix=REMEDIES['few images'],
+            )
 
     def set_progress(self, progress: Progress) -> None:
         """Move every schedule to ``progress``."""
@@ -374,6 +396,9 @@ class Term(WeightedLoss):
             except (ValueError, RuntimeError, AttributeError) as error:
                 raise refusal(self.where, error, place, note) from error
             check_shapes(self.where, place, self.loss, bridged, note)
+            if self.loss.least_images > 1:
+                rows = self.loss.rows_in(bridged[0])  # of one blank image
+                self.rows = rows if number == 1 else min(self.rows, rows)
 
 
 class TermedObjective(Objective):
@@ -398,8 +423,11 @@ class TermedObjective(Objective):
             term.set_progress(progress)
 
     def see_loader(self, loader: Any) -> None:
-        """Show the training data to all losses."""
+        """Show the training data to all losses, and compare their least batch with the loader's."""
+        images = images_in(loader)
         for term in self._weighted():
+            if images is not None:
+                term.check_batch(images)
             try:
                 term.loss.see_dataset(loader.dataset)
             except ConfigError as error:

@@ -1,6 +1,7 @@
 """`DistillLoss`, the base of all losses of a ``kd`` section, and `OwnedOptimizer`."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
@@ -84,6 +85,21 @@ class DistillLoss(nn.Module):
     def note(self) -> str:
         """Return what the table at the start says of this loss, on a line of its own; mostly ''."""
         return ''
+
+    def rows_in(self, features: Any) -> int:
+        """Count what is compared where `least_images` is more than 1: the images of a tensor.
+
+        0 where it is not known.
+        """
+        return len(features) if isinstance(features, Tensor) else 0
+
+    def least_batch(self, rows: int) -> int:
+        """Return the images that each rank needs in a batch.
+
+        Args:
+            rows: What `rows_in` counts in one image; 0 where it is not known.
+        """
+        return math.ceil(self.least_images / rows) if rows else 1
 
     def see_dataset(self, dataset: Any) -> None:
         """Read facts of the whole training set, before each (resumed) training.

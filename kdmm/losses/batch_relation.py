@@ -6,7 +6,7 @@ from torch import Tensor
 
 from kdmm.errors import ShapeError
 
-from ..functional import promote
+from ..functional import promote, world_size
 from ..functional.collective import gather_with_grad
 from .base import DistillLoss
 from .checks import check_choice
@@ -82,6 +82,7 @@ class BatchRelationLoss(DistillLoss):
         self._checked = True
         return pair
 
-    def rows_in(self, features: Tensor) -> int:
-        """Count what is compared: the images of (G, ...)."""
-        return len(features)
+    def least_batch(self, rows: int) -> int:
+        """As the base; in the global scope the images of all ranks count."""
+        ranks = world_size() if self.scope == 'global' else 1
+        return super().least_batch(rows * ranks)

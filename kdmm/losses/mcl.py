@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kdmm.errors import ShapeError
 
-from ..functional import mutual_contrast, promote
+from ..functional import mutual_contrast, promote, world_size
 from ..functional.collective import all_gather_cat, gather_with_grad
 from ..functional.divergence import kl_divergence
 from ..registry import MODELS
@@ -40,6 +40,7 @@ class MCLLoss(DistillLoss):
 
     mutual = True
     needs = ('labels',)
+    least_images = 2
     parts = ('vcl', 'soft_vcl', 'icl', 'soft_icl')
 
     def __init__(
@@ -61,6 +62,10 @@ class MCLLoss(DistillLoss):
     def check(self, peers: Sequence[Tensor]) -> None:
         """Refuse features that are not pooled (`ValueError`)."""
         check_pooled(peers)
+
+    def least_batch(self, rows: int) -> int:
+        """As the base; the images of all ranks count."""
+        return super().least_batch(rows * world_size())
 
     def forward(self, peers: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
         """Pooled features, N times (B, channels), and labels (B,) -> four scalars.

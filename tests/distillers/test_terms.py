@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from kdmm.distillers import Distillation, Progress, distill
 from kdmm.losses import Batch
@@ -182,6 +183,26 @@ def test_a_batch_too_small_to_compare_images():
         model(images(1), samples(1), mode='loss')
     assert model(images(2), samples(2), mode='loss')['kd.loss_sp'] > 0
     assert model(images(1), samples(1), mode='loss')['kd.loss_sp'] == 0  # the rest of a data set
+
+
+@pytest.mark.parametrize('batch', [
+    dict(batch_size=1),
+    dict(batch_sampler=BatchSampler(SequentialSampler(range(4)), 1, False)),
+], ids=list)  # fmt: skip
+def test_a_loader_of_batches_too_small_to_compare_images(batch):
+    """It is refused before the first step, and before the loss reads the data set."""
+    model = made(losses=dict(sp=dict(type='SPLoss', on='logits')))
+    told = dict(problem='SPLoss of kd.losses.sp', expected='at least 2 on', fix="scope='global'")
+    with refused(key='train_dataloader.batch_size', got=1, **told):
+        model.kd.see_loader(DataLoader(range(4), **batch))
+    model.kd.see_loader(DataLoader(range(4), batch_size=2))
+    model.kd.see_loader(DataLoader(range(4), batch_sampler=[[0], [1]]))  # which says no number
+
+
+def test_pixels_of_one_image_are_compared_with_each_other():
+    for kind, key in (('DISTLoss', 'logits'), ('KDLoss', 'logits')):
+        model = made(losses=dict(x=dict(type=kind, on=key)))
+        model.kd.see_loader(DataLoader(range(4), batch_size=1))
 
 
 @pytest.mark.parametrize('value', [1, 'yes', None])

@@ -118,7 +118,15 @@ def test_classes_count_only_where_they_are_read():
         resumed('crd', labelled.state_dict(), Six())
 
 
+def test_rows_go_on_without_classes():
+    """What is known of them stays for a later run that reads them again."""
+    made = resumed('crd', trained('crd'), Six(labels=[0, 1, 2, 0, 2, 1]), mode='unlabelled')
+    assert made.fingerprint.all()
+    with refused(problem='the sample_idx of'):
+        resumed('crd', made.state_dict(), Six(first=1), mode='unlabelled')
+
+
 def test_a_state_that_is_no_banks_is_left_to_the_loader():
-    state: dict[str, Any] = dict(something=torch.zeros(2))
+    state: dict[str, Any] = {'bank.rows': torch.zeros(2)}
     loss('crd').upgrade(state, '')
-    assert state.keys() == {'something'}
+    assert state.keys() == {'bank.rows'}

@@ -42,6 +42,8 @@ def test_defaults():
     assert not (loss.stateful or loss.mutual or loss.one_activation or loss.blockwise)
     assert loss.valid_only is None
     loss.check(torch.zeros(1), torch.zeros(2))
+    assert loss.rows_in(torch.ones(3, 2)) == 3 and loss.rows_in((1, 2)) == 0
+    assert loss.least_batch(1) == loss.least_batch(0) == 1
     loss.see_dataset(None)
     loss.after_step(Batch(None, ()))
     state = dict(a=1)

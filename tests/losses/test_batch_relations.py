@@ -177,6 +177,19 @@ class TestRelations:
             (grad,) = torch.autograd.grad(single, few[0], retain_graph=True)
             assert part == 'inter' or grad.abs().max() < 1e-6
 
+    def test_least_batch(self, name, monkeypatch):
+        """Of rows that are an image each; of several an image; of the images of 2 and 3 ranks."""
+        loss = self.fresh(name)
+        fewest = loss.least_images
+        assert loss.rows_in(torch.ones(5, 3)) == 5
+        assert [loss.least_batch(rows) for rows in (0, 1, 2, 9)] == [1, fewest, fewest - 1, 1]
+        monkeypatch.setattr('kdmm.losses.batch_relation.world_size', lambda: 2)
+        assert loss.least_batch(1) == fewest
+        loss.scope = 'global'
+        assert loss.least_batch(1) == fewest - 1
+        monkeypatch.setattr('kdmm.losses.batch_relation.world_size', lambda: 3)
+        assert loss.least_batch(1) == 1
+
     def test_scopes(self, name):
         if isinstance(FAMILY[name][0], CCLoss):
             return

@@ -70,6 +70,13 @@ class TestMCLLoss:
             assert all(grad.abs().max() > 0 for grad in ours)
 
 
+def test_the_images_of_all_ranks_are_contrasted(monkeypatch):
+    made = loss(2)
+    assert made.least_batch(1) == 2
+    monkeypatch.setattr('kdmm.losses.mcl.world_size', lambda: 2)
+    assert made.least_batch(1) == 1
+
+
 def test_temperatures_are_read_in_each_step():
     """They may be schedules."""
     made, peers = loss(2), features(2)

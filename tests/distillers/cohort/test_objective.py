@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from tests.versions import cpu_autocast
 
@@ -237,6 +238,17 @@ def test_losses_see_the_data_set_and_take_their_steps():
         model.kd.after_step()
     assert model.kd.terms['places'].loss.dataset is data
     assert model.kd.diagnostics() == {'kd.places_steps': 2}
+
+
+@pytest.mark.parametrize('losses', [MCL, dict(sp=dict(type='SPLoss', on='embedding'))], ids=list)
+def test_a_loader_of_single_images(losses):
+    model = cohort(2, losses=losses)
+    (name,) = losses
+    told = dict(problem=f'of kd.losses.{name}', expected='at least 2 on')
+    with refused(key='train_dataloader.batch_size', got=1, **told):
+        model.kd.see_loader(DataLoader(range(4), batch_size=1))
+    model.kd.see_loader(DataLoader(range(4), batch_size=2))
+    cohort(2, losses=DML).kd.see_loader(DataLoader(range(4), batch_size=1))
 
 
 def test_weights_for_one_network_are_refused():
