@@ -115,6 +115,7 @@ class Distillation(TermedObjective):
             if self.views[term.teacher].geometry == 'moved':
                 term.refuse_places(found.pairs)
             self.terms[name] = term
+        self.check_labels(student)
         self.task.announce()
         if self.task.off:
             _, self.task.mode = freeze_untrained(student, self.student_taps, probe_size, crop_size)

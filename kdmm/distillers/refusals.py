@@ -1,6 +1,9 @@
 """Turn refusals of losses and connectors into errors of the config that declares them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
 
 from kdmm.errors import ConfigError, Mismatch, ShapeError, rewrapped
 
@@ -45,3 +48,44 @@ def refusal(where: str, error: BaseException, place: str = '', note: str = '') -
         problem, fix = error.finding, REMEDIES.get(error.mismatch, error.fix)
     problem = ', '.join(filter(None, (place, problem)))
     return ConfigError(f'{problem} {note}'.rstrip(), key=where, fix=fix)
+
+
+def refuse_mixing(student: nn.Module, reason: str) -> None:
+    """Refuse a student whose preprocessor mixes images (Mixup, CutMix), or makes labels soft.
+
+    MMPretrain's does, by ``data_preprocessor.batch_augments`` or the student's ``train_cfg``. Those
+    of MMSegmentation and MMDetection change sizes by a ``batch_augments``, and mix nothing.
+
+    Args:
+        student: As it was built.
+        reason: Who cannot have it, and why.
+
+    Raises:
+        ConfigError: With the reason.
+    """
+    preprocessor = getattr(student, 'data_preprocessor', None)
+    if not getattr(preprocessor, 'to_onehot', False):
+        return
+    if getattr(preprocessor, 'batch_augments', None) is None:
+        raise ConfigError(
+            f'it gives soft labels, and {reason}',
+            key='model.data_preprocessor.to_onehot',
+            got=True,
+            fix='Leave it out.',
+        )
+    raise _mixed(f'it gives soft labels, and {reason}')
+
+
+def refuse_mixed(samples: Sequence[Any], reason: str) -> None:
+    """Refuse images that are mixed, or have soft labels: their ``gt_label`` says nothing of that.
+
+    Raises:
+        ConfigError: With the reason.
+    """
+    if any(hasattr(sample, 'gt_score') for sample in samples):
+        raise _mixed(f'it, or the data set, gives soft labels, and {reason}')
+
+
+def _mixed(problem: str) -> ConfigError:
+    fix = 'Leave Mixup and CutMix out (model.train_cfg.augments, too).'
+    return ConfigError(problem, key='model.data_preprocessor.batch_augments', fix=fix)

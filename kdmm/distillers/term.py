@@ -17,7 +17,7 @@ from kdmm.distillers.connectors import (
 )
 from kdmm.distillers.loss_weights import LossWeights, constant_weight
 from kdmm.distillers.objective import Objective
-from kdmm.distillers.refusals import REMEDIES, refusal
+from kdmm.distillers.refusals import REMEDIES, refusal, refuse_mixed, refuse_mixing
 from kdmm.distillers.section import tap_names
 from kdmm.errors import ConfigError, about, refuse_unknown
 from kdmm.losses.base import WHOLE, DistillLoss
@@ -26,6 +26,8 @@ from kdmm.taps import Calls, leaves, trained
 from kdmm.utils.tables import plain
 
 _PIPELINE = 'train_dataloader.dataset.pipeline'
+#: Context that mixed images do not have, and what a loss does with it.
+SINGLE = dict(labels='needs one class an image', sample_ids='remembers each image by its number')
 
 
 def labels(samples: Sequence[Any]) -> Tensor:
@@ -33,7 +35,7 @@ def labels(samples: Sequence[Any]) -> Tensor:
     if samples and hasattr(samples[0], 'gt_sem_seg'):
         return torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in samples]).long()
     if samples and hasattr(samples[0], 'gt_label'):
-        refuse_mixed(samples, 'a loss in kd.losses needs one class an image')
+        refuse_mixed(samples, f'a loss in kd.losses {SINGLE["labels"]}')
         return torch.cat([sample.gt_label for sample in samples]).long()
     raise ConfigError(
         "a loss in kd.losses needs 'labels', but the data samples carry neither gt_sem_seg nor "
@@ -43,24 +45,10 @@ def labels(samples: Sequence[Any]) -> Tensor:
     )
 
 
-def refuse_mixed(samples: Sequence[Any], reason: str) -> None:
-    """Refuse images that are mixed, or have soft labels: their ``gt_label`` says nothing of that.
-
-    Raises:
-        ConfigError: With the reason.
-    """
-    if any(hasattr(sample, 'gt_score') for sample in samples):
-        raise ConfigError(
-            f'it, or the data set, gives soft labels, and {reason}',
-            key='model.data_preprocessor.batch_augments',
-            fix='Leave Mixup and CutMix out.',
-        )
-
-
 def sample_ids(samples: Sequence[Any]) -> Tensor:
     """Number of each image in its data set, (B,) int64 on the CPU."""
     if samples and all(getattr(sample, 'sample_idx', None) is not None for sample in samples):
-        refuse_mixed(samples, 'a loss in kd.losses remembers each image by its number')
+        refuse_mixed(samples, f'a loss in kd.losses {SINGLE["sample_ids"]}')
         return torch.tensor([int(sample.sample_idx) for sample in samples])
     raise ConfigError(
         "a loss in kd.losses needs 'sample_ids', but the data samples carry no sample_idx",
@@ -147,6 +135,17 @@ class WeightedLoss(nn.Module):
         kind = type(self.loss).__name__
         refuse_unknown(f'{self.where}: needs of {kind}', self.loss.needs, PROVIDERS)
         self.parts = self.weights.names(self.loss.parts)
+
+    def check_labels(self, student: nn.Module) -> None:
+        """Refuse a student that mixes its images, where the loss reads what single ones have.
+
+        Raises:
+            ConfigError: As `kdmm.distillers.refusals.refuse_mixing`.
+        """
+        for need in self.loss.needs:
+            if need in SINGLE:
+                reason = f'{type(self.loss).__name__} of {self.where} {SINGLE[need]}'
+                refuse_mixing(student, reason)
 
     def check_batch(self, images: int) -> None:
         """Refuse batches of too few images to compare them with each other.
@@ -421,6 +420,11 @@ class TermedObjective(Objective):
         """Move the schedules of all terms."""
         for term in self._weighted():
             term.set_progress(progress)
+
+    def check_labels(self, student: nn.Module) -> None:
+        """Refuse a student that mixes its images, where a loss reads what single ones have."""
+        for term in self._weighted():
+            term.check_labels(student)
 
     def see_loader(self, loader: Any) -> None:
         """Show the training data to all losses, and compare their least batch with the loader's."""

@@ -15,9 +15,10 @@ from kdmm.distillers.cohort.trunk import Trunk
 from kdmm.distillers.loss_weights import LossWeights, switched_on
 from kdmm.distillers.objective import OwnLosses, register_objective, rename_total
 from kdmm.distillers.probe import Size, blank_taps
+from kdmm.distillers.refusals import refuse_mixing
 from kdmm.distillers.section import tap_names
 from kdmm.distillers.stage_branches import PREFIX, StageBranches, branch_losses
-from kdmm.distillers.term import TermedObjective, gather_contexts, labels
+from kdmm.distillers.term import SINGLE, TermedObjective, gather_contexts, labels
 from kdmm.errors import ConfigError, refuse_unknown
 from kdmm.losses.base import WHOLE
 from kdmm.schedules import Progress
@@ -101,6 +102,9 @@ class Cohort(TermedObjective):
             self.taps = taps_of(networks, paths, read)
             refuse_shared(self.taps[''], self.trunk.paths)
             self.terms = nn.ModuleDict(self._build_terms(student, losses, probe_size, crop_size))
+        self.check_labels(student)
+        if len(self.branches):
+            refuse_mixing(student, f'kd.branches {SINGLE["labels"]}')
         self.hooks.append(dict(type='kdmm.PeersHook', ensemble=ensemble))
         self._announced = False
 

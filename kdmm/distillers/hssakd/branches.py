@@ -6,14 +6,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kdmm.distillers.refusals import refuse_mixed
 from kdmm.distillers.stage_branches import branch_losses, stage_taps
 from kdmm.distillers.term import labels as labels_of
-from kdmm.distillers.term import refuse_mixed
 from kdmm.errors import ConfigError
 from kdmm.functional import rotations, unrotated
 from kdmm.functional.divergence import kl_divergence
 from kdmm.models import AuxiliaryBranches
 from kdmm.taps import Taps
+
+#: Why mixed images are refused.
+JOINT = 'the joint label of class and rotation needs one class an image'
 
 
 class BranchedOutput(NamedTuple):
@@ -87,7 +90,7 @@ def hard_labels(samples: Sequence[Any] | None) -> Tensor:
     Raises:
         ConfigError: If there is none, or several, or labels are mixed.
     """
-    refuse_mixed(samples or (), 'the joint label of class and rotation needs one class an image')
+    refuse_mixed(samples or (), JOINT)
     labels = labels_of(samples or ())
     if len(labels) != len(samples or ()):
         raise ConfigError(

@@ -8,9 +8,10 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from kdmm.distillers.hssakd.branches import BranchedForward, hard_labels, views_of
+from kdmm.distillers.hssakd.branches import JOINT, BranchedForward, hard_labels, views_of
 from kdmm.distillers.loss_weights import weights_by_part
 from kdmm.distillers.objective import Objective, OwnLosses, rename_total
+from kdmm.distillers.refusals import refuse_mixing
 from kdmm.distillers.stage_branches import make_branches
 from kdmm.errors import ConfigError, refuse_unknown
 from kdmm.functional import joint_labels
@@ -52,6 +53,7 @@ class SelfSupervised(Objective):
             channels_last=channels_last,
             evaluate_branches=evaluate_branches,
         )
+        refuse_mixing(student, JOINT)
         self.branches = make_branches(student, stages, checkpointing, per_class=4)
         self.branched = BranchedForward(student, self.branches, detached=not self.trains_student)
         self.weights = weights_by_part(weight, self.parts)
