@@ -86,8 +86,8 @@ def test_too_few_images_are_told_the_remedies_of_the_loss(kind, fix):
 
 
 def test_the_least_batch_is_that_of_the_smallest_level():
-    """An image has 16 pixels in one call, and a single one in the others."""
-    levels = Calls(torch.zeros(1, 3, side, side) for side in (1, 4, 1))
+    """An image has a single pixel in one call, and 16 in the others."""
+    levels = Calls(torch.zeros(1, 3, side, side) for side in (4, 1, 4))
     made = Term('x', dict(type='DISTLoss', on='t'), {'t': 't.out'}, {}, {'t': (levels, levels)})
     with refused(key='train_dataloader.batch_size', got=1, expected='at least 2'):
         made.check_batch(1)
