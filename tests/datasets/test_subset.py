@@ -1,4 +1,4 @@
-"""What subsets of a data set have in common; which images they keep: the tests of each kind."""
+"""Common properties of subsets of a data set; the tests of each kind say which images they keep."""
 
 import numpy as np
 import pytest
