@@ -1,4 +1,4 @@
-"""Whether ranks have equal batches: tests/hooks/test_distill.py."""
+"""Equal batches on all ranks: tests/hooks/test_distill.py."""
 
 import pytest
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler

@@ -119,7 +119,7 @@ def test_classes_count_only_where_they_are_read():
 
 
 def test_rows_go_on_without_classes():
-    """What is known of them stays for a later run that reads them again."""
+    """Known classes stay for a later run that reads them again."""
     made = resumed('crd', trained('crd'), Six(labels=[0, 1, 2, 0, 2, 1]), mode='unlabelled')
     assert made.fingerprint.all()
     with refused(problem='the sample_idx of'):
