@@ -3,7 +3,7 @@
 
     python tools/check_configs.py                     # all of them
     python tools/check_configs.py crd 'mcl/*_x4_*'    # those whose path below configs/ matches
-    python tools/check_configs.py --jobs 4 --timeout 60 --logs /tmp/failed
+    python tools/check_configs.py --jobs 4 --timeout 60 --logs work_dirs/failed
 
 A pattern is a glob of the whole path, or a part of it. The tests train one config of each kind;
 this command is for a change that may concern any of them. Both make a config small, and check what
