@@ -222,7 +222,8 @@ def is_few_shot(cfg: Config) -> bool:
 
 
 def _shrink_bank(node: Any) -> None:
-    sizes = dict(MCLBankLoss=(8, 6), MCLOKDLoss=(8, 6), CRDLoss=(4, 3))  # all of other classes
+    # at most all of other classes, of which few-shot configs have four
+    sizes = dict(MCLBankLoss=(8, 6), MCLOKDLoss=(8, 4), CRDLoss=(4, 3))
     if node.get('type') in sizes:
         assert node['num_samples'] > node['negatives'] > 0, 'the config says both'
         node['num_samples'], node['negatives'] = sizes[node['type']]
@@ -463,7 +464,7 @@ FAMILIES = dict(
         ('mcl_okd/cifar10*.py', 'mcl_okd/*.py'),
         _cohort,
         _best,
-        ('kdmm.CIFAR', 'kdmm.StratifiedSubset', SAMPLER),
+        ('kdmm.CIFAR', 'kdmm.StratifiedSubset', SAMPLER, *FEW_SHOT),
     ),
     detectors=Family(
         'mmdet',

@@ -38,7 +38,8 @@ def test_all_runs_exist() -> None:
     runs |= {f'{method}_resnet32_cifar100' for method in COMPARED}
     runs |= {'baseline_resnet34_imagenet', 'mcl_okd_resnet34_imagenet'}
     runs |= {f'cifar10_small_{arm}' for arm in (
-        'alone', 'alone_on_train', 'branches', 'dml', 'mcl_x4', 'mcl_okd')}  # fmt: skip
+        'alone', 'alone_on_train', 'branches', 'dml', 'mcl_x4', 'mcl_okd',
+        'few_shot_mcl_okd')}  # fmt: skip
     assert runs == set(ALL)
 
 
@@ -101,7 +102,8 @@ def test_methods_that_are_compared() -> None:
 
 
 def test_small_arms_see_a_few_images() -> None:
-    for name in (name for name in ALL if name.startswith('cifar10_small')):
+    few_shot = 'cifar10_small_few_shot_mcl_okd'
+    for name in (name for name in ALL if name.startswith('cifar10_small') and name != few_shot):
         cfg = read(name)
         assert cfg.train_dataloader.dataset.per_class == 100
         assert cfg.model == read('cifar10_small_alone').model
@@ -112,3 +114,6 @@ def test_small_arms_see_a_few_images() -> None:
         seen[key] for key in ('type', 'per_class', 'seed')
     ]
     assert read('cifar10_small_mcl_okd').kd.losses.contrast.num_samples == 1000
+    novel = read(few_shot)
+    dataset = novel.train_dataloader.dataset
+    assert novel.kd.losses.contrast.num_samples == dataset.count * dataset.dataset.per_class
