@@ -23,6 +23,14 @@ from .correlation import class_correlation_mse, neighbour_congruence, prediction
 from .difference import gaussian_nll, mean_squared_difference
 from .divergence import binary_kl_divergence, channel_kl, decoupled_kl, kl_divergence
 from .gram import channel_map_mmd, pairwise_similarity_mse
+from .layer_bank_contrast import layer_bank_contrast
+from .layer_contrast import (
+    layer_contrast,
+    learned_matching,
+    one_to_one_matching,
+    pair_weights,
+    uniform_matching,
+)
 from .maps import (
     check_labels,
     full_precision,
@@ -103,6 +111,9 @@ __all__ = [
     'index_shares',
     'joint_labels',
     'kl_divergence',
+    'layer_bank_contrast',
+    'layer_contrast',
+    'learned_matching',
     'log_partition',
     'map_to_rows',
     'mean_squared_difference',
@@ -116,6 +127,8 @@ __all__ = [
     'neighbour_congruence',
     'noise_contrast',
     'normalize_rows',
+    'one_to_one_matching',
+    'pair_weights',
     'pairwise_similarity_mse',
     'path_differences',
     'pixel_to_pixel_kl',
@@ -129,6 +142,7 @@ __all__ = [
     'same_class',
     'scores_all_rows',
     'sum_over_ranks',
+    'uniform_matching',
     'supervised_contrast',
     'unrotated',
     'valid_labels',

@@ -16,6 +16,8 @@ from .dsd import CSDLoss, PSDLoss
 from .fitnet import FitNetLoss
 from .ifvd import IFVDLoss
 from .kd import BinaryKDLoss, KDLoss
+from .layer_matching import LayerMatching
+from .lmcl import LMCLBankLoss, LMCLLoss
 from .mcl import EnsembleKDLoss, MCLLoss
 from .mcl_bank import MCLBankLoss
 from .mcl_okd import MCLOKDLoss
@@ -25,6 +27,7 @@ from .pkt import PKTLoss
 from .rkd import RKDLoss
 from .skd import SKDLoss
 from .sp import SPLoss
+from .stage_ensemble import StageEnsembleLoss
 from .vid import VIDLoss
 
 __all__ = [
@@ -49,6 +52,9 @@ __all__ = [
     'FitNetLoss',
     'IFVDLoss',
     'KDLoss',
+    'LMCLBankLoss',
+    'LMCLLoss',
+    'LayerMatching',
     'MCLBankLoss',
     'MCLLoss',
     'MCLOKDLoss',
@@ -61,5 +67,6 @@ __all__ = [
     'RKDLoss',
     'SKDLoss',
     'SPLoss',
+    'StageEnsembleLoss',
     'VIDLoss',
 ]

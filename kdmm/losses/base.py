@@ -64,6 +64,8 @@ class DistillLoss(nn.Module):
     least_images: ClassVar[int] = 1
     #: Whether it holds similarity maps in blocks of rows, see `kdmm.functional.blocks`.
     blockwise: ClassVar[bool] = False
+    #: Whether it has a module that a meta-optimisation trains, which not every objective runs.
+    needs_meta: bool = False
     #: Whether positions of the ignored label are left out; None: that is no option of this loss.
     valid_only: bool | None = None
     #: Scalars for the log, by name; nothing adds them up.
