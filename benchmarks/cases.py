@@ -157,6 +157,17 @@ CASES: dict[str, Case] = {
         naive.mcl,
         dict(ours=ours.mcl),
     ),
+    'lmcl': Case(
+        'L-MCL, contrast between all pairs of stages of networks',
+        tuple(
+            dict(networks=networks, stages=stages, batch=128, channels=128)
+            for networks, stages in ((2, 3), (2, 4))
+        ),
+        dict(networks=3, stages=2, batch=8, channels=6),
+        inputs.staged,
+        naive.lmcl,
+        dict(ours=ours.lmcl),
+    ),
     'mcl_bank': Case(
         'MCL, contrast with memory banks',
         (dict(networks=2, batch=64, channels=128, images=100000, negatives=4096),),

@@ -70,6 +70,14 @@ def embeddings(shape: Shape, random: torch.Generator) -> Inputs:
     return dict(student=rows, labels=torch.arange(shape['batch']) // 2)
 
 
+def staged(shape: Shape, random: torch.Generator) -> Inputs:
+    """`embeddings` of all stages of all networks, and weights of their pairs, in (0, 1)."""
+    total = shape['networks'] * shape['stages']
+    rows = embeddings(dict(shape, networks=total), random)
+    weights = torch.rand(total, total, shape['batch'], generator=random)
+    return dict(rows, weights=weights, networks=shape['networks'])
+
+
 def banked(shape: Shape, random: torch.Generator) -> Inputs:
     """Unit rows (networks, B, channels), a bank of images each, and the columns of every anchor."""
     count, width = shape['networks'], shape['channels']

@@ -91,6 +91,39 @@ def mcl(student: Tensor, labels: Tensor, tau: float = 0.1, temperature: float = 
     return weighted(*(torch.stack(term).sum() for term in terms))
 
 
+def lmcl(student: Tensor, labels: Tensor, weights: Tensor, networks: int) -> Tensor:
+    """L-MCL: four terms, both ways, for each ordered pair of networks and each pair of stages.
+
+    Rows (networks * stages, B, channels), labels (B,), weights (rows, rows, B).
+    """
+    tau, temperature = 0.1, 3.0
+    other = 1 - torch.eye(len(labels), device=labels.device)
+    positive = (labels[:, None] == labels) * other
+
+    def hard(logits: Tensor, weight: Tensor) -> Tensor:
+        log_p = logits - (logits.exp() * other).sum(1, keepdim=True).log()
+        return -((log_p * positive).sum(1) / positive.sum(1) * weight).mean()
+
+    def soft(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        p_s, p_t = (x / temperature for x in (logits, target.detach()))
+        log_s, log_t, p_t = p_s.log_softmax(1), p_t.log_softmax(1), p_t.softmax(1)
+        return temperature**2 * (weight[:, None] * p_t * (log_t - log_s)).sum() / len(labels)
+
+    terms = [student.new_zeros(()) for _ in range(4)]
+    stages = len(student) // networks
+    for a, row in enumerate(student):
+        for c, column in enumerate(student):
+            if a // stages == c // stages:
+                continue
+            weight = weights[a, c]
+            cross = row @ column.T / tau, column @ row.T / tau
+            own = row @ row.T / tau, column @ column.T / tau
+            for term, (x, y) in ((0, own), (2, cross)):
+                terms[term] = terms[term] + hard(x, weight) + hard(y, weight)
+                terms[term + 1] = terms[term + 1] + soft(x, y, weight) + soft(y, x, weight)
+    return weighted(*terms)
+
+
 def mcl_bank(
     student: Tensor, banks: Tensor, index: Tensor, tau: float = 0.07, temperature: float = 3.0
 ) -> Tensor:

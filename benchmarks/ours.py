@@ -52,6 +52,13 @@ def mcl(student: Tensor, labels: Tensor) -> Tensor:
     return naive.weighted(*import_module('kdmm.functional').mutual_contrast(student, labels))
 
 
+def lmcl(student: Tensor, labels: Tensor, weights: Tensor, networks: int) -> Tensor:
+    """L-MCL's four terms with the paper's weights, all pairs of stages at once."""
+    functional, stages = import_module('kdmm.functional'), [len(student) // networks] * networks
+    pairs = functional.pair_weights(weights, stages)
+    return naive.weighted(*functional.layer_contrast(student, labels, pairs, stages))
+
+
 def mcl_bank(student: Tensor, banks: Tensor, index: Tensor) -> Tensor:
     """The same against memory banks."""
     terms = import_module('kdmm.functional').mutual_bank_contrast(student, banks, index)

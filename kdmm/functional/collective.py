@@ -96,6 +96,8 @@ def reduce_scatter_sum(x: Tensor) -> Tensor:
 
 
 class _GatherWithGrad(torch.autograd.Function):
+    """Its gradient is `_SumOverRanks`, and that one's is this: it has derivatives of any order."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         parts = _gathered(x)
@@ -104,13 +106,27 @@ class _GatherWithGrad(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        if len(set(ctx.sizes)) == 1:
-            return reduce_scatter_sum(grad)
-        return sum_over_ranks(grad.contiguous()).split(ctx.sizes)[rank()]
+        return _SumOverRanks.apply(grad, ctx.sizes)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Sum of the ranks' tensors, of which this rank keeps its own rows; ranks have ``sizes``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sizes: list[int]) -> Tensor:
+        if len(set(sizes)) == 1:
+            return reduce_scatter_sum(x)
+        return sum_over_ranks(x.contiguous()).split(sizes)[rank()]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _GatherWithGrad.apply(grad), None
 
 
 def gather_with_grad(x: Tensor) -> Tensor:
     """:func:`all_gather_cat` whose backward sums over ranks what each of them owes to a row.
+
+    The backward pass can be differentiated again, on all ranks alike.
 
     With gradients averaged by DDP, a loss that every rank computes on a share of the anchors, and a
     loss that every rank computes whole, both get exactly the gradient of one process.

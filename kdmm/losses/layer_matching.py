@@ -108,19 +108,14 @@ class MatchedLayers(DistillLoss):
                 fix="Take 'learned' or 'uniform'.",
             )
         self.double_count, self.fixed = double_count, matching
-        self.matching = None
-        if matching == 'learned':
+        self.matching, self.needs_meta = None, matching == 'learned'
+        if self.needs_meta:
             self.matching = LayerMatching(peer_channels)
             self.matching.requires_grad_(False)
         total = sum(self.stages)
         self.register_buffer('matched', torch.zeros(total, total))
         self.register_buffer('matched_steps', torch.zeros((), dtype=torch.long))
         self._differentiating = False
-
-    @property
-    def needs_meta(self) -> bool:
-        """See `DistillLoss`."""
-        return self.matching is not None
 
     @contextmanager
     def differentiate_matching(self) -> Iterator[None]:

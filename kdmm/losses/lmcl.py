@@ -92,7 +92,7 @@ class LMCLLoss(MatchedLayers):
             labels = all_gather_cat(labels)  # (B,) -> (G,), the images of all ranks
             # images first: (A, B, dim) -> (B, A, dim) -> (G, A, dim) -> (A, G, dim)
             rows = gather_with_grad(rows.transpose(0, 1).contiguous()).transpose(0, 1)
-            if weights.shape[-1] > 1 or self.matching is not None:
+            if self.matching is not None:
                 # (A, A, B) -> (B, A, A) -> (G, A, A) -> (A, A, G)
                 weights = gather_with_grad(weights.permute(2, 0, 1).contiguous()).permute(1, 2, 0)
         if rows.shape[1] == 1 and not self._compared:  # the rest of a data set may be one
@@ -207,6 +207,6 @@ class LMCLBankLoss(MatchedLayers, BankLoss):
             return self._drawn
         noise = self.bank.noise(len(rows), 1 + self.negatives)  # (B, 1 + K)
         index = draw_columns(self.samples.classes, rows, classes, noise)
-        if self.keeps:
+        if self.keeps and self.needs_meta:
             self._drawn = index
         return index
