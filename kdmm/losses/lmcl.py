@@ -71,10 +71,6 @@ class LMCLLoss(MatchedLayers):
         self.tau, self.temperature, self.scope = tau, temperature, scope
         self._compared = False
 
-    def rows_in(self, features: Sequence[Tensor]) -> int:
-        """Count the images of one network's stages."""
-        return super().rows_in(features[0]) if features else 0
-
     def least_batch(self, rows: int) -> int:
         """As the base; with ``scope='global'`` the images of all ranks count."""
         return super().least_batch(rows * (world_size() if self.scope == 'global' else 1))
