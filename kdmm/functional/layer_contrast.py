@@ -103,7 +103,7 @@ def pair_weights(weights: Tensor, stages: Sequence[int], double_count: bool = Tr
 
 
 class _Problem(NamedTuple):
-    """What the terms depend on besides embeddings and weights.
+    """Labels, networks and temperature, without embeddings and weights.
 
     Attributes:
         networks: Rows of each.

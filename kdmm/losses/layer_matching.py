@@ -75,6 +75,8 @@ class MatchedLayers(DistillLoss):
 
     Attributes:
         matching: The `LayerMatching`, None for a fixed one.
+        matched_by: ``'learned'``, ``'uniform'`` or ``'one_to_one'``.
+        stages: Numbers of stages of the networks.
     """
 
     mutual = True
@@ -107,7 +109,7 @@ class MatchedLayers(DistillLoss):
                 expected='as many stages of each network',
                 fix="Take 'learned' or 'uniform'.",
             )
-        self.double_count, self.fixed = double_count, matching
+        self.double_count, self.matched_by = double_count, matching
         self.matching, self.needs_meta = None, matching == 'learned'
         if self.needs_meta:
             self.matching = LayerMatching(peer_channels)
@@ -116,6 +118,12 @@ class MatchedLayers(DistillLoss):
         self.register_buffer('matched', torch.zeros(total, total))
         self.register_buffer('matched_steps', torch.zeros((), dtype=torch.long))
         self._differentiating = False
+
+    def note(self) -> str:
+        """Return what is matched, and how."""
+        within = sum(number**2 for number in self.stages)
+        pairs = (sum(self.stages) ** 2 - within) // 2
+        return f'{pairs} pairs of stages, matching {self.matched_by}'
 
     @contextmanager
     def differentiate_matching(self) -> Iterator[None]:
@@ -137,8 +145,8 @@ class MatchedLayers(DistillLoss):
             ValueError: With all shapes.
         """
         if any(isinstance(x, Tensor) for x in peers):
-            raise ShapeError(f'{type(self).__name__} reads several stages of a network',
-                             'layers', peers=peers)  # fmt: skip
+            name = type(self).__name__
+            raise ShapeError(f'{name} reads several stages of a network', 'layers', peers=peers)
         check_pooled([x for stages in peers for x in stages])
         if any(len(stages) < 2 for stages in peers):
             raise ShapeError(_SEVERAL, 'layers', peers=peers)
@@ -148,7 +156,7 @@ class MatchedLayers(DistillLoss):
     def stage_weights(self, peers: Sequence[Stages]) -> Tensor:
         """Weights of ordered pairs of stages on this process's images, (A, A, B) or (A, A, 1)."""
         if self.matching is None:
-            made = uniform_matching if self.fixed == 'uniform' else one_to_one_matching
+            made = uniform_matching if self.matched_by == 'uniform' else one_to_one_matching
             return made(self.stages, promote(peers[0][0].detach()))
         with torch.set_grad_enabled(self._differentiating and torch.is_grad_enabled()):
             return self.matching(peers)
@@ -166,7 +174,7 @@ class MatchedLayers(DistillLoss):
 
     @property
     def keeps(self) -> bool:
-        """Whether this forward pass is one of a training step, which leaves a trace."""
+        """True in a training step, whose forward pass leaves a trace."""
         return self.training and torch.is_grad_enabled() and not self._differentiating
 
     def matching_mean(self) -> Tensor:

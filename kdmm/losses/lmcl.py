@@ -103,9 +103,8 @@ class LMCLLoss(MatchedLayers):
         if self.keeps:
             self.note_matching(weights)
         pairs = self.both_orders(weights)
-        return layer_contrast(
-            rows, labels, pairs, self.stages, self.tau, self.temperature
-        )._asdict()  # fmt: skip
+        terms = layer_contrast(rows, labels, pairs, self.stages, self.tau, self.temperature)
+        return terms._asdict()
 
 
 @MODELS.register_module()

@@ -67,10 +67,12 @@ class StageEnsembleLoss(DistillLoss):
         self.temperature = temperature
         self.aggregators = nn.ModuleList(
             nn.Sequential(
-                nn.Linear(sum(d), d[0]), nn.ReLU(inplace=True), nn.Linear(d[0], len(d))
+                nn.Linear(sum(d), d[0]),
+                nn.ReLU(inplace=True),
+                nn.Linear(d[0], len(d)),
             )
             for d in widths
-        )  # fmt: skip
+        )
 
     def check(self, peers: Sequence[StagesAndLogits]) -> None:
         """Refuse embeddings that are not pooled, and logits of different shapes or of one class.

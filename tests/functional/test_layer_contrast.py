@@ -116,7 +116,7 @@ class TestPairLoop:
 
     @pytest.mark.parametrize('stages', [(2, 2), (2, 3)], ids=str)
     def test_mixed_derivatives(self, stages):
-        """How the gradient of a step depends on the weights: what the meta-gradient is made of."""
+        """Of a step's gradient by the weights, what the meta-gradient is made of."""
         v, w = embeddings(stages), ordered(stages).requires_grad_()
         mixed = []
         for form in (ours, loop):

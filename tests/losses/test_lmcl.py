@@ -288,7 +288,7 @@ class TestPhase:
             finally:
                 made._modules['matching'] = real
             moved = [x - 0.01 * g for x, g in zip(flat(peers), grads, strict=True)]
-            return sum(((x - 0.3) ** 2).sum() for x in moved)
+            return torch.cat([(x - 0.3).square().flatten() for x in moved]).sum()
 
         at = weight.detach().clone().requires_grad_()
         (grad,) = torch.autograd.grad(after_step(at), at)
@@ -339,6 +339,7 @@ class TestMatchingMean:
 
     def test_fixed_ones(self):
         made = made_of(LMCLLoss, matching='uniform')
+        assert made.note() == '6 pairs of stages, matching uniform'
         call(made, peers_of())
         assert made.matching_mean().unique().tolist() == [0, 0.5]
 
