@@ -60,10 +60,13 @@ def test_temperature_and_tau_mean_the_same_in_all_losses():
         *SOFTENED,
         'DISTLoss',
         'DKDLoss',
+        'LMCLBankLoss',
+        'LMCLLoss',
         'MCLLoss',
         'MCLBankLoss',
         'OKDDipLoss',
         'ONELoss',
+        'StageEnsembleLoss',
     }
     assert having['tau'] == {
         'BankNCELoss',
@@ -71,6 +74,8 @@ def test_temperature_and_tau_mean_the_same_in_all_losses():
         'CIRKDMemoryLoss',
         'CIRKDChannelLoss',
         'CRDLoss',
+        'LMCLBankLoss',
+        'LMCLLoss',
         'MCLLoss',
         'MCLBankLoss',
         'MCLOKDLoss',

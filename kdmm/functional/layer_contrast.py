@@ -14,7 +14,7 @@ from torch import Tensor
 from kdmm.errors import ShapeError
 
 from .contrast import same_class, supervised_contrast
-from .maps import full_precision, normalize_rows, promote
+from .maps import full_precision, full_product, normalize_rows, promote
 from .mutual import MutualContrast
 
 
@@ -45,7 +45,7 @@ def learned_matching(projections: Tensor, stages: Sequence[int]) -> Tensor:
     """
     unit = normalize_rows(projections, -1).transpose(0, 1)  # (A, B, P) -> (B, A, P)
     with full_precision(unit):
-        cosines = unit @ unit.mT  # (B, A, A)
+        cosines = full_product(unit, unit.mT)  # (B, A, A)
         return between_networks(cosines.sigmoid().permute(1, 2, 0), stages)
 
 
@@ -131,7 +131,8 @@ def _diagonal(batch: int, device: torch.device) -> Tensor:
 def _between(x: Tensor, y: Tensor) -> Tensor:
     """Products of all anchors in both directions, (S, B, D), (Z, B, D) -> (2, S, Z, B, B)."""
     # (S * B, D) @ (D, Z * B) -> (S, B, Z, B) -> (S, Z, B, B)
-    there = (x.flatten(0, 1) @ y.flatten(0, 1).T).view(*x.shape[:2], *y.shape[:2]).transpose(1, 2)
+    flat = full_product(x.flatten(0, 1), y.flatten(0, 1).mT)
+    there = flat.view(*x.shape[:2], *y.shape[:2]).transpose(1, 2)
     return torch.stack([there, there.mT])
 
 
@@ -145,7 +146,7 @@ def _plain(rows: Tensor, weights: Tensor, problem: _Problem) -> tuple[Tensor, ..
         return (found * weight * problem.counted).sum()
 
     scale = problem.temperature**2 / rows.shape[1]
-    own = rows @ rows.mT  # (A, B, D) -> (A, B, B)
+    own = full_product(rows, rows.mT)  # (A, B, D) -> (A, B, B)
     vcl = hard(own, weights.sum(1))
     soft_vcl = soft_pairs(own, own, weights, problem.temperature) * scale
     icl, soft_icl = vcl.new_zeros(()), vcl.new_zeros(())
@@ -179,7 +180,7 @@ def soft_pairs(student: Tensor, target: Tensor, weights: Tensor, temperature: fl
     t = log_t.exp()
     entropy = -(t * log_t).sum(-1)  # (Z, B, M) -> (Z, B)
     # (B, S, M) @ (B, M, Z) -> (B, S, Z) -> (S, Z, B)
-    cross = (log_p.transpose(0, 1) @ t.permute(1, 2, 0)).permute(1, 2, 0)
+    cross = full_product(log_p.transpose(0, 1), t.permute(1, 2, 0)).permute(1, 2, 0)
     return -(weights * (entropy + cross)).sum()
 
 

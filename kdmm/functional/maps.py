@@ -62,6 +62,34 @@ def normalize_rows(x: Tensor, dim: int = 1) -> Tensor:
         return _Normalize.apply(x, dim)
 
 
+class _Product(torch.autograd.Function):
+    """Its gradients are this again, so it has derivatives of any order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(x, y)
+        with full_precision(x):
+            return x @ y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, y = ctx.saved_tensors
+        need_x, need_y = ctx.needs_input_grad
+        return (
+            _Product.apply(grad, y.mT) if need_x else None,
+            _Product.apply(x.mT, grad) if need_y else None,
+        )
+
+
+def full_product(x: Tensor, y: Tensor) -> Tensor:
+    """Matrix product (..., n, k) @ (..., k, m), whose gradients autocast does not round either.
+
+    Autograd's own are products of a half type if the backward pass is called under autocast. The
+    leading dimensions must be equal. Differentiable any number of times.
+    """
+    return _Product.apply(x, y)
+
+
 def map_to_rows(x: Tensor) -> Tensor:
     """Make a row of each pixel, (B, C, h, w) -> (B * h * w, C)."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])

@@ -81,8 +81,8 @@ def ours(v, labels, w, stages, tau=0.1, t=3.0, once=False) -> Tensor:
 @FORMS
 def test_numbers_of_the_authors_code(learns):
     """Two networks of two stages; weights in the order in which that code runs over them."""
-    stages, order = (2, 2), itertools.chain(*([(a, c), (a, c + 1)] for a, c in
-                                              ((0, 2), (1, 2), (2, 0), (3, 0))))  # fmt: skip
+    stages, forwards = (2, 2), list(itertools.product((0, 1), (2, 3)))
+    order = forwards + list(itertools.product((2, 3), (0, 1)))
     w = torch.zeros(4, 4, 8, dtype=torch.float64)
     for item, pair in enumerate(order):
         w[pair] = fix((8,), 20 + item).sigmoid()
@@ -236,7 +236,7 @@ def test_autocast_is_float32(dtype, learns):
 
     with cpu_autocast(dtype):
         terms, grads = both(v, w)
-        exact, expected = both(v.float(), pair_weights(w, (2, 2)).float() / 2)
+    exact, expected = both(v.float(), pair_weights(w, (2, 2)).float() / 2)
     assert terms.dtype == torch.float32
     torch.testing.assert_close(terms, exact, rtol=1e-6, atol=0)
     for mine, theirs in zip(grads, expected, strict=True):
@@ -287,6 +287,4 @@ class TestErrors:
     @pytest.mark.parametrize('value', [0, -1.0, float('nan')])
     def test_temperatures(self, key, value):
         with pytest.raises(ValueError, match=f'{key} must be positive'):
-            layer_contrast(
-                embeddings((2, 2)), LABELS, ordered((2, 2)), (2, 2), **{key: value}
-            )  # fmt: skip
+            layer_contrast(embeddings((2, 2)), LABELS, ordered((2, 2)), (2, 2), **{key: value})

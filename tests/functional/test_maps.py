@@ -17,6 +17,7 @@ from kdmm.functional import (
     resize_labels,
     valid_labels,
 )
+from kdmm.functional.maps import full_product
 
 LABELS = lab(2, 4, 6, 3)
 #: Losses of the student's and the teacher's maps (B, C, h, w).
@@ -165,3 +166,28 @@ def test_labels_that_count_are_classes_and_not_ignored():
     labels = torch.tensor([[-1, 0, 1, 2, 3, 255]])
     assert valid_labels(labels, 3, 255).tolist() == [[False, True, True, True, False, False]]
     assert valid_labels(labels, 3, 1).tolist() == [[False, True, False, True, False, False]]
+
+
+class TestFullProduct:
+    def test_derivatives_of_any_order(self):
+        x, y = (torch.randn(2, *size, dtype=torch.float64) for size in ((3, 4), (4, 2)))
+        inputs = (x.requires_grad_(), y.requires_grad_())
+        torch.testing.assert_close(full_product(*inputs), x @ y)
+        assert torch.autograd.gradcheck(full_product, inputs)
+        assert torch.autograd.gradgradcheck(full_product, inputs)
+
+    @pytest.mark.parametrize('order', [1, 2])
+    def test_a_backward_pass_under_autocast_rounds_nothing(self, order):
+        def derivatives() -> list[torch.Tensor]:
+            torch.manual_seed(0)
+            x, y = (torch.randn(2, *size).requires_grad_() for size in ((3, 40), (40, 2)))
+            total = full_product(x, y).square().sum()
+            found = torch.autograd.grad(total, (x, y), create_graph=True)
+            if order == 2:
+                total = torch.cat([g.flatten() for g in found]).square().sum()
+                found = torch.autograd.grad(total, (x, y))
+            return [g.detach() for g in found]
+
+        expected = derivatives()
+        with torch.autocast('cpu', torch.bfloat16):
+            assert all(torch.equal(a, b) for a, b in zip(derivatives(), expected, strict=True))

@@ -259,6 +259,7 @@ def test_class_attributes_that_the_distiller_reads():
         'Batch',
         'BatchRelationLoss',
         'DistillLoss',
+        'LayerMatching',
         'OwnedOptimizer',
     }
     registered = set(losses.__all__) - bases
@@ -272,7 +273,13 @@ def test_class_attributes_that_the_distiller_reads():
         for name in registered
         if getattr(losses, name).after_step is not DistillLoss.after_step
     }
-    assert stepping == {'AdversarialLoss', 'CRDLoss', 'MCLBankLoss', 'MCLOKDLoss'}
+    assert stepping == {
+        'AdversarialLoss',
+        'CRDLoss',
+        'LMCLBankLoss',
+        'MCLBankLoss',
+        'MCLOKDLoss',
+    }
     assert all(getattr(losses, n).stateful or getattr(losses, n).one_activation for n in stepping)
     assert CIRKDMemoryLoss.stateful and CIRKDChannelLoss.stateful
     assert not CIRKDMiniBatchLoss.stateful and not KDLoss.stateful
