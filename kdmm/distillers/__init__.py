@@ -5,6 +5,7 @@ from kdmm.distillers.cohort import Cohort
 from kdmm.distillers.connectors import Pool, Projection, Resize
 from kdmm.distillers.distiller import Distillation
 from kdmm.distillers.hssakd import PeerTraining, StudentTraining, TeacherTraining
+from kdmm.distillers.lmcl import LMCL
 from kdmm.distillers.mcl_moco import MoCoCohort
 from kdmm.distillers.objective import CHILD, Objective, attach, register_objective
 from kdmm.distillers.views import View
@@ -19,10 +20,12 @@ cohort = Cohort.attach_to
 hssakd = StudentTraining.attach_to
 hssakd_teacher = TeacherTraining.attach_to
 hssakd_online = PeerTraining.attach_to
+lmcl = LMCL.attach_to
 mcl_moco = MoCoCohort.attach_to
 
 __all__ = [
     'CHILD',
+    'LMCL',
     'Calls',
     'ClassMap',
     'Cohort',
@@ -49,6 +52,7 @@ __all__ = [
     'hssakd',
     'hssakd_online',
     'hssakd_teacher',
+    'lmcl',
     'mcl_moco',
     'register_objective',
 ]

@@ -5,7 +5,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -30,6 +30,20 @@ CHILD = 'kd'
 OwnLosses = Callable[..., dict[str, Tensor]]
 
 _Kind = TypeVar('_Kind', bound=type['Objective'])
+
+
+class Training(NamedTuple):
+    """What an objective may know of the training that begins.
+
+    Attributes:
+        optimizers: Of the run, with the learning rates of the present.
+        iterations: Of the whole training.
+        per_epoch: Iterations of an epoch; 0 in a loop without epochs.
+    """
+
+    optimizers: Sequence[torch.optim.Optimizer]
+    iterations: int
+    per_epoch: int
 
 
 class Objective(nn.Module):
@@ -161,6 +175,13 @@ class Objective(nn.Module):
 
         Raises:
             ConfigError: If something needed is missing.
+        """
+
+    def see_training(self, training: Training) -> None:
+        """Check the training, before it begins or is resumed.
+
+        Raises:
+            ConfigError: If this objective cannot be trained so.
         """
 
     def see_loader(self, loader: Any) -> None:

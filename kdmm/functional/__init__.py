@@ -14,6 +14,7 @@ from .collective import (
     gather_images,
     gather_with_grad,
     global_image_index,
+    mean_over_ranks,
     rank,
     sum_over_ranks,
     world_size,
@@ -40,6 +41,7 @@ from .maps import (
     resize_labels,
     valid_labels,
 )
+from .meta_gradient import MetaGradient, meta_gradient
 from .mutual import MutualContrast, mutual_contrast, mutual_hard, mutual_soft
 from .negatives import (
     ClassIndex,
@@ -115,7 +117,10 @@ __all__ = [
     'layer_contrast',
     'learned_matching',
     'log_partition',
+    'MetaGradient',
     'map_to_rows',
+    'mean_over_ranks',
+    'meta_gradient',
     'mean_squared_difference',
     'memory_kl',
     'mutual_bank_contrast',

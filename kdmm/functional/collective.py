@@ -134,6 +134,26 @@ def gather_with_grad(x: Tensor) -> Tensor:
     return _GatherWithGrad.apply(x) if distributed() else x
 
 
+class _MeanOverRanks(torch.autograd.Function):
+    """Its gradient is itself: of the sum of what the ranks compute with the mean."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return sum_over_ranks(x) / world_size()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _MeanOverRanks.apply(grad)
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """Mean of the ranks' ``x``, equal on all; differentiable any number of times, alike on all.
+
+    Gradients are those of the sum over ranks of what they compute, as DDP's are of the mean.
+    """
+    return _MeanOverRanks.apply(x) if distributed() else x
+
+
 def global_image_index(batch: int, device: torch.device) -> Tensor:
     """Global indices (B,) of this rank's images."""
     return torch.arange(batch, device=device) * world_size() + rank()

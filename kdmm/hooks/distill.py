@@ -7,12 +7,14 @@ from typing import Any
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 
 from kdmm.checkpoints import ENTRY, load_strictly
 from kdmm.datasets.batches import may_be_uneven
 from kdmm.distillers import ConfigError, Objective, Progress
-from kdmm.distillers.objective import averaged_part
+from kdmm.distillers.objective import Training, averaged_part
 from kdmm.errors import TrainingError
 from kdmm.functional.collective import expect_uneven
 from kdmm.hooks.ownership import PREFIX, TRAINED, objective_of
@@ -67,6 +69,18 @@ def iterations_per_epoch(loader: Any, world_size: int) -> float:
     if isinstance(sampler, InfiniteSampler):  # says the whole data set's length on each rank
         return max(len(loader), 1) / world_size  # 0 with drop_last and a large batch
     return len(loader)
+
+
+def training_of(runner: Any) -> Training:
+    """Return what an objective may know of the training of a runner."""
+    wrappers = runner.optim_wrapper
+    every = wrappers.values() if isinstance(wrappers, OptimWrapperDict) else [wrappers]
+    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    return Training(
+        [wrapper.optimizer for wrapper in every],
+        runner.max_iters,
+        len(runner.train_dataloader) if by_epoch else 0,
+    )
 
 
 class TeacherChangedError(TrainingError):
@@ -125,6 +139,7 @@ class DistillHook(Hook):
         """Remember the teachers' weights."""
         objective = objective_of(runner.model)
         objective.check_start(runner._has_loaded, runner._resume)
+        objective.see_training(training_of(runner))
         self._see_loader(runner)
         check_average(runner.hooks, objective)
         link_average(runner.hooks)

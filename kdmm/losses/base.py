@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..functional import sum_over_ranks, world_size
+from ..functional import mean_over_ranks
 
 #: Name of the only part of a loss that returns a scalar.
 WHOLE = ''
@@ -172,14 +172,17 @@ class OwnedOptimizer(nn.Module):
 
     def step(self, loss: Tensor) -> None:
         """Take one step along the mean of all ranks' gradients of ``loss``, inside `learning`."""
-        parameters = list(self._trained[0].parameters())
-        grads = torch.autograd.grad(loss, parameters)
+        grads = torch.autograd.grad(loss, list(self._trained[0].parameters()))
         # gradients of n parameters -> (P,), so that one collective serves all
         flat = torch.cat([grad.flatten() for grad in grads])
-        mean = sum_over_ranks(flat) / world_size()
-        parts = mean.split([parameter.numel() for parameter in parameters])
-        for parameter, part in zip(parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter)  # (p,) -> the parameter's shape
+        parts = mean_over_ranks(flat).split([grad.numel() for grad in grads])
+        # (p,) -> the parameter's shape
+        self.step_along([part.view_as(grad) for part, grad in zip(parts, grads, strict=True)])
+
+    def step_along(self, grads: Sequence[Tensor]) -> None:
+        """Take one step along gradients, shaped like the parameters and equal on all ranks."""
+        for parameter, grad in zip(self._trained[0].parameters(), grads, strict=True):
+            parameter.grad = grad
         self.optimizer.step()
         self.optimizer.zero_grad()  # the student's optimizer must not see them
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from mmengine.logging import print_log
@@ -60,6 +60,8 @@ class Cohort(TermedObjective):
 
     from_config = True
     results = ('peers.',)
+    #: Whether a loss may have a matching that a meta-optimisation trains.
+    trains_matching: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -102,6 +104,7 @@ class Cohort(TermedObjective):
             self.taps = taps_of(networks, paths, read)
             refuse_shared(self.taps[''], self.trunk.paths)
             self.terms = nn.ModuleDict(self._build_terms(student, losses, probe_size, crop_size))
+        self._refuse_matching()
         self.check_labels(student)
         if len(self.branches):
             refuse_mixing(student, f'kd.branches {SINGLE["labels"]}')
@@ -117,6 +120,17 @@ class Cohort(TermedObjective):
             The student's losses under their own names (``loss`` as ``head.loss``), the others' as
             ``kd.<peer>_<name>``, those of branches as ``kd.loss_branches_<stage>`` and
             ``kd.<peer>_loss_branches_<stage>``, the terms as ``kd.loss_<term>``.
+        """
+        losses, activations = self.run_networks(own, inputs, samples)
+        return {**losses, **self._mutual_losses(activations, samples)}
+
+    def run_networks(
+        self, own: OwnLosses, inputs: Any, samples: Sequence[Any] | None
+    ) -> tuple[dict[str, Tensor], list[Any]]:
+        """Run all networks and branches on a batch.
+
+        Returns:
+            Their losses with the labels, and the taps of each place.
         """
         if self.channels_last and isinstance(inputs, Tensor):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -134,7 +148,7 @@ class Cohort(TermedObjective):
                     found.update(behind)
                 require_gradient(found, self.taps[name].owner)
                 activations.append(found)
-        return {**losses, **self._mutual_losses(self._by_place(activations), samples)}
+        return losses, self._by_place(activations)
 
     def check_start(self, loaded: bool, resumed: bool = False) -> None:
         """Refuse weights for the student alone."""
@@ -233,6 +247,16 @@ class Cohort(TermedObjective):
             else:
                 result.update(term.zeros(activations))
         return result
+
+    def _refuse_matching(self) -> None:
+        for term in () if self.trains_matching else cast(list[CohortTerm], self.terms.values()):
+            if term.first.loss.needs_meta:
+                raise ConfigError(
+                    f'the matching of {type(term.first.loss).__name__} is learnt by a '
+                    "meta-optimisation, which kd.type='LMCL' runs",
+                    key=f'kd.losses.{term.name}.matching',
+                    fix="Set kd.type='LMCL', or a fixed matching: 'uniform' or 'one_to_one'.",
+                )
 
     def _build_terms(
         self, student: nn.Module, losses: Mapping[str, Any], size: Size | None, crop: Size | None
