@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdmm.distillers.cohort.cohort import Cohort
-from kdmm.distillers.cohort.terms import MutualTerm
+from kdmm.distillers.cohort.terms import CohortTerm, MutualTerm
 from kdmm.distillers.lmcl.elsewhere import Elsewhere
 from kdmm.distillers.objective import OwnLosses, Training, register_objective
 from kdmm.distillers.term import gather_context
@@ -66,14 +66,24 @@ class LMCL(Cohort):
     ) -> None:
         super().__init__(student, config, **options)
         self.meta = checked_meta({} if meta is None else meta)
-        self.matched = self._matched_term()
-        loss = cast(MatchedLayers, self.matched.loss)
-        self.matching_optimizer = OwnedOptimizer(cast(nn.Module, loss.matching), self._optimizer)
+        self._matched = self._matched_term()
+        matching = cast(nn.Module, self.matched_loss.matching)
+        self.matching_optimizer = OwnedOptimizer(matching, self._optimizer)
         self._model = (student,)  # in a tuple, it is no child of its own child
         self._training: Training | None = None
         self._iteration = 0
         self._step: str | None = None  # of a phase: 'terms' or 'labels'
         self._found: dict[str, Any] = {}
+
+    @property
+    def matched(self) -> MutualTerm:
+        """The term whose matching is learnt."""
+        return cast(MutualTerm, self.terms[self._matched])
+
+    @property
+    def matched_loss(self) -> MatchedLayers:
+        """Its loss."""
+        return cast(MatchedLayers, self.matched.loss)
 
     def forward(
         self, own: OwnLosses, inputs: Any, samples: Sequence[Any] | None
@@ -153,9 +163,8 @@ class LMCL(Cohort):
         def labels(weights: list[Tensor], _: Sequence[Tensor] = ()) -> Tensor:
             return loss('labels', weights, list(phi.values()))
 
-        matched = cast(MatchedLayers, self.matched.loss)
+        matched, device = self.matched_loss, next(iter(theta.values())).device.type
         logged = matched.logged
-        device = next(iter(theta.values())).device.type
         with matched.differentiate_matching(), torch.autocast(device, enabled=False):
             found = meta_gradient(
                 [*[terms] * self.meta['steps'], labels],
@@ -186,8 +195,9 @@ class LMCL(Cohort):
             iteration %= training.per_epoch
         return iteration % self.meta['every'] == 0
 
-    def _matched_term(self) -> MutualTerm:
-        found = [term for term in self.terms.values() if term.first.loss.needs_meta]
+    def _matched_term(self) -> str:
+        terms = cast(list[CohortTerm], list(self.terms.values()))
+        found = [term for term in terms if term.first.loss.needs_meta]
         if len(found) != 1:
             names = ', '.join(term.name for term in found) or 'none'
             raise ConfigError(
@@ -196,7 +206,7 @@ class LMCL(Cohort):
                 expected="one dict(type='LMCLLoss', matching='learned', on='stages', ...)",
                 fix="A matching that is fixed, or MCL, needs kd.type='Cohort'.",
             )
-        return cast(MutualTerm, found[0])
+        return found[0].name
 
     def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         # learning rate and weight decay are set in each phase
@@ -204,7 +214,7 @@ class LMCL(Cohort):
 
     def _inner_parameters(self) -> dict[str, nn.Parameter]:
         """Trained parameters by name, without those of other terms, which no step depends on."""
-        mine = f'kd.terms.{self.matched.name}.'
+        mine = f'kd.terms.{self._matched}.'
         return {
             name: p
             for name, p in self._model[0].named_parameters()
@@ -212,8 +222,7 @@ class LMCL(Cohort):
         }
 
     def _matching_parameters(self) -> dict[str, nn.Parameter]:
-        matching = cast(MatchedLayers, self.matched.loss).matching
-        mine = {id(p) for p in cast(nn.Module, matching).parameters()}
+        mine = {id(p) for p in cast(nn.Module, self.matched_loss.matching).parameters()}
         return {name: p for name, p in self._model[0].named_parameters() if id(p) in mine}
 
 
