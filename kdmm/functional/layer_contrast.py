@@ -44,9 +44,8 @@ def learned_matching(projections: Tensor, stages: Sequence[int]) -> Tensor:
         image, so between 0.269 and 0.731 and symmetric; 0 within a network. Differentiable twice.
     """
     unit = normalize_rows(projections, -1).transpose(0, 1)  # (A, B, P) -> (B, A, P)
-    with full_precision(unit):
-        cosines = full_product(unit, unit.mT)  # (B, A, A)
-        return between_networks(cosines.sigmoid().permute(1, 2, 0), stages)
+    cosines = full_product(unit, unit.mT)  # (B, A, A)
+    return between_networks(cosines.sigmoid().permute(1, 2, 0), stages)
 
 
 def uniform_matching(stages: Sequence[int], like: Tensor) -> Tensor:

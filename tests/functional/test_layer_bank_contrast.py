@@ -130,14 +130,19 @@ def test_ways_of_scoring_agree(whole):
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_autocast_stays_finite(dtype):
+def test_autocast_is_float32(dtype):
     stages = (2, 2)
     v = embeddings(stages, BATCH).detach().to(dtype).requires_grad_()
+    w = pair_weights(symmetric(stages).to(dtype), stages).float() / 4
     with cpu_autocast(dtype):
-        terms = ours(v, banks_of(stages).to(dtype), symmetric(stages).to(dtype), stages, tau=0.01)
+        terms = ours(v, banks_of(stages).to(dtype), w, stages, tau=0.01)
         grads = gradients(terms, v)
     assert terms.dtype == torch.float32 and terms.isfinite().all()
-    assert all(grad.isfinite().all() for grad in grads)
+    exact = v.detach().float().requires_grad_()
+    expected = ours(exact, banks_of(stages).to(dtype).float(), w, stages, tau=0.01)
+    torch.testing.assert_close(terms, expected, rtol=1e-6, atol=0)
+    for mine, theirs in zip(grads, gradients(expected, exact), strict=True):
+        assert mine.isfinite().all() and torch.equal(mine, theirs.to(dtype))
 
 
 def test_shapes_are_refused():

@@ -114,9 +114,11 @@ class TestLayerMatching:
     def test_one_precision_under_autocast(self):
         made = LayerMatching([(6, 6), (5, 5)])
         peers = [[x.detach().float() for x in net] for net in peers_of(((6, 6), (5, 5)))]
+        half = [[x.bfloat16() for x in net] for net in peers]
+        expected = [made(peers), made([[x.float() for x in net] for net in half])]
         with cpu_autocast(torch.bfloat16):
-            torch.testing.assert_close(made(peers), made.float()(peers), rtol=0, atol=0)
-            assert made([[x.bfloat16() for x in net] for net in peers]).dtype == torch.float32
+            assert torch.equal(made(peers), expected[0])
+            assert torch.equal(made(half), expected[1])
 
 
 class TestLMCLLoss:
@@ -234,12 +236,15 @@ class TestLMCLBankLoss:
             patch.setattr('kdmm.losses.lmcl.layer_bank_contrast', spy)
             call(made, peers)
             made.after_step(NO_BATCH)
+            with torch.no_grad():
+                call(made, peers)  # as of a validation
             with made.differentiate_matching():
                 call(made, peers)
                 call(made, peers)
             call(made, peers)
-        assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
-        assert not torch.equal(drawn[0], drawn[3])
+        step, other, *phase, following = drawn
+        assert all(torch.equal(step, index) for index in phase)
+        assert not torch.equal(step, other) and not torch.equal(step, following)
 
     def test_published_defaults(self):
         made = LMCLBankLoss(WIDTHS, 12)
@@ -331,6 +336,7 @@ class TestMatchingMean:
         resumed.load_state_dict(made.state_dict())
         assert torch.equal(resumed.matching_mean(), made.matching_mean())
         made.reset_matching_mean()
+        assert not made.matching_mean().any()
         call(made, peers_of(step=1))
         torch.testing.assert_close(made.matching_mean(), found[1], **CLOSE)
 
@@ -481,9 +487,13 @@ class TestStageEnsemble:
             tuple(tuple((1e4 * x.detach()).bfloat16().requires_grad_() for x in y) for y in peer)
             for peer in self.peers()
         ]
+        small = [[[1e-4 * x for x in y] for y in peer] for peer in peers]
         with cpu_autocast(torch.bfloat16):
             found = made(peers, LABELS % 3)
+            mixed = made.aggregate(small)
         assert all(x.dtype == torch.float32 and x.isfinite() for x in found.values())
+        exact = made.aggregate([[[x.float() for x in y] for y in peer] for peer in small])
+        assert all(torch.equal(a, b) for a, b in zip(mixed, exact, strict=True))
         grads = torch.autograd.grad(sum(found.values()), [*made.parameters(), *peers[0][1]])
         assert all(grad.isfinite().all() for grad in grads)
 

@@ -97,14 +97,16 @@ def training(**options: Any) -> dict[str, Any]:
 
 
 def curvature() -> dict[str, Tensor]:
-    """Second derivatives through a gather, of a loss that every rank computes whole."""
-    x = share(gen((4, 3), 0.7).double()).requires_grad_()
+    """First to third derivatives through a gather, of a loss that every rank computes whole."""
+    x = share(gen((4, 3), 0.7)).requires_grad_()
     everything = gather_with_grad(x)
     loss = (everything.sin().prod(1).sum() ** 2) + (everything[0] * everything[-1]).sum() ** 3
     (first,) = torch.autograd.grad(loss, x, create_graph=True)
     first = first / collective.world_size()  # as of DDP
-    (second,) = torch.autograd.grad((first * share(gen((4, 3), 1.1).double())).sum(), x)
-    return dict(first=gather_images(first), second=gather_images(second))
+    weight = share(gen((4, 3), 1.1))
+    (second,) = torch.autograd.grad((first.square() * weight).sum(), x, create_graph=True)
+    (third,) = torch.autograd.grad((second * weight).sum(), x)
+    return {key: gather_images(x) for key, x in dict(one=first, two=second, three=third).items()}
 
 
 def everything() -> dict[str, Any]:

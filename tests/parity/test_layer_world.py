@@ -46,6 +46,6 @@ def test_one_process_alone(one, ranks):
     torch.testing.assert_close(one['process'], one['batch'], **CLOSE)
 
 
-def test_second_derivatives_of_a_gather(one, ranks):
+def test_derivatives_of_a_gather(one, ranks):
     for result in ranks:
         torch.testing.assert_close(result['curvature'], one['curvature'], **CLOSE)
