@@ -164,7 +164,6 @@ class LMCL(Cohort):
             return loss('labels', weights, list(phi.values()))
 
         matched, device = self.matched_loss, next(iter(theta.values())).device.type
-        logged = matched.logged
         with matched.differentiate_matching(), torch.autocast(device, enabled=False):
             found = meta_gradient(
                 [*[terms] * self.meta['steps'], labels],
@@ -177,7 +176,6 @@ class LMCL(Cohort):
                 self.meta['form'],
                 self.meta['published_adjoint'],
             )
-        matched.logged = logged
         for group in self.matching_optimizer.optimizer.param_groups:
             group.update(lr=groups[0]['lr'], weight_decay=groups[0].get('weight_decay', 0.0))
         self.matching_optimizer.step_along(found.grads)

@@ -93,6 +93,21 @@ def phi_of(model: Any) -> list[nn.Parameter]:
     return [p for name, p in model.named_parameters() if name.startswith(PHI)]
 
 
+def test_a_phase_is_computed_in_full_precision() -> None:
+    """Whatever the caller's autocast says."""
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        model = made()
+        optimizer = optimizer_of(model)
+        model.kd.see_training(Training([optimizer], 100, 50))
+        iterate(model, optimizer)
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            model.kd.after_step()
+        found.append([p.clone() for p in phi_of(model)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def moved(form: str, steps: int = 2, published: bool = False, **group: Any) -> Tensor:
     """What a first phase adds to the matching, in float64, with dropout in the networks."""
     torch.manual_seed(0)
@@ -166,6 +181,7 @@ def test_rates_are_those_of_the_present(monkeypatch: pytest.MonkeyPatch) -> None
     model.kd.see_training(Training([optimizer], 100, 50))
     iterate(model, optimizer)
     optimizer.param_groups[0].update(lr=0.02, weight_decay=0.25)
+    optimizer.param_groups[0]['params'].pop()
     seen: dict[str, Any] = {}
 
     def watched(steps: Any, objective: Any, theta: Any, phi: Any, lr: Any, decay: Any, *_: Any):
@@ -176,7 +192,7 @@ def test_rates_are_those_of_the_present(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(page, 'meta_gradient', watched)
     model.kd.after_step()
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert seen == dict(steps=3, lr={0.02}, decay={0.25}, theta=len(trained))
+    assert seen == dict(steps=3, lr={0.02, 0.0}, decay={0.25, 0.0}, theta=len(trained))
     (group,) = model.kd.matching_optimizer.optimizer.param_groups
     assert (group['lr'], group['weight_decay'], group['nesterov']) == (0.02, 0.25, True)
 
