@@ -161,6 +161,17 @@ def test_decay_moves_parameters_that_no_loss_uses():
     assert found.grads[0].item() == 0
 
 
+@pytest.mark.parametrize('form', ['adjoint', 'unrolled'])
+def test_a_constant_step_moves_nothing(form):
+    theta, phi = torch.tensor([2.0], dtype=EXACT), torch.tensor([1.0], dtype=EXACT)
+    steps = [
+        lambda now, phi: torch.zeros((), dtype=EXACT),
+        lambda now, phi: (now[0] * phi[0]).sum(),
+    ]
+    found = meta_gradient(steps, lambda now: now[0].sum(), [theta], [phi], 0.1, form=form)
+    assert (found.value.item(), found.grads[0].item()) == pytest.approx((1.9, -0.1))
+
+
 @pytest.mark.parametrize(
     'options', [dict(form='both'), dict(form='unrolled', published_adjoint=True)]
 )
