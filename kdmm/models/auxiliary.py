@@ -1,6 +1,8 @@
 """Branches that continue a backbone from each of its stages (HSSAKD, arXiv 2109.03075, fig. 2)."""
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
+from typing import Any
 
 from mmengine.model import initialize
 from torch import Tensor, nn
@@ -21,17 +23,24 @@ class AuxiliaryBranch(nn.Module):
         index: The stage before the branch, from 0.
         outputs: Logits of the classifier.
         checkpointing: Do not keep the stages' activations, see `recomputed`.
+        blocks: Blocks of each stage; None: as many as the network has.
     """
 
     def __init__(
-        self, staging: Staging, index: int, outputs: int, checkpointing: bool = False
+        self,
+        staging: Staging,
+        index: int,
+        outputs: int,
+        checkpointing: bool = False,
+        blocks: int | None = None,
     ) -> None:
         super().__init__()
         last = len(staging.stage_channels) - 1
+        fewer = {} if blocks is None else dict(blocks=blocks)
         if index < last:
-            stages = [staging.new_stage(number) for number in range(index + 1, last + 1)]
+            stages = [staging.new_stage(number, **fewer) for number in range(index + 1, last + 1)]
         else:
-            stages = [staging.new_stage(last, staging.stage_channels[last], 1)]
+            stages = [staging.new_stage(last, staging.stage_channels[last], 1, **fewer)]
         self.stages, self.tail = nn.ModuleList(stages), staging.new_tail()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(staging.tail_channels, outputs)
@@ -52,28 +61,31 @@ class AuxiliaryBranches(nn.ModuleDict):
     Args:
         backbone: See `staging_of`; only read.
         outputs: Logits of each.
-        stages: Indices of the stages that get a branch, from 0; None: all.
-        checkpointing: See `AuxiliaryBranch`.
+        stages: Indices of the stages that get a branch, from 0; None: all; ``'inner'``: all but the
+            last, behind which the network's own classifier is.
+        checkpointing, blocks: See `AuxiliaryBranch`.
 
     Attributes:
         taps: Name of each branch to the path, within the backbone, of the stage before it.
 
     Raises:
-        ConfigError: If the backbone does not have these stages.
+        ConfigError: If the backbone does not have these stages, or blocks cannot be left out.
     """
 
     def __init__(
         self,
         backbone: nn.Module,
         outputs: int,
-        stages: Sequence[int] | None = None,
+        stages: Sequence[int] | str | None = None,
         checkpointing: bool = False,
+        blocks: int | None = None,
     ) -> None:
         staging = staging_of(backbone)
         chosen = _checked(stages, len(staging.stage_names), type(backbone).__name__)
+        _check_blocks(blocks, staging, type(backbone).__name__)
         super().__init__(
             {
-                branch_name(index): AuxiliaryBranch(staging, index, outputs, checkpointing)
+                branch_name(index): AuxiliaryBranch(staging, index, outputs, checkpointing, blocks)
                 for index in chosen
             }
         )
@@ -93,14 +105,34 @@ def branch_name(index: int) -> str:
     return f'stage{index + 1}'
 
 
-def _checked(stages: Sequence[int] | None, count: int, network: str) -> list[int]:
+def _check_blocks(blocks: Any, staging: Staging, network: str) -> None:
+    if blocks is None:
+        return
+    if type(blocks) is not int or blocks < 1:
+        raise ConfigError(key='kd.blocks', got=blocks, expected='1 block a stage, or more')
+    if 'blocks' not in signature(staging.new_stage).parameters:
+        raise ConfigError(
+            f'{network} does not say how to build a stage of fewer blocks',
+            key='kd.blocks',
+            got=blocks,
+            fix='Leave it out; a ResNet of MMPretrain has it.',
+        )
+
+
+def _checked(stages: Sequence[int] | str | None, count: int, network: str) -> list[int]:
     if stages is None:
         return list(range(count))
-    given = list(stages) if isinstance(stages, Sequence) else []
+    if stages == 'inner' and count < 2:
+        raise ConfigError(f'{network} has one stage', key='kd.stages', got=stages)
+    if stages == 'inner':
+        return list(range(count - 1))
+    given: list[Any] = list(stages) if isinstance(stages, Sequence) else []
     whole = all(type(index) is int for index in given)
     if not given or not whole or sorted(set(given)) != given or given[0] < 0:
         raise ConfigError(
-            key='kd.stages', got=stages, expected='ascending indices of stages, from 0'
+            key='kd.stages',
+            got=stages,
+            expected="ascending indices of stages, from 0, or 'inner'",
         )
     if given[-1] >= count:
         raise ConfigError(

@@ -31,7 +31,10 @@ class Staging(Protocol):
     def new_stage(
         self, index: int, in_channels: int | None = None, stride: int | None = None
     ) -> nn.Module:
-        """A stage again, with fresh weights; by default of the same shape."""
+        """A stage again, with fresh weights; by default of the same shape.
+
+        One that can be built of fewer blocks has a further argument ``blocks``.
+        """
 
     def new_tail(self) -> nn.Module:
         """Build the layers behind the last stage again, with fresh weights."""
@@ -54,15 +57,19 @@ class ResNetStaging:
         self.tail_channels = self.stage_channels[-1]
 
     def new_stage(
-        self, index: int, in_channels: int | None = None, stride: int | None = None
+        self,
+        index: int,
+        in_channels: int | None = None,
+        stride: int | None = None,
+        blocks: int | None = None,
     ) -> nn.Module:
-        """As `Staging`."""
+        """As `Staging`; of ``blocks`` residual blocks, at most as many as in the network."""
         net = self.backbone
         usual = (net.stem_channels, *self.stage_channels[:-1])[index]
-        blocks = getattr(net, self.stage_names[index])
+        kept = list(getattr(net, self.stage_names[index]))[:blocks]
         return net.make_res_layer(
             block=net.block,
-            num_blocks=net.stage_blocks[index],
+            num_blocks=len(kept),
             in_channels=usual if in_channels is None else in_channels,
             out_channels=self.stage_channels[index],
             expansion=net.expansion,
@@ -73,7 +80,7 @@ class ResNetStaging:
             with_cp=False,  # it would count each batch twice in BN; see `recomputed`
             conv_cfg=net.conv_cfg,
             norm_cfg=net.norm_cfg,
-            drop_path_rate=[getattr(block.drop_path, 'drop_prob', 0.0) for block in blocks],
+            drop_path_rate=[getattr(block.drop_path, 'drop_prob', 0.0) for block in kept],
         )
 
     def new_tail(self) -> nn.Module:

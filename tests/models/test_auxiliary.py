@@ -1,9 +1,12 @@
 """Auxiliary branches against counts and logits of the authors' code (docs/methods/hssakd.md)."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from kdmm.config import load_config
 from kdmm.models import AuxiliaryBranches, staging_of
 from kdmm.registry import MODELS
 from tests.errors import refused
@@ -41,6 +44,20 @@ IMAGENET = {
 }
 
 
+# of all branches but the last together, 100 classes; as in the public code of arXiv 2207.11518
+INNER = dict(
+    resnet32=809_096,
+    resnet56=1_475_208,
+    resnet110=2_011_080,
+    wrn16_2=1_208_200,
+    wrn40_2=3_867_528,
+    wrn28_4=10_089_032,
+    shufflenetv2_half=827_768,
+    shufflenetv2=2_406_252,
+)
+CONFIGS = Path(__file__).parents[2] / 'configs/mcl'
+
+
 def resnet(depth: int, **options) -> nn.Module:
     pytest.importorskip('mmpretrain')
     out_indices = options.pop('out_indices', (3,))
@@ -48,9 +65,9 @@ def resnet(depth: int, **options) -> nn.Module:
     return MODELS.build({**config, **options})
 
 
-def counts(trunk: nn.Module, outputs: int) -> list[int]:
+def counts(trunk: nn.Module, outputs: int, **options) -> list[int]:
     with torch.device('meta'):  # no weights, only shapes
-        branches = AuxiliaryBranches(trunk, outputs)
+        branches = AuxiliaryBranches(trunk, outputs, **options)
     return [sum(p.numel() for p in branch.parameters()) for branch in branches.values()]
 
 
@@ -98,6 +115,40 @@ def test_counts_of_further_networks(name):
 @pytest.mark.parametrize('depth', IMAGENET)
 def test_imagenet_counts(depth):
     assert counts(resnet(depth), 4000) == IMAGENET[depth][0][0]
+
+
+@pytest.mark.parametrize('name', INNER)
+def test_inner_branches_of_layer_wise_mcl(name):
+    """A class an output, nothing behind the last stage, where the classifier is."""
+    config = load_config(str(CONFIGS / f'baseline_{name}_cifar100.py'))
+    assert sum(counts(MODELS.build(config.model.backbone), 100, stages='inner')) == INNER[name]
+
+
+@pytest.mark.parametrize(
+    ('depth', 'expected'), [(18, 14_626_488), (34, 14_626_488), (50, 27_669_944)]
+)
+def test_inner_branches_of_one_block_a_stage(depth, expected):
+    assert sum(counts(resnet(depth), 1000, stages='inner', blocks=1)) == expected
+    assert sum(counts(resnet(depth), 1000, stages='inner', blocks=9)) == sum(
+        counts(resnet(depth), 1000)[:-1]
+    )
+
+
+@pytest.mark.parametrize('blocks', [0, 1.5, True])
+def test_wrong_numbers_of_blocks(blocks):
+    with refused(key='kd.blocks', got=blocks):
+        counts(resnet(18), 8, blocks=blocks)
+
+
+def test_blocks_of_a_network_that_has_no_choice():
+    with refused(key='kd.blocks', got=1, problem='CIFARResNet'):
+        counts(backbone('resnet20'), 8, blocks=1)
+
+
+def test_a_network_of_one_stage_has_no_inner_ones():
+    one = dict(num_stages=1, strides=(1,), dilations=(1,))
+    with refused(key='kd.stages', got='inner', problem='one stage'):
+        counts(resnet(18, **one, out_indices=(0,)), 8, stages='inner')
 
 
 @pytest.mark.parametrize('name', CIFAR)

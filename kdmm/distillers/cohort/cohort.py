@@ -17,7 +17,14 @@ from kdmm.distillers.objective import OwnLosses, register_objective, rename_tota
 from kdmm.distillers.probe import Size, blank_taps
 from kdmm.distillers.refusals import refuse_mixing
 from kdmm.distillers.section import tap_names
-from kdmm.distillers.stage_branches import PREFIX, StageBranches, branch_losses
+from kdmm.distillers.stage_branches import (
+    BUILT_IN,
+    PREFIX,
+    StageBranches,
+    branch_losses,
+    gather_stages,
+    own_stage_taps,
+)
 from kdmm.distillers.term import SINGLE, TermedObjective, gather_contexts, labels
 from kdmm.errors import ConfigError, refuse_unknown
 from kdmm.losses.base import WHOLE
@@ -46,9 +53,12 @@ class Cohort(TermedObjective):
         trunk_gradient: The trunk's parameters get the ``'sum'`` of the networks' gradients, or
             their ``'mean'``, so that a trunk of many learns at the rate of a single network's (the
             rescaling of CL-ILR, arXiv 1805.11761).
-        branches: ``dict(stages=, checkpointing=, weight=)`` for a classifier behind each stage of
-            each network, see `StageBranches`; True for the defaults. Each learns the labels with
-            ``weight``, a number or a schedule, and is no part of the written networks.
+        branches: ``dict(stages=, checkpointing=, blocks=, weight=)`` for a classifier behind each
+            stage of each network, see `StageBranches`; True for the defaults, ``stages='inner'``
+            for all stages but the last. Each learns the labels with ``weight``, a number or a
+            schedule, and is no part of the written networks. Mutual losses may then read two more
+            taps, ``stages`` and ``stage_logits``: what enters and leaves the classifiers of all
+            branches, and of the network itself behind them.
         taps: Tap name to ``module.path.in|.out``, or to a list of one such path a place. Paths in
             the branches begin with ``branches.``: ``branches.stage1.fc.in`` (pooled features).
         losses: Term name to ``dict(type=, on=, weight=, ...)``, see `cohort_term`; none at all
@@ -95,13 +105,16 @@ class Cohort(TermedObjective):
         check_dicts(taps, losses)
         losses = switched_on(losses)
         networks = {'': student, **self.peers}
-        paths, read = paths_by_network(list(networks), keep, taps), _taps_read(losses, taps)
+        refuse_built_in(taps, losses, branches)
+        read = _taps_read(losses, {**taps, **BUILT_IN})
+        self.built_in = [tap for tap in read if tap in BUILT_IN]
+        paths = paths_by_network(list(networks), keep, taps)
         behind = {name: taps_behind(found, read) for name, found in paths.items()}
         self._add_branches(networks, branches, behind)  # of peers as they are without a trunk
         with evaluating(student):  # shared modules have its mode
             for peer in self.peers.values():
                 self.trunk.share_with(peer, probe_size)
-            self.taps = taps_of(networks, paths, read)
+            self.taps = taps_of(networks, paths, read, self.built_in)
             refuse_shared(self.taps[''], self.trunk.paths)
             self.terms = nn.ModuleDict(self._build_terms(student, losses, probe_size, crop_size))
         self._refuse_matching()
@@ -146,6 +159,7 @@ class Cohort(TermedObjective):
                     own_losses, behind = self._behind(name, branches, outputs, samples)
                     losses.update(own_losses)
                     found.update(behind)
+                gather_stages(found, self.built_in)
                 require_gradient(found, self.taps[name].owner)
                 activations.append(found)
         return losses, self._by_place(activations)
@@ -190,7 +204,7 @@ class Cohort(TermedObjective):
         given = {} if options is True else options
         if not isinstance(given, Mapping):
             raise ConfigError(key='kd.branches', got=options, expected='True, False or a dict')
-        refuse_unknown('kd.branches', given, ('stages', 'checkpointing', 'weight'))
+        refuse_unknown('kd.branches', given, ('stages', 'checkpointing', 'blocks', 'weight'))
         self.branch_weight = LossWeights(given.get('weight', 1.0), 'kd.branches.weight')
         if len(self.branch_weight.autos) or self.branch_weight.given != (WHOLE,):
             raise ConfigError(
@@ -199,7 +213,9 @@ class Cohort(TermedObjective):
         options = {key: value for key, value in given.items() if key != 'weight'}
         for name, network in networks.items():
             owner = name or STUDENT
-            self.branches[owner] = StageBranches(network, taps[name], owner, **options)
+            self.branches[owner] = StageBranches(
+                network, taps[name], owner, self.built_in, **options
+            )
         if self.channels_last:
             self.branches.to(memory_format=torch.channels_last)
 
@@ -272,6 +288,7 @@ class Cohort(TermedObjective):
             branches = self._branches_of(name)
             if branches:
                 blank.update(branches.blank(network, size, crop, student))
+            gather_stages(blank, self.built_in)
         activations, note = self._by_place(found), blanks[0][1]
         facts, known = task_facts(student), dict.fromkeys(found[0])
         return {
@@ -344,7 +361,10 @@ def paths_by_network(
 
 
 def taps_of(
-    networks: Mapping[str, nn.Module], paths: Mapping[str, Mapping[str, str]], read: Sequence[str]
+    networks: Mapping[str, nn.Module],
+    paths: Mapping[str, Mapping[str, str]],
+    read: Sequence[str],
+    built_in: Sequence[str] = (),
 ) -> dict[str, Taps]:
     """Build the taps in each network; paths that no term reads are only checked.
 
@@ -352,6 +372,7 @@ def taps_of(
         networks: The student, called '', and the others.
         paths: By network, tap name to path. Those into branches are left out.
         read: Taps that some term reads.
+        built_in: Those of them that every network with branches has.
 
     Raises:
         ConfigError: For a path that no module has.
@@ -359,10 +380,36 @@ def taps_of(
     result = {}
     for name, network in networks.items():
         inside = {tap: path for tap, path in paths[name].items() if not path.startswith(PREFIX)}
-        result[name] = Taps(network, inside, name or STUDENT)
+        own = own_stage_taps(network, name or STUDENT, built_in)
+        result[name] = Taps(network, {**inside, **own}, name or STUDENT)
         every = result[name].paths
-        result[name].paths = {tap: every[tap] for tap in read if tap in every}
+        result[name].paths = {tap: every[tap] for tap in (*read, *own) if tap in every}
     return result
+
+
+def refuse_built_in(taps: Mapping[str, Any], losses: Mapping[str, Any], branches: Any) -> None:
+    """Refuse to define the taps of networks with branches, and to read them without branches.
+
+    Raises:
+        ConfigError: Names the tap.
+    """
+    for tap in BUILT_IN:
+        if tap in taps:
+            raise ConfigError(
+                'networks with branches have a tap of this name',
+                key=f'kd.taps.{tap}',
+                got=taps[tap],
+                fix='Give it another name.',
+            )
+        for name, config in losses.items():
+            on = config.get('on')
+            if branches is False and tap in ([on] if isinstance(on, str) else on or ()):
+                raise ConfigError(
+                    'only networks with branches have this tap',
+                    key=f'kd.losses.{name}.on',
+                    got=tap,
+                    fix="Set kd.branches=dict(stages='inner').",
+                )
 
 
 def taps_behind(paths: Mapping[str, str], read: Sequence[str]) -> dict[str, str]:

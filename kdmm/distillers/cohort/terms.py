@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kdmm.distillers.builder import check_shapes
 from kdmm.distillers.connectors import channels_of
+from kdmm.distillers.stage_branches import BUILT_IN, Stages
 from kdmm.distillers.term import Term, WeightedLoss, shape_of
 from kdmm.errors import ConfigError
 from kdmm.losses.base import DistillLoss
@@ -27,7 +28,8 @@ class MutualTerm(WeightedLoss):
         config: The term's dict: the loss's arguments, ``on`` and ``weight``.
         taps: Known tap names.
         facts: Values for arguments that the config leaves out. The term adds ``peer_channels``, one
-            number a peer; where the term reads several taps, a tuple of numbers a peer.
+            number a peer, of the stages of a network (`Stages`) a tuple; where the term reads
+            several taps, a tuple of these a peer.
         blanks: Of each peer, tap name to activation as training will give them, blank.
         note: Describes their input, as the end of an error message.
 
@@ -54,7 +56,7 @@ class MutualTerm(WeightedLoss):
                     got=tap,
                     fix='Choose a call with #k in kd.taps, the first is #1.',
                 )
-        channels = [tuple(map(channels_of, x)) if self.several else channels_of(x) for x in given]
+        channels = [tuple(map(_channels, x)) if self.several else _channels(x) for x in given]
         facts = {**facts, 'peer_channels': channels}
         self.build(facts)
         check_shapes(self.where, f'on {self.called}', self.loss, [given], note)
@@ -149,6 +151,15 @@ def cohort_term(name: str, config: Mapping[str, Any], *args: Any) -> CohortTerm:
     """
     kind = MODELS.get(config['type']) if isinstance(config['type'], str) else config['type']
     mutual = isinstance(kind, type) and issubclass(kind, DistillLoss) and kind.mutual
+    on = config.get('on')
+    for tap in () if mutual else ([on] if isinstance(on, str) else on or ()):
+        if tap in BUILT_IN:
+            raise ConfigError(
+                'this tap has all stages of a network, which mutual losses compare',
+                key=f'kd.losses.{name}.on',
+                got=tap,
+                fix='Tap single stages for pairs: branches.stage1.fc.out.',
+            )
     made = (MutualTerm if mutual else PairTerm)(name, config, *args)
     if made.first.weights.autos:
         raise ConfigError(
@@ -158,6 +169,13 @@ def cohort_term(name: str, config: Mapping[str, Any], *args: Any) -> CohortTerm:
             fix='Give a cohort numbers or schedules.',
         )
     return made
+
+
+def _channels(activation: Any) -> Any:
+    """Channels of an activation, of `Stages` those of each."""
+    if isinstance(activation, Stages):
+        return tuple(map(channels_of, activation))
+    return channels_of(activation)
 
 
 def detached(value: Any) -> Any:

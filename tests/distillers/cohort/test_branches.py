@@ -156,3 +156,80 @@ def test_with_a_common_trunk(of):
 def test_what_cannot_be(section, key):
     with refused(key=key):
         made(**section)
+
+
+@MODELS.register_module(force=True)
+class AllStages(DistillLoss):
+    """Keeps what it is given."""
+
+    mutual = True
+
+    def __init__(self, peer_channels: Sequence[tuple[tuple[int, ...], ...]]) -> None:
+        super().__init__()
+        self.channels, self.given = peer_channels, []
+
+    def forward(self, peers: Sequence[tuple[tuple[Tensor, ...], ...]]) -> Tensor:
+        self.given = peers
+        return torch.stack([x.mean() for peer in peers for tap in peer for x in tap]).sum()
+
+
+STAGES = dict(all=dict(type='AllStages', on=['stages', 'stage_logits']))
+
+
+def test_all_stages_are_taps():
+    """What enters and leaves the classifiers, shallow first, of three stages and of two."""
+    other = classifier_config()
+    other['backbone'] = dict(
+        type='mmpretrain.ResNet_CIFAR', depth=18, base_channels=6, num_stages=2,
+        strides=(1, 2), dilations=(1, 1), out_indices=(1,),
+    )  # fmt: skip
+    other['head']['in_channels'] = 12
+    model = made(peers=[other], branches=dict(stages='inner'), losses=STAGES, taps={})
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {'student': [], 'peer1': []}
+    for (name, part), network in zip(model.kd.branches.items(), networks(model), strict=True):
+        for linear in (*(branch.fc for branch in part.branches.values()), network.head.fc):
+            linear.register_forward_hook(
+                lambda _, args, z, name=name: seen[name].append((args[0], z))
+            )
+    losses = model(*batch(*LABELS), mode='loss')
+    loss = model.kd.terms['all'].loss
+    assert loss.channels == [((8, 8, 8), (3, 3, 3)), ((12, 12), (3, 3))]
+    for name, (embeddings, logits) in zip(seen, loss.given, strict=True):
+        own, *branches = seen[name]  # a network runs before its branches
+        expected = [*branches, own]
+        assert len(embeddings) == len(logits) == len(expected)
+        for x, z, (entered, left) in zip(embeddings, logits, expected, strict=True):
+            assert torch.equal(x, entered) and torch.equal(z, left)
+    total(losses).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    'section, fields',
+    [
+        (
+            dict(taps=dict(stages='head.fc.in')),
+            dict(key='kd.taps.stages', got='head.fc.in', fix='another name'),
+        ),
+        (dict(branches=False, taps={}), dict(key='kd.losses.all.on', got='stages', fix='inner')),
+        (
+            dict(losses=dict(pair=dict(type='KDLoss', on='stage_logits')), taps={}),
+            dict(key='kd.losses.pair.on', got='stage_logits', fix='branches.stage1.fc.out'),
+        ),
+        (
+            dict(losses=dict(all=dict(type='AllStages', on=['stages', 'stage'])), taps={}),
+            dict(key='kd.losses.all.on', got='stage'),
+        ),
+    ],
+)
+def test_stages_that_are_no_taps(section, fields):
+    with refused(**fields):
+        made(**{**dict(peers=2, losses=STAGES, branches=dict(stages='inner')), **section})
+
+
+def test_stages_need_a_linear_classifier():
+    student = classifier_config()
+    student['head'] = dict(type='mmpretrain.StackedLinearClsHead', num_classes=3, in_channels=8,
+                           mid_channels=[3])  # fmt: skip
+    with refused(key='model.head.type', problem=('StackedLinearClsHead', '2 of 3 outputs')):
+        made(peers=2, student=student, losses=STAGES, branches=dict(stages='inner'), taps={})
