@@ -33,7 +33,7 @@ _Kind = TypeVar('_Kind', bound=type['Objective'])
 
 
 class Training(NamedTuple):
-    """What an objective may know of the training that begins.
+    """Facts of the training that begins, for an objective.
 
     Attributes:
         optimizers: Of the run, with the learning rates of the present.

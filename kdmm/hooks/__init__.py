@@ -16,6 +16,7 @@ from kdmm.hooks.pretrained import PretrainedBackboneHook
 from kdmm.hooks.recalibrate import RecalibrateBNHook
 from kdmm.hooks.reproducible import StepSeedHook, StreamSeedHook
 from kdmm.hooks.running_line import RunningLineHook
+from kdmm.hooks.stages import StagesHook
 from kdmm.hooks.summary import RunSummaryHook
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     'RecalibrateBNHook',
     'RunSummaryHook',
     'RunningLineHook',
+    'StagesHook',
     'StepSeedHook',
     'StreamSeedHook',
 ]

@@ -15,6 +15,7 @@ MCL = dict(
 DML = dict(type='KDLoss', on='logits')
 OKDDIP = dict(type='OKDDipLoss', on=['logits', 'embedding'])
 CL = dict(type='EnsembleKDLoss', on='logits', learners='all', target='others')
+LAYERS = dict(MCL, type='LMCLLoss', on='stages')
 TRUNK = [f'backbone.{name}' for name in ('conv1', 'gn1', 'relu', 'layer1', 'layer2')]
 LATER = dict(type='Linear', start=0.0, stop=1.0, begin=1, end=2)
 KINDS: dict[str, dict[str, Any]] = dict(
@@ -23,6 +24,20 @@ KINDS: dict[str, dict[str, Any]] = dict(
     later=dict(
         peers=2,
         losses=dict(mcl=dict(MCL, weight=dict(vcl=LATER, icl=LATER)), dml=dict(DML, weight=LATER)),
+    ),
+    layers=dict(
+        type='LMCL',
+        peers=2,
+        branches=dict(stages='inner', blocks=1),
+        meta=dict(every=2),
+        losses=dict(mcl=LAYERS),
+    ),
+    unrolled_layers=dict(
+        type='LMCL',
+        peers=2,
+        branches=dict(stages=[1], blocks=1),
+        losses=dict(mcl=LAYERS),
+        meta=dict(every=3, steps=1, form='unrolled'),
     ),
     online=dict(peers=3, trunk=TRUNK, trunk_gradient='mean', losses=dict(okddip=OKDDIP, cl=CL)),
 )
@@ -35,7 +50,7 @@ def everything(data: Path, folder: Path) -> dict[str, Any]:
     sampler['samples_per_class'] = 2
     found = {}
     for kind, section in KINDS.items():
-        kd = dict(type='Cohort', taps=TAPS, **section)
+        kd = {**dict(type='Cohort', taps=TAPS), **section}
         options: Any = dict(backbone=GROUP_NORM, train_dataloader__sampler=sampler)
         run, seen = watched(kd, data, folder / kind, **options)
         inner = run.model.module if dist.is_initialized() else run.model

@@ -45,16 +45,28 @@ ONLINE = dict(
     one=dict(type='ONELoss', on=['logits', 'trunk']),
     okddip=dict(type='OKDDipLoss', on=['logits', 'embedding']),
 )  # fmt: skip
+PARTS = dict(vcl=0.1, soft_vcl=1.0, icl=0.1, soft_icl=1.0)
+LAYERS = dict(
+    layers=dict(type='LMCLLoss', on='stages', dim=8, weight=PARTS),
+    mix=dict(type='StageEnsembleLoss', on=['stages', 'stage_logits']),
+)
+LAYER_BANKS = dict(
+    layers=dict(type='LMCLBankLoss', on='stages', num_samples=12, negatives=5, dim=8, weight=PARTS)
+)
+INNER = dict(type='LMCL', branches=dict(stages='inner'))
 SHARED = ['backbone.stem', 'backbone.stages.0']
 SHARED18 = [f'backbone.{name}' for name in ('conv1', 'bn1', 'relu', 'layer1', 'layer2')]
 EMA = [dict(type='EMAHook', momentum=MOMENTUM)]
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = dict(
     both=(dict(peers=3, keep=2, channels_last=True, losses=dict(mcl=MCL, dml=DML)), {}),
     online=(dict(peers=3, keep=2, trunk=SHARED, trunk_gradient='mean', losses=ONLINE), {}),
+    layers=(dict(INNER, peers=2, losses=LAYERS, meta=dict(every=2)), {}),
+    layer_banks=(dict(INNER, peers=2, losses=LAYER_BANKS, meta=dict(every=2, form='unrolled')), {}),
     trunk=(dict(peers=3, trunk=SHARED18, losses=dict(dml=DML)), dict(backbone=MMPRETRAIN)),
     average=(dict(peers=2, losses=dict(mcl=MCL)), dict(custom_hooks=EMA)),
     shared_average=(dict(peers=2, trunk=SHARED, losses=dict(mcl=MCL)), dict(custom_hooks=EMA)),
 )
+STAGED = ('layers', 'layer_banks')
 kinds = pytest.mark.parametrize('kind', KINDS)
 averages = pytest.mark.parametrize('kind', ['average', 'shared_average'])
 
@@ -102,8 +114,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(root: Path, folder: Path, kind: str = '', *hooks: Hook, **changes: Any) -> Run:
     """Two epochs of three batches of 2 classes x 2 images."""
     section, options = KINDS.get(kind, ({}, {}))
-    kd = dict(type='Cohort', **section, **changes.pop('kd', {}))
-    if kd.get('losses'):
+    kd = {**dict(type='Cohort'), **section, **changes.pop('kd', {})}
+    if kd.get('losses') and kind not in STAGED:
         kd['taps'] = {tap: TAPS[tap] for tap in TAPS if kind == 'online' or tap != 'trunk'}
     sampler = dict(type='kdmm.PKSampler', classes_per_batch=2, samples_per_class=2)
     cfg = config(root / 'data', folder, kd, **{'backbone': SMALL, **options, **changes})
@@ -154,7 +166,7 @@ def test_every_file_is_a_plain_classifier(runs: Runs, kind: str) -> None:
     assert torch.equal(said[best], said[f'epoch_{best.split("_")[-1]}'])
     for name in alone:
         assert set(made.file(name)) == {'meta', 'state_dict'}
-    if kind in ('both', 'online', 'trunk'):
+    if not kind.endswith('average'):
         assert torch.equal(said['epoch_2.pth'], logits(made.model.eval()))
         for name, network in peers_of(made).items():
             assert torch.equal(said[f'{name}.pth'], logits(network.eval()))
@@ -170,7 +182,9 @@ def test_what_belongs_to_the_run_has_entries_of_its_own(runs: Runs, kind: str) -
     own = objective_of(made.model).state_dict()
     raw = {**content['kdmm'], **content.get('kdmm_ema', {})}
     assert_same(dict(own), {key: raw[key] for key in own})
-    assert list(raw) == list(own)
+    extra = [key for key in own if key.endswith('_extra_state')]  # wherever they stand
+    assert [key for key in raw if key not in extra] == [key for key in own if key not in extra]
+    assert len(raw) == len(own)
     (best,) = made.folder.glob('best_*.pth')
     same = made.file(f'epoch_{best.stem.split("_")[-1]}.pth')
     for entry in ('state_dict', 'ema_state_dict'):
@@ -293,7 +307,51 @@ def test_metrics_are_those_of_the_files(runs: Runs, kind: str) -> None:
             assert found.pop(f'{prefix}{key}')[-1] == pytest.approx(value, abs=1e-5)
     for key, value in metrics(torch.stack(every).mean(0), labels).items():
         assert found.pop(f'ensemble/{key}')[-1] == pytest.approx(value, abs=1e-5)
+    for prefix, network in plain_parts(made).items() if kind in STAGED else ():
+        every = stage_rows(made, prefix, network)
+        if kind == 'layers':
+            every['aggregated'] = mixed(made, list(plain_parts(made)).index(prefix), every)
+        for stage in every.keys() - {'embeddings', 'own'}:
+            for key, value in metrics(every[stage], labels).items():
+                logged = found.pop('/'.join(filter(None, (prefix, stage, key))))
+                assert logged[-1] == pytest.approx(value, abs=1e-5)
     assert not found
+
+
+def plain_parts(made: Run) -> dict[str, Any]:
+    return {'': made.model, **peers_of(made)}
+
+
+@torch.no_grad()
+def stage_rows(made: Run, prefix: str, network: Any) -> dict[str, Any]:
+    """Logits of each branch and of the network for all validation images, and embeddings."""
+    branches = objective_of(made.model).branches[prefix or 'student'].eval().branches
+    found: dict[str, list[Tensor]] = {name: [] for name in ('stage1', 'stage2', 'own', 'e')}
+    network.eval()
+    for batch in made.runner.val_dataloader:
+        images = network.data_preprocessor(batch, False)['inputs']
+        x, embeddings = network.backbone.stem(images), []
+        for index, stage in enumerate(network.backbone.stages):
+            x = rest = stage(x)
+            if index < 2:
+                branch = branches[f'stage{index + 1}']
+                for part in branch.stages:
+                    rest = part(rest)
+            embeddings.append(rest.mean((2, 3)))
+            linear = branches[f'stage{index + 1}'].fc if index < 2 else network.head.fc
+            found[f'stage{index + 1}' if index < 2 else 'own'].append(linear(embeddings[-1]))
+        found['e'].append(torch.cat(embeddings, 1))
+    rows: dict[str, Any] = {name: torch.cat(parts) for name, parts in found.items()}
+    return dict(rows, embeddings=rows.pop('e'))
+
+
+@torch.no_grad()
+def mixed(made: Run, place: int, every: dict[str, Any]) -> Tensor:
+    """Shares of the stages, by hand, times their logits."""
+    aggregator = objective_of(made.model).terms['mix'].loss.aggregators[place]
+    shares = aggregator(every['embeddings']).softmax(1)
+    logits = torch.stack([every[name] for name in ('stage1', 'stage2', 'own')], 1)  # (B, 3, C)
+    return (shares[:, :, None] * logits).sum(1)
 
 
 def names(made: Run) -> list[str]:

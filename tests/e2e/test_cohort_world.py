@@ -53,6 +53,11 @@ def test_two_processes_are_one_with_the_whole_batch(
                 found, value, rtol=1e-3, atol=1e-4 * scale + 1e-6, msg=f'{step} {key}'
             )
     assert_same(first['state'], second['state'])
+    matching = [key for key in expected['state'] if '.matching.' in key]
+    assert bool(matching) == ('layers' in kind)
+    for key in matching:  # of the phases
+        value = expected['state'][key]
+        torch.testing.assert_close(first['state'][key], value, rtol=1e-4, atol=1e-6, msg=key)
 
 
 @kinds
@@ -69,7 +74,8 @@ def test_validation_is_of_all_images(
 def test_steps_are_not_trivial(one: dict[str, Any], kind: str) -> None:
     gradients = one[kind]['gradients']
     heads = [key for key in gradients[0] if 'terms.' in key]
-    assert len(heads) == (2 if kind == 'online' else 4 * KINDS[kind]['peers'])
+    embeddings = dict(layers=4, unrolled_layers=2).get(kind, 1)  # of each network
+    assert len(heads) == (2 if kind == 'online' else 4 * embeddings * KINDS[kind]['peers'])
     for step, found in enumerate(gradients):
         silent = kind == 'later' and step < 2
         assert all(bool(found[key].any()) != silent for key in heads)

@@ -53,11 +53,12 @@ class Cohort(TermedObjective):
         trunk_gradient: The trunk's parameters get the ``'sum'`` of the networks' gradients, or
             their ``'mean'``, so that a trunk of many learns at the rate of a single network's (the
             rescaling of CL-ILR, arXiv 1805.11761).
-        branches: ``dict(stages=, checkpointing=, blocks=, weight=)`` for a classifier behind each
-            stage of each network, see `StageBranches`; True for the defaults, ``stages='inner'``
-            for all stages but the last. Each learns the labels with ``weight``, a number or a
-            schedule, and is no part of the written networks. Mutual losses may then read two more
-            taps, ``stages`` and ``stage_logits``: what enters and leaves the classifiers of all
+        branches: ``dict(stages=, checkpointing=, blocks=, weight=, evaluate=)`` for a classifier
+            behind each stage of each network, see `StageBranches`; True for the defaults,
+            ``stages='inner'`` for all stages but the last. Each learns the labels with ``weight``,
+            a number or a schedule, and is no part of the written networks; ``evaluate=False``
+            leaves them out of validation (`kdmm.StagesHook`). Mutual losses may read two more taps,
+            ``stages`` and ``stage_logits``: what enters and leaves the classifiers of all
             branches, and of the network itself behind them.
         taps: Tap name to ``module.path.in|.out``, or to a list of one such path a place. Paths in
             the branches begin with ``branches.``: ``branches.stage1.fc.in`` (pooled features).
@@ -93,6 +94,7 @@ class Cohort(TermedObjective):
         # the first child: averages of weights (EMA) pair parameters by their order
         self.peers = nn.ModuleDict(build_others(other_configs(peers, config), keep, student))
         self.branches = nn.ModuleDict()  # of each network, the student's under `STUDENT`
+        self.evaluates_branches = False
         self.keep, self.channels_last = keep, channels_last
         self.trunk = Trunk(student, trunk)
         self.shared = self.trunk.paths
@@ -122,6 +124,8 @@ class Cohort(TermedObjective):
         if len(self.branches):
             refuse_mixing(student, f'kd.branches {SINGLE["labels"]}')
         self.hooks.append(dict(type='kdmm.PeersHook', ensemble=ensemble))
+        if self.evaluates_branches:
+            self.hooks.append(dict(type='kdmm.StagesHook'))  # behind it, see there
         self._announced = False
 
     def forward(
@@ -162,7 +166,7 @@ class Cohort(TermedObjective):
                 gather_stages(found, self.built_in)
                 require_gradient(found, self.taps[name].owner)
                 activations.append(found)
-        return losses, self._by_place(activations)
+        return losses, self.by_place(activations)
 
     def check_start(self, loaded: bool, resumed: bool = False) -> None:
         """Refuse weights for the student alone."""
@@ -178,8 +182,8 @@ class Cohort(TermedObjective):
         part.add_module('peers', self.peers)
         return part
 
-    def _by_place(self, found: Sequence[Any]) -> list[Any]:
-        """Reorder values of the student and the others by place."""
+    def by_place(self, found: Sequence[Any]) -> list[Any]:
+        """Reorder values of the student and the others, in this order, by place."""
         own, *others = found
         return [*others[: self.keep], own, *others[self.keep :]]
 
@@ -204,13 +208,19 @@ class Cohort(TermedObjective):
         given = {} if options is True else options
         if not isinstance(given, Mapping):
             raise ConfigError(key='kd.branches', got=options, expected='True, False or a dict')
-        refuse_unknown('kd.branches', given, ('stages', 'checkpointing', 'blocks', 'weight'))
+        refuse_unknown(
+            'kd.branches', given, ('stages', 'checkpointing', 'blocks', 'weight', 'evaluate')
+        )
         self.branch_weight = LossWeights(given.get('weight', 1.0), 'kd.branches.weight')
         if len(self.branch_weight.autos) or self.branch_weight.given != (WHOLE,):
             raise ConfigError(
                 key='kd.branches.weight', got=given['weight'], expected='one number or schedule'
             )
-        options = {key: value for key, value in given.items() if key != 'weight'}
+        evaluate = given.get('evaluate', True)
+        if not isinstance(evaluate, bool):
+            raise ConfigError(key='kd.branches.evaluate', got=evaluate, expected='True or False')
+        self.evaluates_branches = evaluate
+        options = {k: value for k, value in given.items() if k not in ('weight', 'evaluate')}
         for name, network in networks.items():
             owner = name or STUDENT
             self.branches[owner] = StageBranches(
@@ -289,7 +299,7 @@ class Cohort(TermedObjective):
             if branches:
                 blank.update(branches.blank(network, size, crop, student))
             gather_stages(blank, self.built_in)
-        activations, note = self._by_place(found), blanks[0][1]
+        activations, note = self.by_place(found), blanks[0][1]
         facts, known = task_facts(student), dict.fromkeys(found[0])
         return {
             name: cohort_term(name, config, known, facts, activations, note)

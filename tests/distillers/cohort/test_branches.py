@@ -177,7 +177,7 @@ STAGES = dict(all=dict(type='AllStages', on=['stages', 'stage_logits']))
 
 
 def test_all_stages_are_taps():
-    """What enters and leaves the classifiers, shallow first, of three stages and of two."""
+    """Inputs and outputs of the classifiers, shallow first, of three stages and of two."""
     other = classifier_config()
     other['backbone'] = dict(
         type='mmpretrain.ResNet_CIFAR', depth=18, base_channels=6, num_stages=2,

@@ -115,7 +115,7 @@ def test_what_is_no_loss_is_not_added_up() -> None:
 
 
 def moved(form: str, steps: int = 2, published: bool = False, **group: Any) -> Tensor:
-    """What a first phase adds to the matching, in float64, with dropout in the networks."""
+    """Change of the matching by a first phase, in float64, with dropout in the networks."""
     torch.manual_seed(0)
     model = made(dict(form=form, steps=steps, published_adjoint=published)).double()
     model.backbone.stages[1].register_forward_hook(dropout)
@@ -165,6 +165,34 @@ def test_the_step_is_that_of_finite_differences() -> None:
         slope = (values[0] - values[1]) / 2e-4
         gradient = float(step[place].view(-1)[0]) / (0.1 * 1.9)
         assert gradient == pytest.approx(slope, rel=1e-4, abs=1e-10)
+
+
+def test_a_phase_that_is_cut_off_leaves_no_trace() -> None:
+    """And training goes on as if it had not begun."""
+    model = made()
+    optimizer = optimizer_of(model)
+    model.kd.see_training(Training([optimizer], 100, 50))
+    iterate(model, optimizer)
+    before = everything(model, optimizer)
+    calls = []
+
+    def stop(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    handle = model.head.fc.register_forward_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        model.kd.after_step()
+    handle.remove()
+    assert not changed(before, everything(model, optimizer))
+    images, samples = batch(*LABELS)
+    assert 'kd.loss_layers_vcl' in model(images, samples, mode='loss')
+    assert (
+        not model.kd.terms['layers']
+        .loss.stage_weights([[torch.rand(4, 8, requires_grad=True)] * 3] * 2)
+        .requires_grad
+    )
 
 
 @pytest.mark.parametrize(('per_epoch', 'due'), [(5, [0, 2, 4, 5, 7, 9]), (0, [0, 2, 4, 6, 8])])
