@@ -308,11 +308,11 @@ def test_metrics_are_those_of_the_files(runs: Runs, kind: str) -> None:
     for key, value in metrics(torch.stack(every).mean(0), labels).items():
         assert found.pop(f'ensemble/{key}')[-1] == pytest.approx(value, abs=1e-5)
     for prefix, network in plain_parts(made).items() if kind in STAGED else ():
-        every = stage_rows(made, prefix, network)
+        parts = stage_rows(made, prefix, network)
         if kind == 'layers':
-            every['aggregated'] = mixed(made, list(plain_parts(made)).index(prefix), every)
-        for stage in every.keys() - {'embeddings', 'own'}:
-            for key, value in metrics(every[stage], labels).items():
+            parts['aggregated'] = mixed(made, list(plain_parts(made)).index(prefix), parts)
+        for stage in parts.keys() - {'embeddings', 'own'}:
+            for key, value in metrics(parts[stage], labels).items():
                 logged = found.pop('/'.join(filter(None, (prefix, stage, key))))
                 assert logged[-1] == pytest.approx(value, abs=1e-5)
     assert not found
