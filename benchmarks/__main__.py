@@ -5,6 +5,7 @@
     python -m benchmarks --steps configs/seg_kd/camvid_small_cirkd.py
     python -m benchmarks --pipeline configs/seg_kd/camvid_small_cirkd.py
     python -m benchmarks --taps                     what it costs to read them
+    python -m benchmarks --phase                    L-MCL's meta-optimisation, beside an iteration
     python -m benchmarks --list
 
 It runs in the folder of the checkout. Every figure comes from a fresh process; the rows of a table
@@ -24,7 +25,7 @@ from typing import Any
 
 import torch
 
-from . import losses, pipeline, steps, taps
+from . import losses, phase, pipeline, steps, taps
 from .cases import CASES
 from .errors import stop
 
@@ -41,6 +42,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--steps', nargs='+', metavar='CONFIG', help='training steps instead')
     parser.add_argument('--pipeline', nargs='+', metavar='CONFIG', help='data pipelines instead')
     parser.add_argument('--taps', action='store_true', help='the reading of taps instead')
+    parser.add_argument('--phase', action='store_true', help="L-MCL's phases instead")
     parser.add_argument('--samples', type=int, default=200, help='of --pipeline')
     parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help='of --steps')
     parser.add_argument('--batch', type=int, help='of --steps, default as in the config')
@@ -87,7 +89,7 @@ def refuse(args: argparse.Namespace) -> None:
             stop(f'--{option}: at least 1, not {getattr(args, option)}')
     if args.apart and not args.steps:
         stop('--apart: only with --steps; all others run one process at a time')
-    kinds = [option for option in ('steps', 'pipeline', 'taps') if getattr(args, option)]
+    kinds = [option for option in ('steps', 'pipeline', 'taps', 'phase') if getattr(args, option)]
     if kinds and args.cases:
         stop(f'--{kinds[0]} measures no losses; leave out {" ".join(args.cases)}')
     if len(kinds) > 1:
@@ -118,7 +120,8 @@ def main() -> int:
     if args.list:
         print('\n'.join(f'{name:<10} {case.what}' for name, case in CASES.items()))
         return 0
-    kind = steps if args.steps else pipeline if args.pipeline else taps if args.taps else losses
+    kinds = dict(steps=steps, pipeline=pipeline, taps=taps, phase=phase)
+    kind: Any = next((kinds[name] for name in kinds if getattr(args, name)), losses)
     names = list(taps.PLACES if args.taps else CASES)
     print(f'{args.device}, {args.threads} threads, {args.dtype}, torch {torch.__version__}\n')
     results: list[dict[str, Any]] = []

@@ -119,6 +119,10 @@ def main() -> None:
         from .taps import measure_taps
 
         result = measure_taps(job)
+    elif job.get('kind') == 'phase':
+        from .phase import measure_phase
+
+        result = measure_phase(job)
     elif 'config' in job:
         from .steps import measure_steps
 

@@ -129,7 +129,7 @@ def make_branches(
     checkpointing: bool = False,
     owner: str = 'the student',
     per_class: int = 1,
-    blocks: int | None = None,
+    blocks: int | Sequence[int | None] | None = None,
 ) -> AuxiliaryBranches:
     """Build branches with ``per_class`` logits for each class of a classifier.
 

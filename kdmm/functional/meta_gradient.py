@@ -73,10 +73,10 @@ def meta_gradient(
     - ``dJ/dphi += (dg/dphi)^T C``,
     - ``A <- A (1 - lr weight_decay) + weight_decay B + H C``, ``B <- momentum C``.
 
-    It computes a step's graph anew when it comes to it, so one is held at a time; ``'unrolled'``
-    holds those of all steps and lets autograd do the rest. Both give the same numbers, if a step's
-    loss is the same function whenever it is called: one that draws random numbers must draw the
-    same ones again.
+    It computes a step's graph anew when it comes to it, but for the last, so one is held at a time;
+    ``'unrolled'`` holds those of all steps and lets autograd do the rest. Both give the same
+    numbers, if a step's loss is the same function whenever it is called: one that draws random
+    numbers must draw the same ones again.
 
     Args:
         steps: Loss of each step, as a function of parameters and meta-parameters. It must be
@@ -130,18 +130,22 @@ def _adjoint(
     before, velocity = [], [torch.zeros_like(x) for x in theta]
     for step in steps:
         before.append(theta)
-        grads = _over_ranks(_grads(step(theta, phi), theta))
+        last = len(before) == len(steps)
+        local = _grads(step(theta, phi), theta, create_graph=last)
         with torch.no_grad():
-            theta, velocity = descent.move(theta, velocity, grads)
+            theta, velocity = descent.move(theta, velocity, _over_ranks(local))
         theta = _leaves(theta)
     value = objective(theta)
     by_theta = _over_ranks(_grads(value, theta))  # A
     by_velocity = [torch.zeros_like(x) for x in theta]  # B
     total = [torch.zeros_like(x) for x in phi]
-    for step, theta in zip(reversed(steps), reversed(before), strict=True):
+    for number, (step, theta) in reversed(list(enumerate(zip(steps, before, strict=True)))):
         # C, the derivative of J by this step's velocity after it
         moved = [b - lr * a for a, b, lr in zip(by_theta, by_velocity, descent.lr, strict=True)]
-        curved, mixed = _second_order(step, theta, phi, moved)
+        if number + 1 < len(steps):
+            local = _grads(step(theta, phi), theta, create_graph=True)
+        curved, mixed = _second_order(local, theta, phi, moved, number > 0)
+        del local
         total = [t + m for t, m in zip(total, mixed, strict=True)]
         by_theta = [
             a * (1 - lr * decay) + (1 if published else decay) * b + h
@@ -154,14 +158,20 @@ def _adjoint(
 
 
 def _second_order(
-    step: StepLoss, theta: list[Tensor], phi: list[Tensor], along: list[Tensor]
+    grads: list[Tensor],
+    theta: list[Tensor],
+    phi: list[Tensor],
+    along: list[Tensor],
+    by_theta: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Products of a step's second derivatives with C: ``H C`` and ``(dg/dphi)^T C``.
 
-    Its graph ends with the call, so that there is one at a time.
+    Before the first step there is nothing that ``H C`` would be needed for: without ``by_theta`` it
+    is 0.
     """
-    grads = _grads(step(theta, phi), theta, create_graph=True)
     product = torch.stack([(g * c).sum() for g, c in zip(grads, along, strict=True)]).sum()
+    if not by_theta:
+        return [torch.zeros_like(x) for x in theta], _over_ranks(_grads(product, phi))
     found = _over_ranks(_grads(product, [*theta, *phi]))
     return found[: len(theta)], found[len(theta) :]
 

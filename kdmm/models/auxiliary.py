@@ -63,7 +63,8 @@ class AuxiliaryBranches(nn.ModuleDict):
         outputs: Logits of each.
         stages: Indices of the stages that get a branch, from 0; None: all; ``'inner'``: all but the
             last, behind which the network's own classifier is.
-        checkpointing, blocks: See `AuxiliaryBranch`.
+        checkpointing: See `AuxiliaryBranch`.
+        blocks: See `AuxiliaryBranch`; or one such value for each branch.
 
     Attributes:
         taps: Name of each branch to the path, within the backbone, of the stage before it.
@@ -78,15 +79,15 @@ class AuxiliaryBranches(nn.ModuleDict):
         outputs: int,
         stages: Sequence[int] | str | None = None,
         checkpointing: bool = False,
-        blocks: int | None = None,
+        blocks: int | Sequence[int | None] | None = None,
     ) -> None:
         staging = staging_of(backbone)
         chosen = _checked(stages, len(staging.stage_names), type(backbone).__name__)
-        _check_blocks(blocks, staging, type(backbone).__name__)
+        fewer = _blocks(blocks, len(chosen), staging, type(backbone).__name__)
         super().__init__(
             {
-                branch_name(index): AuxiliaryBranch(staging, index, outputs, checkpointing, blocks)
-                for index in chosen
+                branch_name(index): AuxiliaryBranch(staging, index, outputs, checkpointing, number)
+                for index, number in zip(chosen, fewer, strict=True)
             }
         )
         self.taps = {branch_name(index): staging.stage_names[index] for index in chosen}
@@ -105,18 +106,26 @@ def branch_name(index: int) -> str:
     return f'stage{index + 1}'
 
 
-def _check_blocks(blocks: Any, staging: Staging, network: str) -> None:
-    if blocks is None:
-        return
-    if type(blocks) is not int or blocks < 1:
-        raise ConfigError(key='kd.blocks', got=blocks, expected='1 block a stage, or more')
-    if 'blocks' not in signature(staging.new_stage).parameters:
+def _blocks(blocks: Any, branches: int, staging: Staging, network: str) -> list[int | None]:
+    """Blocks of a stage in each branch, None where they are not limited."""
+    given = list(blocks) if isinstance(blocks, list | tuple) else [blocks] * branches
+    if len(given) != branches or any(
+        value is not None and (type(value) is not int or value < 1) for value in given
+    ):
+        raise ConfigError(
+            key='kd.blocks',
+            got=blocks,
+            expected=f'1 block a stage, or more, or a list of {branches} such numbers or None',
+        )
+    limited = any(value is not None for value in given)
+    if limited and 'blocks' not in signature(staging.new_stage).parameters:
         raise ConfigError(
             f'{network} does not say how to build a stage of fewer blocks',
             key='kd.blocks',
             got=blocks,
-            fix='Leave it out; a ResNet of MMPretrain has it.',
+            fix='Leave it out; ResNets and ShuffleNetV2 of MMPretrain have it.',
         )
+    return given
 
 
 def _checked(stages: Sequence[int] | str | None, count: int, network: str) -> list[int]:

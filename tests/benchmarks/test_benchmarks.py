@@ -279,3 +279,13 @@ def test_steps_of_an_objective_without_terms(role, batch, monkeypatch):
 
 def steps_figures(found):
     return made.combine([found])
+
+
+def test_phases_end_to_end(tmp_path):
+    done = benchmark('--phase', '--quick', '--threads', '1', '--json', str(tmp_path / 'phase.json'))
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads((tmp_path / 'phase.json').read_text())['results']
+    forms = result['forms']
+    assert list(forms) == ['iteration', 'adjoint', 'unrolled']
+    assert forms['iteration']['median_s'] < forms['adjoint']['median_s']
+    assert 'iteration' in done.stdout and 'of unrolled' in done.stdout

@@ -134,6 +134,52 @@ def test_inner_branches_of_one_block_a_stage(depth, expected):
     )
 
 
+def shufflenet() -> nn.Module:
+    pytest.importorskip('mmpretrain')
+    return MODELS.build(dict(type='mmpretrain.ShuffleNetV2', widen_factor=1.0))
+
+
+def test_inner_branches_of_shufflenet():
+    """Of L-MCL on ImageNet: two units a stage in the first branch, full copies in the others.
+
+    The first of the two halves the size, the other is the basic unit.
+    """
+    found = counts(shufflenet(), 1000, stages='inner', blocks=[2, None, None])
+    assert len(found) == 3 and sum(found) == 6_119_796
+    assert found[1:] == counts(shufflenet(), 1000, stages='inner')[1:]
+
+
+def test_branches_of_shufflenet_are_the_rest_of_the_network():
+    """Of the same weights, the same output; behind the last stage at the same size."""
+    network = shufflenet()
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.running_mean), nn.init.uniform_(part.running_var, 0.5, 2)
+    network.eval()  # MMPretrain's returns nothing
+    branches = AuxiliaryBranches(network, 8, [0, 1, 2, 3]).eval()
+    assert branches.taps['stage1'] == 'maxpool' and branches.taps['stage4'] == 'layers.2'
+    x = network.maxpool(network.conv1(torch.randn(2, 3, 64, 64)))
+    maps = {'stage1': x}
+    for index, stage in enumerate(network.layers[:3]):
+        x = stage(x)
+        maps[f'stage{index + 2}'] = x
+    for index in range(3):
+        branch = branches[f'stage{index + 1}']
+        for own, theirs in zip(branch.stages, network.layers[index:3], strict=True):
+            own.load_state_dict(theirs.state_dict())
+        branch.tail.load_state_dict(network.layers[3].state_dict())
+        pooled = network.layers[3](x).mean((2, 3))
+        torch.testing.assert_close(branch(maps[f'stage{index + 1}']), branch.fc(pooled))
+    (last,) = branches['stage4'].stages
+    assert last(x).shape == x.shape and len(last) == 4
+
+
+@pytest.mark.parametrize('blocks', [[1, 1], [1, None, 0], '1'])
+def test_wrong_lists_of_blocks(blocks):
+    with refused(key='kd.blocks', got=blocks, expected='a list of 3'):
+        counts(resnet(18), 8, stages='inner', blocks=blocks)
+
+
 @pytest.mark.parametrize('blocks', [0, 1.5, True])
 def test_wrong_numbers_of_blocks(blocks):
     with refused(key='kd.blocks', got=blocks):
