@@ -9,6 +9,7 @@ from kdmm.hooks.interrupt import Interrupted, InterruptHook
 from kdmm.hooks.jigsaw import JigsawHook
 from kdmm.hooks.jigsaw_sheet import JigsawSheetHook
 from kdmm.hooks.labels import LabelRangeHook
+from kdmm.hooks.matching import MatchingHook
 from kdmm.hooks.nonfinite import NonFiniteError, NonFiniteLossHook
 from kdmm.hooks.ownership import OwnershipHook
 from kdmm.hooks.peers import PeersHook
@@ -30,6 +31,7 @@ __all__ = [
     'JigsawHook',
     'JigsawSheetHook',
     'LabelRangeHook',
+    'MatchingHook',
     'NonFiniteError',
     'NonFiniteLossHook',
     'OwnershipHook',

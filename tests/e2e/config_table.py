@@ -30,6 +30,8 @@ from .tiny_pose import shrink_pose, write_people
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SAMPLER = 'kdmm.PKSampler'
 FEW_SHOT = ('kdmm.ClassSubset', 'kdmm.FewShotMetric', 'kdmm.FeaturesHook')
+#: Kinds of objectives that are cohorts.
+COHORTS = ('Cohort', 'LMCL')
 #: Blocks of each stage of a ResNet of bottlenecks, for which no depth of the base libraries stands.
 BOTTLENECKS = {14: (1, 1, 1, 1)}
 #: Kind of a deep network, with its depth or block, to what makes it shallow and changes no width.
@@ -108,6 +110,22 @@ def _parsed(name: str) -> Config:
 def kind_of(cfg: Config) -> str:
     """``kd.type``; '' for a plain run."""
     return str(cfg.kd.get('type', 'Distiller')) if cfg.get('kd') else ''
+
+
+def peers_of(kd: Any) -> list[str]:
+    """Names of the networks of a cohort beside the one that is kept."""
+    peers = kd.get('peers', 1)
+    count = peers if isinstance(peers, int) else 1 + len(peers)
+    return [f'peer{i}' for i in range(count) if i != kd.get('keep', 0)]
+
+
+def stages_of(cfg: Config, model: Any) -> dict[str, list[str]]:
+    """Prefix of each network of a cohort with branches -> names of these."""
+    branches = objective_of(model).branches if kind_of(cfg) in COHORTS else {}
+    names = ['student', *peers_of(cfg.kd)] if len(branches) else []
+    return {
+        '' if name == 'student' else f'{name}/': list(branches[name].branches) for name in names
+    }
 
 
 def make_shallow(model: Any, scope: str) -> None:
@@ -200,6 +218,26 @@ def _cohort(cfg: Config, data: Path, work_dir: Path) -> None:
     walk(cfg.get('kd'), _shrink_bank)
 
 
+def _layered(cfg: Config, data: Path, work_dir: Path) -> None:
+    """As `_cohort`, with a phase of the meta-optimisation in each iteration."""
+    if not cfg.get('val_dataloader'):
+        cfg.val_dataloader = copy.deepcopy(cfg.train_dataloader)
+    kd = cfg.get('kd') or {}
+    if 'meta' in kd:
+        kd.meta.every = 1
+    if isinstance(kd.get('peers'), list):
+        kd.peers = [load_model_config(name)[0] for name in kd.peers]
+        for model in kd.peers:
+            make_shallow(model, 'mmpretrain')
+            walk(model, _four_classes)
+    _cohort(cfg, data, work_dir)
+
+
+def _four_classes(node: Any) -> None:
+    if 'num_classes' in node:
+        node['num_classes'] = 4
+
+
 def _draw(node: Any, per_class: int) -> None:
     if node.get('per_class'):
         node['per_class'] = per_class
@@ -223,7 +261,7 @@ def is_few_shot(cfg: Config) -> bool:
 
 def _shrink_bank(node: Any) -> None:
     # at most all of other classes, of which few-shot configs have four
-    sizes = dict(MCLBankLoss=(8, 6), MCLOKDLoss=(8, 4), CRDLoss=(4, 3))
+    sizes = dict(MCLBankLoss=(8, 6), LMCLBankLoss=(8, 4), MCLOKDLoss=(8, 4), CRDLoss=(4, 3))
     if node.get('type') in sizes:
         assert node['num_samples'] > node['negatives'] > 0, 'the config says both'
         node['num_samples'], node['negatives'] = sizes[node['type']]
@@ -313,7 +351,9 @@ def terms_of(cfg: Config, model: Any) -> set[str]:
         return {f'kd.loss_{part}' for part in ('vcl', 'soft_vcl', 'icl', 'soft_icl')}
     if kind.startswith('HSSAKD'):
         return _terms_of_hssakd(kind, len(staging_of(model.backbone).stage_names))
-    found = {f'kd.peer{i}_loss' for i in range(kd.get('peers', 1)) if i != kd.get('keep', 0)}
+    found = {f'kd.{name}_loss' for name in peers_of(kd)}
+    for name, stages in stages_of(cfg, model).items():
+        found |= {f'kd.{name[:-1]}{"_" if name else ""}loss_branches_{stage}' for stage in stages}
     for name, loss in kd.get('losses', {}).items():
         parts = loss.get('weight', 1.0)
         parts = [f'_{part}' for part in parts] if isinstance(parts, dict) else ['']
@@ -346,8 +386,8 @@ def check_losses(cfg: Config, logged: dict[str, Any], model: Any) -> None:
 def check_files(cfg: Config, runner: Any) -> None:
     """Exactly the files that the objective leaves beside the student."""
     kind, peers = kind_of(cfg), set()
-    if kind == 'Cohort':
-        names = [f'peer{i}' for i in range(cfg.kd.peers) if i != cfg.kd.get('keep', 0)]
+    if kind in COHORTS:
+        names = peers_of(cfg.kd)
         made = list(objective_of(runner.model).networks())
         assert made == names, f'networks {made} in place of {names}'
         peers = set(names)
@@ -360,6 +400,8 @@ def check_files(cfg: Config, runner: Any) -> None:
     rotated = kind.startswith('HSSAKD') and not cfg.get('load_from')
     there = (work_dir / 'recalibrated.pth').is_file()
     assert there == rotated, f'recalibrated.pth: {there} in place of {rotated}'
+    drawn = (work_dir / 'matching.png').is_file()
+    assert drawn == (kind == 'LMCL'), f'matching.png: {drawn}'
 
 
 def _same(what: str, found: set[str], expected: set[str]) -> None:
@@ -369,10 +411,13 @@ def _same(what: str, found: set[str], expected: set[str]) -> None:
 def _best(cfg: Config) -> set[str]:
     usual = 'few_shot/2way_1shot_cosine' if is_few_shot(cfg) else 'accuracy/top1'
     best = cfg.default_hooks.checkpoint.get('save_best', usual)
-    if kind_of(cfg) != 'Cohort':
+    if kind_of(cfg) not in COHORTS:
         return {f'val/{best}'} if cfg.get('val_evaluator') else set()
-    others = [f'peer{i}' for i in range(cfg.kd.peers) if i != cfg.kd.get('keep', 0)]
-    return {f'val/{best}', *(f'val/{whose}/{best}' for whose in (*others, 'ensemble'))}
+    others = peers_of(cfg.kd)
+    found = {f'val/{best}', *(f'val/{whose}/{best}' for whose in (*others, 'ensemble'))}
+    if cfg.kd.get('branches'):
+        found |= {f'val/{whose}stage1/{best}' for whose in ('', *(f'{x}/' for x in others))}
+    return found
 
 
 def _pose_scores(cfg: Config) -> set[str]:
@@ -465,6 +510,13 @@ FAMILIES = dict(
         _cohort,
         _best,
         ('kdmm.CIFAR', 'kdmm.StratifiedSubset', SAMPLER, *FEW_SHOT),
+    ),
+    lmcl=Family(
+        'mmpretrain',
+        ('lmcl/cifar10*.py', 'lmcl/*.py'),
+        _layered,
+        _best,
+        ('kdmm.CIFAR', 'kdmm.StratifiedSubset', SAMPLER),
     ),
     detectors=Family(
         'mmdet',

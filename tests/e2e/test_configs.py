@@ -31,11 +31,22 @@ from .config_table import (  # noqa: E402
 from .test_hssakd_recipes import split_name  # noqa: E402
 from .tiny_data import shrink, walk, write_tiny_data  # noqa: E402
 
-FOLDERS = ('cirkd', 'cls_kd', 'crd', 'hsjp', 'hssakd', 'mcl', 'mcl_okd', 'seg_kd', 'transfer')
+FOLDERS = (
+    'cirkd',
+    'cls_kd',
+    'crd',
+    'hsjp',
+    'hssakd',
+    'lmcl',
+    'mcl',
+    'mcl_okd',
+    'seg_kd',
+    'transfer',
+)
 #: Families whose configs are the base library's, but for ``kd``.
-COHORTS = [FAMILIES[name] for name in ('mcl', 'mcl_okd')]
+COHORTS = [FAMILIES[name] for name in ('lmcl', 'mcl', 'mcl_okd')]
 #: Folders whose metafiles say a batch: of one device, on ImageNet of eight.
-BATCHES = ('crd', 'hssakd', 'mcl', 'mcl_okd')
+BATCHES = ('crd', 'hssakd', 'lmcl', 'mcl', 'mcl_okd')
 TRAINED = [name for name, family in TABLE.items() if not family.left_out(name)]
 
 
@@ -232,13 +243,13 @@ def test_metafiles_say_sizes_and_epochs_where_they_did(metafiles: dict[str, Any]
             assert len({'Batch Size', 'Epochs'} & set(model['Metadata'])) == keys_said
 
 
-@pytest.mark.parametrize('folder', ['hsjp', 'hssakd', 'mcl_okd', 'transfer'])
+@pytest.mark.parametrize('folder', ['hsjp', 'hssakd', 'lmcl', 'mcl_okd', 'transfer'])
 def test_readme_lists_every_config(folder: str) -> None:
     """By name, or by the name's pattern and the network, pair or detector."""
     text = (CONFIGS / folder / 'README.md').read_text()
     for name in (name for name in TABLE if name.startswith(f'{folder}/')):
         stem = Path(name).stem
-        if folder in ('hsjp', 'mcl_okd'):
+        if folder in ('hsjp', 'lmcl', 'mcl_okd'):
             assert f'{stem}.py' in text, name
         elif folder == 'transfer':
             assert stem.rsplit('_', 1)[0] in text, name

@@ -67,6 +67,7 @@ class LMCL(Cohort):
         super().__init__(student, config, **options)
         self.meta = checked_meta({} if meta is None else meta)
         self._matched = self._matched_term()
+        self.hooks.append(dict(type='kdmm.MatchingHook'))
         matching = cast(nn.Module, self.matched_loss.matching)
         self.matching_optimizer = OwnedOptimizer(matching, self._optimizer)
         self._model = (student,)  # in a tuple, it is no child of its own child

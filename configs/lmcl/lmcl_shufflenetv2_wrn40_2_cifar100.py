@@ -1,0 +1,2 @@
+_base_ = 'lmcl_shufflenetv2_cifar100.py'
+kd = dict(peers=['kdmm::mcl/baseline_wrn40_2_cifar100.py'])

@@ -1,0 +1,1 @@
+_base_ = ['../mcl/baseline_wrn40_2_cifar100.py', '../_base_/kd/lmcl.py']
