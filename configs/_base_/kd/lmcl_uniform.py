@@ -1,5 +1,5 @@
-# L-MCL within the batch (arXiv 2207.11518), all pairs of layers alike: two networks with classifiers
-# behind their stages, contrast between all stages, and a mix of its stages for each network.
+# L-MCL within the batch (arXiv 2207.11518), all pairs of layers alike: two networks with
+# classifiers behind their stages, contrast between all stages, a mix of each network's stages.
 kd = dict(
     type='Cohort',
     peers=2,

@@ -1,5 +1,5 @@
-# What all arms share: the network and the images of the arms of MCL-OKD, which learns them by heart,
-# in batches of 8 classes x 8 images, so that images of a class meet.
+# What all arms share: network and images of the arms of MCL-OKD, which are learnt by heart, in
+# batches of 8 classes x 8 images, so that images of a class meet.
 _base_ = '../../mcl_okd/_base_/cifar10_small.py'
 train_dataloader = dict(
     batch_size=64,
