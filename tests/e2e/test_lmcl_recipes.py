@@ -90,10 +90,8 @@ def test_a_pair_is_of_both_networks(pair: str) -> None:
     assert {first, second} <= set(BRANCHES)
     alone = read_config(f'mcl/baseline_{first}.py').model
     assert (cfg.model.backbone, cfg.model.head) == (alone.backbone, alone.head)
-    assert (
-        load_model_config(name)[0].backbone
-        == read_config(f'mcl/baseline_{second}.py').model['backbone']
-    )
+    peer = read_config(f'mcl/baseline_{second}.py').model
+    assert load_model_config(name)[0]['backbone'] == peer.backbone
 
 
 @pytest.mark.parametrize('name', PUBLISHED)

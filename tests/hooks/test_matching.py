@@ -1,4 +1,4 @@
-"""When the mean of a matching begins, and what is written of it; in a run: test_configs.py."""
+"""The start of a mean of a matching, and the file of it; in a run: test_configs.py."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ class Holder(Objective):
 
 
 class Run(SimpleNamespace):
-    """What the hook sees of a run: its loop without data, and the images it is given."""
+    """A run as the hook sees it: a loop without data, and a list of the images that it is given."""
 
     def __init__(self, work_dir: Path, loss: nn.Module | None, kind: type, interval: int) -> None:
         loop = kind.__new__(kind)
