@@ -219,12 +219,12 @@ def _cohort(cfg: Config, data: Path, work_dir: Path) -> None:
 
 
 def _layered(cfg: Config, data: Path, work_dir: Path) -> None:
-    """As `_cohort`, with a phase of the meta-optimisation in each iteration."""
+    """As `_cohort`, with a phase of the meta-optimisation in the first of two iterations."""
     if not cfg.get('val_dataloader'):
         cfg.val_dataloader = copy.deepcopy(cfg.train_dataloader)
     kd = cfg.get('kd') or {}
     if 'meta' in kd:
-        kd.meta.every = 1
+        kd.meta.every = 2
     if isinstance(kd.get('peers'), list):
         kd.peers = [load_model_config(name)[0] for name in kd.peers]
         for model in kd.peers:
@@ -415,6 +415,8 @@ def _best(cfg: Config) -> set[str]:
         return {f'val/{best}'} if cfg.get('val_evaluator') else set()
     others = peers_of(cfg.kd)
     found = {f'val/{best}', *(f'val/{whose}/{best}' for whose in (*others, 'ensemble'))}
+    if kind_of(cfg) == 'LMCL':
+        found.add('train/kd.meta_objective')  # of a phase
     if cfg.kd.get('branches'):
         found |= {f'val/{whose}stage1/{best}' for whose in ('', *(f'{x}/' for x in others))}
     return found

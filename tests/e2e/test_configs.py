@@ -141,6 +141,8 @@ def keys(cfg: Config, scores: set[str]) -> tuple[str, str, str]:
     found.pop('model')
     objective = found.pop('kd', {})
     objective.pop('teacher', None)
+    if isinstance(objective.get('peers'), list):
+        objective['peers'] = f'{len(objective["peers"])} others'
     return str((found, sorted(scores))), f'kd {objective}', whole
 
 
