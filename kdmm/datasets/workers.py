@@ -102,6 +102,16 @@ _running: 'weakref.WeakKeyDictionary[SignalSafeLoader, weakref.WeakSet[Any]]' = 
 _workers: 'dict[Any, weakref.ref[SignalSafeLoader]]' = {}
 
 
+def _forget() -> None:
+    """Forget iterators and workers, in a forked process: they are its parent's."""
+    _running.clear()
+    _workers.clear()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_forget)
+
+
 def _kill(workers: Iterable[Any]) -> None:
     """Kill workers that did not end when they were told to.
 

@@ -3,6 +3,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import signal
+import sys
 import time
 from typing import Any
 
@@ -213,3 +214,21 @@ def test_closing_ends_a_worker_whose_iterator_is_gone(monkeypatch, loader_is_gon
     else:
         made.close()  # type: ignore[attr-defined]
     assert not worker.is_alive()
+
+
+def _loads(loader: SignalSafeLoader) -> None:
+    """Exit code 1 if the loader cannot start workers."""
+    sys.exit(int(len(list(loader)) != 2))
+
+
+def test_a_forked_process_does_not_take_its_parents_workers_for_its_own():
+    """While those run; it cannot ask whether they are alive."""
+    kept = SignalSafeLoader(range(4), batch_size=2, num_workers=1, persistent_workers=True)
+    assert len(list(kept)) == 2
+    child = multiprocessing.get_context('fork').Process(
+        target=_loads, args=(SignalSafeLoader(range(4), batch_size=2, num_workers=1),)
+    )
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0 and len(list(kept)) == 2
+    kept.close()

@@ -53,7 +53,7 @@ def train(norm_cfg: Any, twins: bool) -> dict[str, Any]:
 
 def unreduced() -> dict[str, Any]:
     """The reference's mistake: every rank trains its own discriminator."""
-    with mock.patch.object(base, 'sum_over_ranks', lambda x: x):
+    with mock.patch.object(base, 'mean_over_ranks', lambda x: x):
         return train(None, twins=False)
 
 
