@@ -1,3 +1,3 @@
-# Two phases an epoch of 15 iterations.
+# A phase an epoch, which has 15 iterations.
 _base_ = ['_base_/cifar10_small.py', '../_base_/kd/lmcl.py']
-kd = dict(channels_last=True, meta=dict(every=8))
+kd = dict(channels_last=True, meta=dict(every=15))

@@ -35,6 +35,7 @@ BRANCHES = dict(
     resnet18_imagenet=(14_626_488, 512, 4),
     resnet34_imagenet=(14_626_488, 512, 4),
     resnet50_imagenet=(27_669_944, 2048, 4),
+    shufflenetv2_imagenet=(6_119_796, 1024, 4),
 )
 PAIRS = {
     'resnet32_resnet110_cifar100',
@@ -46,6 +47,8 @@ PAIRS = {
     'shufflenetv2_resnet110_cifar100',
     'shufflenetv2_wrn40_2_cifar100',
     'resnet18_resnet50_imagenet',
+    'shufflenetv2_resnet18_imagenet',
+    'shufflenetv2_resnet50_imagenet',
 }
 #: In the tables, but in no cohort of two of its kind.
 IN_PAIRS_ALONE = {'wrn28_4_cifar100', 'resnet18_imagenet'}
@@ -63,10 +66,11 @@ def branches_of(network: str) -> tuple[int, int, int]:
     role = '/baseline_' if network in IN_PAIRS_ALONE else '_'
     model = read_config(f'{folder}{role}{network}.py').model
     data = network.rsplit('_', 1)[1]
-    options = read(f'lmcl_resnet34_{data}' if data == 'imagenet' else f'lmcl_resnet32_{data}')
+    typical = {'imagenet': 'resnet34_imagenet', 'cifar100': 'resnet32_cifar100'}[data]
+    own = typical if network in IN_PAIRS_ALONE else network
     with MODELS.switch_scope_and_registry('mmpretrain') as registry:
         net = registry.build(model)
-    branches = make_branches(net, **options.kd.branches)
+    branches = make_branches(net, **read(f'lmcl_{own}').kd.branches)
     total = sum(p.numel() for p in branches.parameters())
     return total, net.head.fc.in_features, 1 + len(branches)
 
@@ -94,6 +98,15 @@ def test_a_pair_is_of_both_networks(pair: str) -> None:
     assert load_model_config(name)[0]['backbone'] == peer.backbone
 
 
+def blocks(name: str) -> Any:
+    """Of the branches of a config: fewer on ImageNet, of ShuffleNetV2 in the first one alone."""
+    if not name.endswith('imagenet'):
+        return None
+    if 'shufflenetv2' not in name:
+        return 1
+    return dict(student=[2, None, None], peer1=1) if 'resnet' in name else [2, None, None]
+
+
 @pytest.mark.parametrize('name', PUBLISHED)
 def test_has_the_papers_constants(name: str) -> None:
     """tau, T, weights of VCL, SoftVCL, ICL and SoftICL, phases; rates and epochs."""
@@ -111,7 +124,7 @@ def test_has_the_papers_constants(name: str) -> None:
         weight=dict(ce=1.0, kd=1.0),
     )
     assert kd.meta == dict(every=500 if imagenet else 50, steps=2, form='adjoint')
-    assert kd.branches.get('blocks') == (1 if imagenet else None)
+    assert kd.branches.get('blocks') == blocks(name)
     assert kd.get('trunk') is None
     expected: dict[str, Any] = dict(type='SGD', lr=0.1, momentum=0.9, nesterov=True)
     expected['weight_decay'] = 1e-4 if imagenet else 5e-4

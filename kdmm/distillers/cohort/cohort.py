@@ -55,11 +55,12 @@ class Cohort(TermedObjective):
             rescaling of CL-ILR, arXiv 1805.11761).
         branches: ``dict(stages=, checkpointing=, blocks=, weight=, evaluate=)`` for a classifier
             behind each stage of each network, see `StageBranches`; True for the defaults,
-            ``stages='inner'`` for all stages but the last. Each learns the labels with ``weight``,
-            a number or a schedule, and is no part of the written networks; ``evaluate=False``
-            leaves them out of validation (`kdmm.StagesHook`). Mutual losses may read two more taps,
-            ``stages`` and ``stage_logits``: what enters and leaves the classifiers of all
-            branches, and of the network itself behind them.
+            ``stages='inner'`` for all stages but the last, ``blocks`` of all networks or a dict of
+            the networks' own. Each learns the labels with ``weight``, a number or a schedule, and
+            is no part of the written networks; ``evaluate=False`` leaves them out of validation
+            (`kdmm.StagesHook`). Mutual losses may read two more taps, ``stages`` and
+            ``stage_logits``: what enters and leaves the classifiers of all branches, and of the
+            network itself behind them.
         taps: Tap name to ``module.path.in|.out``, or to a list of one such path a place. Paths in
             the branches begin with ``branches.``: ``branches.stage1.fc.in`` (pooled features).
         losses: Term name to ``dict(type=, on=, weight=, ...)``, see `cohort_term`; none at all
@@ -221,10 +222,14 @@ class Cohort(TermedObjective):
             raise ConfigError(key='kd.branches.evaluate', got=evaluate, expected='True or False')
         self.evaluates_branches = evaluate
         options = {k: value for k, value in given.items() if k not in ('weight', 'evaluate')}
+        blocks = options.pop('blocks', None)
+        if isinstance(blocks, Mapping):
+            refuse_unknown('kd.branches.blocks', blocks, [name or STUDENT for name in networks])
         for name, network in networks.items():
             owner = name or STUDENT
+            kept = blocks.get(owner) if isinstance(blocks, Mapping) else blocks
             self.branches[owner] = StageBranches(
-                network, taps[name], owner, self.built_in, **options
+                network, taps[name], owner, self.built_in, blocks=kept, **options
             )
         if self.channels_last:
             self.branches.to(memory_format=torch.channels_last)

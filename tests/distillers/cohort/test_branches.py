@@ -148,6 +148,7 @@ def test_with_a_common_trunk(of):
         (dict(branches=3), 'kd.branches'),
         (dict(branches=dict(stage=1)), 'kd.branches'),
         (dict(branches=dict(stages=[7])), 'kd.stages'),
+        (dict(branches=dict(blocks=dict(peer2=1))), 'kd.branches.blocks'),
         (dict(branches=dict(weight='auto:0.1')), 'kd.branches.weight'),
         (dict(branches=dict(weight=dict(stage1=1.0))), 'kd.branches.weight'),
         (dict(taps={**TAPS, 'embedding1': 'branches.stage9.fc.in'}), 'kd.taps.embedding1'),
@@ -156,6 +157,30 @@ def test_with_a_common_trunk(of):
 def test_what_cannot_be(section, key):
     with refused(key=key):
         made(**section)
+
+
+def resnet_of_two_stages():
+    other = classifier_config()
+    other['backbone'] = dict(
+        type='mmpretrain.ResNet_CIFAR', depth=18, base_channels=6, num_stages=2,
+        strides=(1, 2), dilations=(1, 1), out_indices=(1,),
+    )  # fmt: skip
+    other['head']['in_channels'] = 12
+    return other
+
+
+def test_blocks_of_each_network():
+    """Of one network; the other's branches are as deep as it."""
+    peers = [resnet_of_two_stages()]
+    full, mixed = (
+        made(peers=peers, losses={}, taps={}, branches=dict(blocks=blocks))
+        for blocks in (None, dict(peer1=1))
+    )
+    sizes = [
+        [sum(p.numel() for p in part.parameters()) for part in model.kd.branches.values()]
+        for model in (full, mixed)
+    ]
+    assert sizes[1][0] == sizes[0][0] and sizes[1][1] < sizes[0][1]
 
 
 @MODELS.register_module(force=True)
@@ -178,12 +203,7 @@ STAGES = dict(all=dict(type='AllStages', on=['stages', 'stage_logits']))
 
 def test_all_stages_are_taps():
     """Inputs and outputs of the classifiers, shallow first, of three stages and of two."""
-    other = classifier_config()
-    other['backbone'] = dict(
-        type='mmpretrain.ResNet_CIFAR', depth=18, base_channels=6, num_stages=2,
-        strides=(1, 2), dilations=(1, 1), out_indices=(1,),
-    )  # fmt: skip
-    other['head']['in_channels'] = 12
+    other = resnet_of_two_stages()
     model = made(peers=[other], branches=dict(stages='inner'), losses=STAGES, taps={})
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {'student': [], 'peer1': []}
     for (name, part), network in zip(model.kd.branches.items(), networks(model), strict=True):

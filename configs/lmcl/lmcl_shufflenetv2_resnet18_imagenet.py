@@ -1,0 +1,5 @@
+_base_ = 'lmcl_shufflenetv2_imagenet.py'
+kd = dict(
+    peers=['kdmm::mcl/baseline_resnet18_imagenet.py'],
+    branches=dict(blocks=dict(_delete_=True, student=[2, None, None], peer1=1)),
+)
