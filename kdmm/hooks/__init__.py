@@ -17,6 +17,7 @@ from kdmm.hooks.pretrained import PretrainedBackboneHook
 from kdmm.hooks.recalibrate import RecalibrateBNHook
 from kdmm.hooks.reproducible import StepSeedHook, StreamSeedHook
 from kdmm.hooks.running_line import RunningLineHook
+from kdmm.hooks.soft_filter_pruning import SoftFilterPruningHook
 from kdmm.hooks.stages import StagesHook
 from kdmm.hooks.summary import RunSummaryHook
 
@@ -40,6 +41,7 @@ __all__ = [
     'RecalibrateBNHook',
     'RunSummaryHook',
     'RunningLineHook',
+    'SoftFilterPruningHook',
     'StagesHook',
     'StepSeedHook',
     'StreamSeedHook',

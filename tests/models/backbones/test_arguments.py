@@ -28,6 +28,8 @@ DENSENET = dict(depth=40, growth=12, bottleneck=False)
         (CIFARResNet, dict(depth=32, block='bottleneck'), 'depth', '9n+2'),
         (CIFARResNet, RESNET | dict(widths=(16, 32, 64)), 'widths', '4 positive'),
         (CIFARResNet, RESNET | dict(widths=(0, 16, 32, 64)), 'widths', '4 positive'),
+        (CIFARResNet, RESNET | dict(shortcut='B'), 'shortcut', "'pad'"),
+        (CIFARResNet, RESNET | dict(shortcut='pad', widths=(9, 8, 8, 8)), 'widths', 'not shrink'),
         (CIFARResNet, RESNET | dict(widths=64), 'widths', '4 positive'),
         (CIFARWideResNet, dict(depth=20, widen_factor=2), 'depth', '6n+4'),
         (CIFARWideResNet, dict(depth=16, widen_factor=0.5), 'widen_factor', 'positive whole'),
