@@ -268,7 +268,7 @@ class SoftFilterPruningHook(Hook):
         by_epoch = isinstance(loop, EpochBasedTrainLoop)
         every = self.interval if by_epoch else cast(int, self.interval_iters)
         files = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-        intervals = {'train_cfg.val_interval': getattr(loop, 'val_interval', every)}
+        intervals = [('train_cfg.val_interval', getattr(loop, 'val_interval', every))]
         if files and by_epoch and not any(hook.by_epoch for hook in files):
             runner.logger.warning(
                 'Checkpoints are written after iterations, and filters are pruned after epochs: '
@@ -277,8 +277,8 @@ class SoftFilterPruningHook(Hook):
             )
         for hook in files:
             if hook.by_epoch == by_epoch and hook.interval > 0:
-                intervals['default_hooks.checkpoint.interval'] = hook.interval
-        for key, value in intervals.items():
+                intervals.append(('default_hooks.checkpoint.interval', hook.interval))
+        for key, value in intervals:
             if value % every:
                 runner.logger.warning(
                     f'{key}={value} is no multiple of the {every} '

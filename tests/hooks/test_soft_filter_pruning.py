@@ -320,6 +320,8 @@ def test_norms_that_cannot_come_back() -> None:
         (dict(hooks=[CheckpointHook(interval=5, by_epoch=False)]), ['checkpoint.by_epoch=True']),
         (dict(hooks=[CheckpointHook(interval=5, by_epoch=False), CheckpointHook()]), []),
         (dict(hooks=[CheckpointHook(interval=-1)]), []),
+        (dict(hooks=[CheckpointHook(interval=5, by_epoch=False), CheckpointHook(interval=2)],
+              every=2, interval=2), []),
         (dict(hooks=[CheckpointHook(interval=6, by_epoch=False)], by_epoch=False, every=6,
               interval_iters=3), []),
         (dict(hooks=[CheckpointHook(interval=5, by_epoch=False)], by_epoch=False, every=4,
