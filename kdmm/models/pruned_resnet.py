@@ -146,8 +146,8 @@ class PrunedBlock(nn.Module):
             y = self.layout.activation(y) if number else y
             for name in names:
                 y = self.get_submodule(name)(y)
-        if hasattr(self, 'drop_path'):  # MMPretrain's
-            y = self.drop_path(y)  # (B, K, H', W')
+        drop_path: Any = getattr(self, 'drop_path', None)  # MMPretrain's
+        y = y if drop_path is None else drop_path(y)  # (B, K, H', W')
         skip = getattr(self, self.layout.skip, None)
         x = (x if skip is None else skip(x)).to(y.dtype)
         # (B, C, H', W')

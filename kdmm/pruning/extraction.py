@@ -1,8 +1,8 @@
 """Extraction of a smaller network from one with filters that are zero.
 
 A zero filter is no zero channel: through BatchNorm in eval mode it emits the constant
-c = beta - gamma * mean / sqrt(var + eps) at every position. What reads the channel gets the constant
-in another form, see `extract`.
+c = beta - gamma * mean / sqrt(var + eps) at every position. What reads the channel gets the
+constant in another form, see `extract`.
 """
 
 import copy
@@ -113,11 +113,9 @@ def extract(model: nn.Module, mode: Mode = 'exact') -> Extraction:
             'the network was extracted before', key=f'model.{BACKBONE}', got='kdmm.PrunedResNet'
         )
     if not blocks:
-        raise ConfigError(
-            key=f'model.{BACKBONE}', got=type(backbone).__name__, expected=SUPPORTED
-        )
+        raise ConfigError(key=f'model.{BACKBONE}', got=type(backbone).__name__, expected=SUPPORTED)
     found = Extraction(copy.deepcopy(model), {}, [], {}, {}, _elsewhere(model, blocks))
-    state = {}
+    state: dict[str, Tensor] = {}
     for path, block, layout in blocks:
         state.update(_narrowed(path, block, layout, mode, found))
     if not found.widths:

@@ -124,6 +124,7 @@ def prune(request: Request) -> dict[str, Any]:
         found = extract(masked, request.mode)
     text = smaller_config(cfg, found, masked, str(folder / CHECKPOINT)).pretty_text
     meta = _meta(content, text, request.mode, found)
+    folder.mkdir(exist_ok=True)
     with (
         Draft(str(folder / CONFIG)) as config,
         Draft(str(folder / CHECKPOINT)) as weights,
@@ -217,14 +218,11 @@ def _folder(request: Request) -> Path:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(key='--out', got=request.out, expected='a folder')
     if not folder.resolve().parent.is_dir():
-        raise ConfigError(
-            'there is no such folder', key='--out', got=str(folder.resolve().parent)
-        )
+        raise ConfigError('there is no such folder', key='--out', got=str(folder.resolve().parent))
     source = local_file(request.checkpoint)
     if folder.is_dir():
         for name in (CONFIG, CHECKPOINT, REPORT):
             check_out(str(folder / name), request.force, [source, Path(request.config)])
-    folder.mkdir(exist_ok=True)
     return folder
 
 
@@ -243,9 +241,7 @@ def _rate(cfg: Config, found: Extraction) -> tuple[float, str]:
     return 1 - sum(len(found.kept[name]) for name in pruned) / total, 'measured'
 
 
-def _meta(
-    content: Mapping[str, Any], text: str, mode: Mode, found: Extraction
-) -> dict[str, Any]:
+def _meta(content: Mapping[str, Any], text: str, mode: Mode, found: Extraction) -> dict[str, Any]:
     """What base libraries read beside the weights, the config, and the kept filters."""
     before = content.get('meta')
     names = before.get('dataset_meta') if isinstance(before, Mapping) else None
@@ -313,7 +309,9 @@ def _difference_line(figures: Mapping[str, Any]) -> str:
                  f'model {outputs:.1e}')  # fmt: skip
     largest = max(found['features'], outputs or 0.0)
     state = 'equal up to rounding' if largest <= figures['tolerance'] else 'NOT equal'
-    return f'outputs in eval mode at {sizes}: {state}, largest relative difference {", ".join(parts)}'
+    return (
+        f'outputs in eval mode at {sizes}: {state}, largest relative difference {", ".join(parts)}'
+    )
 
 
 def _change(after: float, before: float) -> str:
