@@ -61,10 +61,23 @@ def compare(
     return Difference(features, outputs if runs is whole else None, tuple(sizes))
 
 
-def second_size(size: tuple[int, int]) -> tuple[int, int]:
-    """A smaller size, odd and not square: strides meet the border elsewhere."""
+@torch.no_grad()
+def second_size(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+    """Return another size to compare at: smaller, odd, so that strides meet the border elsewhere.
+
+    For a network that asks for multiples of 32, such as HRNet, it is larger by 32.
+
+    Args:
+        model: In eval mode.
+        size: Height and width of the first.
+    """
     height, width = size
-    return max(height * 3 // 4, 32) | 1, max(width // 2, 32) + 9 | 1
+    other = max(height * 3 // 4, 32) | 1, max(width // 2, 32) + 9 | 1
+    try:
+        pass_of(model, size)(model, images_for(model, other, 1))
+    except RuntimeError:
+        return height + 32, width
+    return other
 
 
 def _largest(run: Any, masked: nn.Module, small: nn.Module, images: Tensor) -> float:

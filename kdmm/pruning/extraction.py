@@ -125,7 +125,6 @@ def extract(model: nn.Module, mode: Mode = 'exact') -> Extraction:
     own = small.backbone.state_dict()
     own.update({key: value.to(own[key].dtype) for key, value in state.items()})
     small.backbone.load_state_dict(own)
-    small.train(model.training)
     return found
 
 
@@ -169,10 +168,9 @@ def _narrowed(
             state[f'{names[number]}.bias'] = conv.bias.detach()[kept[number]]
         state |= {f'{path}.{layout.norms[number]}.{key}': value for key, value in own.items()}
         constants = emitted(conv, norm)
-        constants[kept[number]] = 0
         if number < len(pairs) - 1:
             constants = layout.activation(constants)
-            constants[kept[number]] = 0  # an activation of 0 need not be 0
+        constants[kept[number]] = 0
     if fewer[-1]:
         state |= {f'{path}.kept': kept[-1], f'{path}.constants': constants.view(1, -1, 1, 1)}
     return state

@@ -36,7 +36,7 @@ CONFIG, CHECKPOINT, REPORT = 'pruned.py', 'pruned.pth', 'pruned.json'
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for; the fields are the command's arguments."""
+    """A call of the command; the fields are the command's arguments."""
 
     config: str
     checkpoint: str
@@ -135,7 +135,7 @@ def prune(request: Request) -> dict[str, Any]:
         small = built_model(Config.fromstring(text, '.py'))
         load_strictly(small, weights.read()['state_dict'], CHECKPOINT)
         small.eval()
-        difference = compare(masked, small, (size, second_size(size)))
+        difference = compare(masked, small, (size, second_size(masked, size)))
         if request.mode in EXACT and difference.largest > TOLERANCE:
             raise ProofError(
                 f'mode {request.mode}: the smaller network differs by {difference.largest:.1e} of '
@@ -242,7 +242,7 @@ def _rate(cfg: Config, found: Extraction) -> tuple[float, str]:
 
 
 def _meta(content: Mapping[str, Any], text: str, mode: Mode, found: Extraction) -> dict[str, Any]:
-    """What base libraries read beside the weights, the config, and the kept filters."""
+    """The names of classes, which base libraries read, the config, and the kept filters."""
     before = content.get('meta')
     names = before.get('dataset_meta') if isinstance(before, Mapping) else None
     kept = {name: places.tolist() for name, places in found.kept.items()}

@@ -8,6 +8,8 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 from torch import nn
 
+from tests.transfer.nets import hrnet
+
 SMALL = dict(base_channels=8, stem_channels=8)
 #: Of basic blocks and bottlenecks, from every library, with stems, strides, dilations, shortcuts.
 BACKBONES: dict[str, dict[str, Any]] = dict(
@@ -21,6 +23,7 @@ BACKBONES: dict[str, dict[str, Any]] = dict(
     ),
     det_bottleneck=dict(type='mmdet.ResNet', depth=50, style='caffe', **SMALL),
     pose_basic=dict(type='mmpose.ResNet', depth=18, **SMALL),
+    pose_hrnet=dict(hrnet(), type='mmpose.HRNet'),
     cifar_basic=dict(type='kdmm.CIFARResNet', depth=14, block='basic', widths=(8, 8, 16, 24)),
     cifar_bottleneck=dict(
         type='kdmm.CIFARResNet', depth=20, block='bottleneck', widths=(8, 8, 12, 16)
@@ -77,7 +80,7 @@ class Bare(nn.Module):
 
 
 def build(config: dict[str, Any]) -> nn.Module:
-    """What a config says, with BatchNorm that has a history."""
+    """The model of a config, with BatchNorm that has a history."""
     net = MODELS.build(ConfigDict(copy.deepcopy(config), _scope_=config['type'].split('.')[0]))
     net.eval()  # which some networks do not return
     shake(net)
