@@ -42,6 +42,7 @@ def test_it_is_the_librarys_own_network():
         *(f'layer2.1.bn2.{key}' for key in norms),
     }
     assert own['layer1.0.conv2.weight'].shape == (8, 3, 3, 3)
+    assert net.layer1[0].bn1.num_features == 3  # read where BatchNorm is converted
     assert own['layer2.1.kept'].tolist() == [0, 1, 2, 3, 4]
     assert own['layer2.1.constants'].shape == (1, 16, 1, 1)
 

@@ -183,7 +183,11 @@ def test_half_precision_by_autocast():
     small = extract(masked).model
     with torch.autocast('cpu', torch.bfloat16), torch.no_grad():
         found = small(images())
+        x = torch.randn(2, 8, 8, 8)  # float32 on the way round, bfloat16 through the branch
+        block = small.backbone.layer1[0](x)
     assert gap(outputs(small, images()), [x.float() for x in found]) < 0.1
+    assert block.dtype == torch.bfloat16
+    assert gap([small.backbone.layer1[0](x).detach()], [block.float()]) < 0.1
 
 
 @pytest.mark.parametrize('with_cp', [False, True])

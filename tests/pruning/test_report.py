@@ -76,6 +76,20 @@ def test_the_formula_of_bottlenecks_with_shortcuts():
     assert after == stem * 0.5 + pruned + shortcuts
 
 
+def test_the_formula_of_a_deep_stem():
+    """Three convolutions to 4, 4 and 8 channels: r, then r^2; nothing else is left to differ."""
+    model = bare('seg_basic')
+    found = []
+    for stages in (0, 1):
+        net = copy.deepcopy(model)
+        if stages:
+            net.backbone.stem = nn.Conv2d(3, 8, 1, 2)
+        found.append(paper_macs(net, (16, 16), 0.5))
+    stem, plain = (3 * 4 * 9 * 64, (4 * 4 + 4 * 8) * 9 * 64), 3 * 8 * 64
+    assert found[0][1] - found[1][1] == sum(stem) - plain
+    assert found[0][0] - found[1][0] == stem[0] / 2 + stem[1] / 4 - plain / 2
+
+
 @pytest.mark.parametrize(
     'depth, rate, macs, parameters', [(20, 0.4, 49.9, 51.3), (56, 0.4, 49.8, 50.7)]
 )
