@@ -9,7 +9,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from kdmm.errors import ConfigError, TrainingError
 from kdmm.pruning.schedule import METHODS, AlphaForm, PruningSchedule, RateForm
 from kdmm.pruning.selection import Prunable, in_copy, select_prunable
-from kdmm.pruning.update import Granularity, prune, pruned_count, zero_filters
+from kdmm.pruning.update import Granularity, prune, pruned_count, zero_count
 from kdmm.registry import HOOKS
 from kdmm.utils.models import unwrapped
 
@@ -170,7 +170,7 @@ class SoftFilterPruningHook(Hook):
         if self.how['granularity'] == 'weight':
             return
         wanted = sum(pruned_count(conv.out_channels, self.prune_rate) for _, conv, _ in self.layers)
-        found = zero_filters(self.layers)
+        found = zero_count(self.layers)
         if found == wanted:
             runner.logger.info(f'{found} filters are zero, which tools/prune.py takes out')
         elif getattr(runner.train_loop, 'stop_training', False):

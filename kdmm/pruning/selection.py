@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kdmm.distillers import CHILD
+from kdmm.config import SECTION
 from kdmm.errors import ConfigError, nearest
 
 #: Parts of names of what stays dense: shortcuts, and what joins the resolutions of HRNet.
@@ -63,7 +63,7 @@ def select_prunable(
         if isinstance(conv, nn.Conv2d)
         and conv.groups == 1
         and type(conv).__name__ not in _NORMALIZED
-        and not name.startswith(f'{CHILD}.')
+        and not name.startswith(f'{SECTION}.')
     }
     chosen = {name for name in possible if _by_default(model, name)}
     for pattern in _patterns('include', include):

@@ -1,4 +1,4 @@
-"""Which convolutions of the base libraries' networks are pruned."""
+"""Choice of the convolutions to prune, in networks of the base libraries."""
 
 import pytest
 from mmengine.registry import MODELS
