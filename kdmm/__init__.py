@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         losses,
         memory,
         models,
+        pruning,
         teachers,
     )
 
@@ -36,6 +37,7 @@ __all__ = [
     'losses',
     'memory',
     'models',
+    'pruning',
     'teachers',
 ]
 

@@ -33,6 +33,9 @@ COMMANDS = {
     'init-checkpoint': Command(
         'kdmm.transfer.cli', 'fresh_command', "write the initial weights of a config's model"
     ),
+    'prune': Command(
+        'kdmm.transfer.prune', 'prune_command', 'write the network without its zero filters'
+    ),
     'visualize': Command(
         'kdmm.engine.visualize', 'visualize', 'draw puzzles and how a pretext network solves them'
     ),

@@ -27,6 +27,7 @@ MODULES = (
     'kdmm.functional',
     'kdmm.distillers',
     'kdmm.teachers',
+    'kdmm.pruning',
     'kdmm.engine',
     'kdmm.transfer',
 )

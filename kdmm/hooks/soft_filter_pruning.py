@@ -11,7 +11,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from kdmm.errors import ConfigError, TrainingError, listed
 from kdmm.pruning.schedule import METHODS, AlphaForm, PruningSchedule, RateForm
 from kdmm.pruning.selection import Prunable, in_copy, select_prunable
-from kdmm.pruning.update import Granularity, prune, pruned_count, zero_filters
+from kdmm.pruning.update import Granularity, prune, pruned_count, zero_count
 from kdmm.registry import HOOKS
 from kdmm.utils.models import unwrapped
 
@@ -179,7 +179,7 @@ class SoftFilterPruningHook(Hook):
         if self.how['granularity'] == 'weight':
             return
         counts = [
-            (part.name, zero_filters([part]), pruned_count(part.conv.out_channels, self.prune_rate))
+            (part.name, zero_count([part]), pruned_count(part.conv.out_channels, self.prune_rate))
             for part in self.layers
         ]
         found, wanted = (sum(row[place] for row in counts) for place in (1, 2))

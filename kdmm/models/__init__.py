@@ -13,6 +13,7 @@ from .backbones import (
     StagedBackbone,
     cifar_backbone,
 )
+from .pruned_resnet import ConstantInputConv, PrunedBlock, narrow, pruned_resnet
 from .recompute import recomputed
 from .staging import ResNetStaging, Staging, staging_of
 
@@ -26,11 +27,15 @@ __all__ = [
     'CIFARShuffleNetV2',
     'CIFARVGG',
     'CIFARWideResNet',
+    'ConstantInputConv',
+    'PrunedBlock',
     'ResNetStaging',
     'Stage',
     'StagedBackbone',
     'Staging',
     'cifar_backbone',
+    'narrow',
+    'pruned_resnet',
     'recomputed',
     'staging_of',
 ]

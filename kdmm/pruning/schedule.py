@@ -23,7 +23,7 @@ _THREE_QUARTERS = math.log(4)
 
 @dataclass(frozen=True)
 class PruningSchedule:
-    """What is pruned in update t of T, and the factor alpha by which it is scaled.
+    """Rate P(t) of update t of T, and the factor alpha(t) by which pruned filters are scaled.
 
     The rate is P(t) = P (constant), P (1 - exp(-k t)) with k = ln 4 / (D T) (asymptotic, ASFP,
     arXiv 1808.07471), or P (1 - (1 - (t + 1) / T)^3) (poly). The factor is

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kdmm.distillers import CHILD
+from kdmm.config import SECTION
 from kdmm.errors import ConfigError, listed, nearest
 
 #: Names of shortcuts, which also name the encoders of MSPN and RSN: a shortcut is short.
@@ -68,7 +68,7 @@ def select_prunable(
         if isinstance(conv, nn.Conv2d)
         and conv.groups == 1
         and not NORMALIZED.search(type(conv).__name__)
-        and not name.startswith(f'{CHILD}.')
+        and not name.startswith(f'{SECTION}.')
     }
     chosen = {name for name in _of_backbone(model, possible) if _by_default(model, name)}
     for pattern in _patterns('include', include):

@@ -88,13 +88,17 @@ def prune(
             if decay_bn and behind is not None:
                 for value in behind.parameters():
                     scale(value, places, alpha)
-    return zero_filters(layers)
+    return zero_count(layers)
 
 
-def zero_filters(layers: Sequence[Prunable]) -> int:
-    """Number of filters all of whose weights are exactly 0."""
-    counts = [(~conv.weight.detach().flatten(1).any(1)).sum() for _, conv, _ in layers]
-    return int(torch.stack(counts).sum())
+def zero_filters(conv: nn.Conv2d) -> Tensor:
+    """(N,), True for each filter whose weights are all exactly 0."""
+    return ~conv.weight.detach().flatten(1).any(1)
+
+
+def zero_count(layers: Sequence[Prunable]) -> int:
+    """Number of zero filters in all layers."""
+    return int(torch.stack([zero_filters(conv).sum() for _, conv, _ in layers]).sum())
 
 
 def finalize(

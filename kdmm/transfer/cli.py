@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from mmengine.runner import set_random_seed
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdmm.config import load_config
 from kdmm.engine.cli import Overrides
@@ -94,6 +94,20 @@ def fresh_state(cfg: Config, seed: int) -> 'OrderedDict[str, Tensor]':
     Raises:
         ConfigError: If there is no such model.
     """
+    set_random_seed(seed)
+    with silenced_logs():
+        net = built_model(cfg)
+        if isinstance(net, BaseModule):
+            net.init_weights()
+    return tidy(net.state_dict())
+
+
+def built_model(cfg: Config) -> nn.Module:
+    """Build ``cfg.model`` in its library's scope; nothing pretrained is read.
+
+    Raises:
+        ConfigError: If there is no such model.
+    """
     if 'model' not in cfg:
         raise ConfigError('it has no model', key='config', got=cfg.filename)
     scope = cfg.get('default_scope', 'mmengine')
@@ -102,16 +116,12 @@ def fresh_state(cfg: Config, seed: int) -> 'OrderedDict[str, Tensor]':
     if 'data_preprocessor' in cfg:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     model['_scope_'] = scope
-    set_random_seed(seed)
     with silenced_logs():
         try:
-            net = MODELS.build(model)
+            return MODELS.build(model)
         except Exception as error:  # whatever a class thinks of its arguments
             reason = f'{type(error).__name__}: {error}'.replace('\n', ' ')
             raise ConfigError(f'its model cannot be built ({reason})', key='config') from error
-        if isinstance(net, BaseModule):
-            net.init_weights()
-    return tidy(net.state_dict())
 
 
 def write_fresh(cfg: Config, seed: int, out: str, force: bool = False) -> int:

@@ -172,6 +172,12 @@ def _segmentor(cfg: Config, data: Path, work_dir: Path) -> None:
         make_shallow(teacher.model, 'mmseg')
 
 
+def _pruned_segmentor(cfg: Config, data: Path, work_dir: Path) -> None:
+    """Pruned in each of two iterations."""
+    _segmentor(cfg, data, work_dir)
+    walk(cfg.custom_hooks, lambda node: node.update(interval_iters=1))
+
+
 def _estimator(cfg: Config, data: Path, work_dir: Path) -> None:
     if not (data / 'people').is_dir():
         write_people(data / 'people')
@@ -519,6 +525,20 @@ FAMILIES = dict(
         _layered,
         _best,
         ('kdmm.CIFAR', 'kdmm.StratifiedSubset', SAMPLER),
+    ),
+    pruned_segmentors=Family(
+        'mmseg',
+        ('pruning/*deeplab*.py',),
+        _pruned_segmentor,
+        lambda cfg: {'val/mIoU', 'train/zero_filters'},
+        ('kdmm.SoftFilterPruningHook',),
+    ),
+    pruned=Family(
+        'mmpretrain',
+        ('pruning/cifar10_small*.py', 'pruning/*.py'),
+        _classifier,
+        lambda cfg: _best(cfg) | ({'train/zero_filters'} if cfg.get('custom_hooks') else set()),
+        ('kdmm.CIFAR', 'kdmm.StratifiedSubset', 'kdmm.SoftFilterPruningHook'),
     ),
     detectors=Family(
         'mmdet',

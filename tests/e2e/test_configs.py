@@ -40,6 +40,7 @@ FOLDERS = (
     'lmcl',
     'mcl',
     'mcl_okd',
+    'pruning',
     'seg_kd',
     'transfer',
 )

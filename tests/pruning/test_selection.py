@@ -1,4 +1,4 @@
-"""Which convolutions of the base libraries' networks are pruned."""
+"""Choice of the convolutions to prune, in networks of the base libraries."""
 
 from typing import Any
 

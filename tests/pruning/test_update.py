@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdmm.pruning import Prunable, finalize, lowest, prune, select_prunable, zero_filters
+from kdmm.pruning import Prunable, finalize, lowest, prune, select_prunable, zero_count
 from kdmm.pruning.selection import in_copy
 
 
@@ -49,7 +49,7 @@ def test_factor_one_changes_no_bit_and_zero_gives_zeros():
     before = layers[0].conv.weight.detach().clone()
     prune(layers, 0.3, 1.0)
     assert torch.equal(layers[0].conv.weight, before)
-    assert prune(layers, 0.3, 0.0) == zero_filters(layers) == 19
+    assert prune(layers, 0.3, 0.0) == zero_count(layers) == 19
     assert prune(layers, 0.0, 0.0) == 19
 
 
@@ -78,7 +78,7 @@ def test_single_weights(memory):
     count = int(before.numel() * 0.3)
     threshold = before.abs().flatten().sort().values[count]
     assert torch.equal(conv.weight == 0, before.abs() < threshold)
-    assert int((conv.weight == 0).sum()) == count and zero_filters(layers) == 0
+    assert int((conv.weight == 0).sum()) == count and zero_count(layers) == 0
 
 
 def test_same_filters_of_a_copy():
@@ -114,7 +114,7 @@ def test_a_pruned_filter_comes_back_and_is_ranked_anew():
     assert model[0].weight[places].any()
     model[0].weight.data[places] += 10
     prune(layers, 0.25, 0.0)
-    assert model[0].weight[places].any() and zero_filters(layers) == 1
+    assert model[0].weight[places].any() and zero_count(layers) == 1
 
 
 def test_finalize_sets_the_lowest_to_zero():

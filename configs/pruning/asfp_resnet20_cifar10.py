@@ -1,0 +1,1 @@
+_base_ = ['dense_resnet20_cifar10.py', '_base_/asfp.py']

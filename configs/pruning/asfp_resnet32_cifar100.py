@@ -1,0 +1,1 @@
+_base_ = ['dense_resnet32_cifar100.py', '_base_/asfp.py']

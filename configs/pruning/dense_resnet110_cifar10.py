@@ -1,0 +1,2 @@
+_base_ = ['../_base_/models/cifar/resnet110_basic.py', '_base_/cifar10.py']
+model = dict(backbone=dict(shortcut='pad'), head=dict(num_classes=10))

@@ -1,0 +1,1 @@
+_base_ = ['dense_resnet110_cifar10.py', '_base_/sfp.py']

@@ -1,0 +1,1 @@
+_base_ = ['dense_resnet56_cifar100.py', '_base_/sfp.py']

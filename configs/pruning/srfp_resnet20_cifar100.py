@@ -1,0 +1,1 @@
+_base_ = ['dense_resnet20_cifar100.py', '_base_/srfp.py']

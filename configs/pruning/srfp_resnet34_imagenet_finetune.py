@@ -1,0 +1,1 @@
+_base_ = ['_base_/resnet34_imagenet_finetune.py', '_base_/srfp_imagenet_finetune.py']
