@@ -10,7 +10,7 @@ import linecache
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -110,20 +110,21 @@ def to_onnx(network: Network, opset: int | None = None, program: Any = None) -> 
         require('onnxscript', '--onnx')
         program = program or recorded_program(network, '--onnx')
         with _explained(network, '--onnx'):
-            model = torch.onnx.export(
+            made: Any = torch.onnx.export(
                 program,
                 dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT],
                 output_names=[*network.outputs],
                 verbose=False,
-            ).model_proto
+            )
+            model = made.model_proto
     else:
         model = onnx.load_model_from_string(_scripted(network, opset))
-    made = [one.version for one in model.opset_import if one.domain in ('', 'ai.onnx')]
-    if made != [opset]:
+    versions = [one.version for one in model.opset_import if one.domain in ('', 'ai.onnx')]
+    if versions != [opset]:
         raise ConfigError(
-            f'torch {torch.__version__} exports this network with opset {listed(made)}, and '
+            f'torch {torch.__version__} exports this network with opset {listed(versions)}, and '
             'does not convert it',
             key='--opset',
             got=opset,
@@ -149,7 +150,7 @@ def _scripted(network: Network, opset: int) -> bytes:
         torch.onnx.export(
             network.module,
             (network.images(network.recorded),),
-            buffer,
+            buffer,  # type: ignore[arg-type]
             opset_version=opset,
             input_names=[INPUT],
             output_names=[*network.outputs],
@@ -185,7 +186,7 @@ def _explained(network: Network, key: str) -> Iterator[None]:
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        with redirect_stdout(io.StringIO()):
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             yield
     except Exception as error:  # an exporter runs the whole model, and raises whatever comes
         causes = list(_causes(error))

@@ -1,4 +1,4 @@
-"""What `tools/export.py` refuses."""
+"""Inputs that `tools/export.py` refuses."""
 
 import sys
 

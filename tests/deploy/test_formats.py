@@ -195,11 +195,13 @@ def test_an_opset_that_is_not_made_is_refused(tmp_path):
 
 
 @programs
-def test_a_decision_by_values_is_named_with_its_line(tmp_path):
+def test_a_decision_by_values_is_named_with_its_line(tmp_path, capsys):
     one = network(tmp_path, tiny(Deciding), (8, 8))
     line = 'model (Deciding): sign = -1 if inputs.sum().item() < 0 else 1'
     with refused(key='--torch-export', problem=line):
         to_torch_export(one)
+    printed = capsys.readouterr()
+    assert printed.out == printed.err == ''
 
 
 @programs
