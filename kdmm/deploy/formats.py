@@ -190,19 +190,16 @@ def _explained(network: Network, key: str) -> Iterator[None]:
             yield
     except Exception as error:  # an exporter runs the whole model, and raises whatever comes
         causes = list(_causes(error))
-        named = _operator(causes)
-        problem = f'the operator {named} cannot be exported' if named else 'it cannot be exported'
         place = _place(causes, network.module)
-        fixed = next((one for one in causes if 'specialized it to be a constant' in str(one)), None)
-        if fixed is not None:
+        where = f' at {place}' if place else ''
+        if any('Constraints violated' in str(one) for one in causes):
             raise ConfigError(
-                f'the code of the network fixes the number of images ({place})'
-                if place
-                else 'the code of the network fixes the number of images',
+                f'the code of the network fixes the number of images{where}',
                 key=key,
                 fix='Export it for one size of the batch: --batch N',
             ) from error
-        where = f' at {place}' if place else ''
+        named = _operator(causes)
+        problem = f'the operator {named} cannot be exported' if named else 'it cannot be exported'
         raise ConfigError(f'{problem}{where} ({_reason(causes)})', key=key) from error
     finally:
         for name, level in levels.items():
