@@ -14,6 +14,7 @@ TOOLS = (
     'convert.py',
     'dist_test.sh',
     'dist_train.sh',
+    'export.py',
     'init_checkpoint.py',
     'profile.py',
     'slurm_test.sh',

@@ -30,6 +30,7 @@ COMMANDS = {
     'convert': Command(
         'kdmm.transfer.cli', 'convert_command', 'hand a backbone to another library'
     ),
+    'export': Command('kdmm.deploy.cli', 'export', 'write a network as ONNX or for torch.export'),
     'init-checkpoint': Command(
         'kdmm.transfer.cli', 'fresh_command', "write the initial weights of a config's model"
     ),

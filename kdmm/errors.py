@@ -144,6 +144,10 @@ class TrainingError(RuntimeError):
     """A run whose state must not be written any more."""
 
 
+class ProofError(RuntimeError):
+    """A written file does not compute what it was made from; it is not kept."""
+
+
 def rewrapped(error: BaseException) -> BaseException | None:
     """Return the error that a registry of MMEngine 0.10 raised again, with its class, as ``error``.
 

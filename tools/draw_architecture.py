@@ -35,7 +35,7 @@ PAGE = ROOT / 'docs' / 'architecture.md'
 #: The floors from the top down. A room imports rooms of lower floors only.
 FLOORS = (
     ('tools',),
-    ('transfer',),
+    ('transfer', 'deploy'),
     ('engine',),
     ('hooks',),
     ('distillers', 'visualization', 'pretrained', 'pruning'),
@@ -56,7 +56,8 @@ FUNCTIONAL = {'errors', 'renamed'}
 #: In the picture: column, and a few words.
 PLACES = {
     'tools': (1.9, 'commands'),
-    'transfer': (1.9, 'convert a backbone'),
+    'transfer': (1.15, 'convert a backbone'),
+    'deploy': (2.65, 'export a network'),
     'engine': (1.9, 'run, measure, launch'),
     'hooks': (1.9, 'around the steps'),
     'distillers': (1.15, 'objectives and terms'),

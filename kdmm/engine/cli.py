@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -22,7 +23,7 @@ from kdmm.engine.checks import check_data
 from kdmm.engine.launch import COLLECTED, report, start_process_group, stop_process_group
 from kdmm.engine.runner import build_runner
 from kdmm.engine.work_dir import exclusive_run, latest_checkpoint, make_folder
-from kdmm.errors import ConfigError, TrainingError
+from kdmm.errors import ConfigError, ProofError, TrainingError
 from kdmm.hooks.interrupt import Interrupted, end_at_once
 
 
@@ -233,6 +234,22 @@ def _launch(args: argparse.Namespace, run: Callable[[Config], Any]) -> None:
         raise
     else:
         _finish(0)
+
+
+def run_command(action: Callable[[], None]) -> None:
+    """Run a command of one process that writes a file and proves it.
+
+    Exit code 2 for wrong input, 1 for a failed proof or disk, with one message.
+    """
+    warnings.simplefilter('ignore')  # of the libraries, about themselves
+    try:
+        action()
+    except (ConfigError, ProofError, OSError) as error:
+        if os.environ.get('KDMM_TRACEBACK'):
+            raise
+        text, wrong = ' '.join(str(error).split()), isinstance(error, ConfigError)
+        print(f'kdmm: error: {text}{"" if wrong else "; nothing was written"}', file=sys.stderr)
+        raise SystemExit(2 if wrong else 1) from None
 
 
 def one_line(error: Exception) -> str:

@@ -1,27 +1,21 @@
 """Command lines of ``tools/convert.py`` and ``tools/init_checkpoint.py``; initial weights."""
 
 import argparse
-import os
-import sys
-import warnings
 from collections import OrderedDict
-from collections.abc import Callable
 
 from mmengine.config import Config
 from mmengine.model import BaseModule
-from mmengine.registry import MODELS
 from mmengine.runner import set_random_seed
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdmm.config import load_config
-from kdmm.engine.cli import Overrides
+from kdmm.engine.cli import Overrides, run_command
+from kdmm.engine.plain_model import built_model
 from kdmm.errors import ConfigError
-from kdmm.pretrained.libraries import MM, ZOO, require, silenced_logs
+from kdmm.pretrained.libraries import MM, ZOO, silenced_logs
 from kdmm.transfer.convert import convert
 from kdmm.transfer.plan import Request
-from kdmm.transfer.verification import ProofError
 from kdmm.transfer.writing import Draft, check_out, tidy
-from kdmm.utils.models import without_pretrained
 
 
 def convert_command(argv: list[str] | None = None) -> None:
@@ -48,7 +42,7 @@ def convert_command(argv: list[str] | None = None) -> None:
     add('--size', nargs=2, type=int, default=[64, 64], metavar=('H', 'W'), help="the proof's input")
     values = vars(parser.parse_args(argv))
     values |= {key: tuple(values[key]) for key in ('drop', 'also', 'accept', 'size')}
-    run(lambda: print(convert(Request(**values))))
+    run_command(lambda: print(convert(Request(**values))))
 
 
 def fresh_command(argv: list[str] | None = None) -> None:
@@ -70,20 +64,7 @@ def fresh_command(argv: list[str] | None = None) -> None:
         entries = write_fresh(cfg, args.seed, args.out, args.force)
         print(f'{args.out}: {entries} entries, seed {args.seed}, nothing pretrained')
 
-    run(write)
-
-
-def run(action: Callable[[], None]) -> None:
-    """Run ``action``; exit with code 2 for wrong input, 1 for a failed proof or disk."""
-    warnings.simplefilter('ignore')  # of the libraries, about themselves
-    try:
-        action()
-    except (ConfigError, ProofError, OSError) as error:
-        if os.environ.get('KDMM_TRACEBACK'):
-            raise
-        text, wrong = ' '.join(str(error).split()), isinstance(error, ConfigError)
-        print(f'kdmm: error: {text}{"" if wrong else "; nothing was written"}', file=sys.stderr)
-        raise SystemExit(2 if wrong else 1) from None
+    run_command(write)
 
 
 def fresh_state(cfg: Config, seed: int) -> 'OrderedDict[str, Tensor]':
@@ -100,28 +81,6 @@ def fresh_state(cfg: Config, seed: int) -> 'OrderedDict[str, Tensor]':
         if isinstance(net, BaseModule):
             net.init_weights()
     return tidy(net.state_dict())
-
-
-def built_model(cfg: Config) -> nn.Module:
-    """Build ``cfg.model`` in its library's scope; nothing pretrained is read.
-
-    Raises:
-        ConfigError: If there is no such model.
-    """
-    if 'model' not in cfg:
-        raise ConfigError('it has no model', key='config', got=cfg.filename)
-    scope = cfg.get('default_scope', 'mmengine')
-    require(scope, 'config')
-    model = without_pretrained(cfg.model)
-    if 'data_preprocessor' in cfg:
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model['_scope_'] = scope
-    with silenced_logs():
-        try:
-            return MODELS.build(model)
-        except Exception as error:  # whatever a class thinks of its arguments
-            reason = f'{type(error).__name__}: {error}'.replace('\n', ' ')
-            raise ConfigError(f'its model cannot be built ({reason})', key='config') from error
 
 
 def write_fresh(cfg: Config, seed: int, out: str, force: bool = False) -> int:

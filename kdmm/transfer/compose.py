@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kdmm.checkpoints import differences, in_words, unequal
-from kdmm.errors import ConfigError
+from kdmm.errors import ConfigError, ProofError
 from kdmm.pretrained.checkpoint import starts, under_prefix
 from kdmm.pretrained.families import recognise
-from kdmm.transfer.verification import ProofError
 from kdmm.transfer.writing import tidy
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kdmm.checkpoints import read_checkpoint, unequal
 from kdmm.downloads import local_file, sha256
-from kdmm.errors import about
+from kdmm.errors import ProofError, about
 from kdmm.pretrained.checkpoint import (
     ENTRY,
     Weights,
@@ -22,7 +22,7 @@ from kdmm.pretrained.libraries import ZOO, require
 from kdmm.transfer.compose import Composition, compose
 from kdmm.transfer.plan import Plan, Request, plan_of
 from kdmm.transfer.report import Report, report
-from kdmm.transfer.verification import Proof, ProofError, Side, prove
+from kdmm.transfer.verification import Proof, Side, prove
 from kdmm.transfer.writing import Draft, tidy
 from kdmm.utils.normalization import Normalization
 

@@ -15,15 +15,14 @@ from torch import nn
 from kdmm.checkpoints import load_strictly, read_checkpoint, state_dict_of
 from kdmm.config import image_size, load_config
 from kdmm.downloads import local_file
-from kdmm.engine.cli import Overrides
-from kdmm.errors import ConfigError, about
+from kdmm.engine.cli import Overrides, run_command
+from kdmm.engine.plain_model import built_model
+from kdmm.errors import ConfigError, ProofError, about
 from kdmm.pretrained.libraries import KNOWN
 from kdmm.pruning.counting import Count, count
 from kdmm.pruning.equality import TOLERANCE, Difference, compare, second_size
 from kdmm.pruning.extraction import EXACT, MODES, Extraction, Mode, extract
 from kdmm.pruning.report import dense_again, latencies, paper_macs
-from kdmm.transfer.cli import built_model, run
-from kdmm.transfer.verification import ProofError
 from kdmm.transfer.writing import Draft, check_out, tidy
 from kdmm.utils.models import without_pretrained
 from kdmm.utils.tables import plain
@@ -98,7 +97,7 @@ def prune_command(argv: list[str] | None = None) -> None:
     add('--cfg-options', nargs='+', action=Overrides, default={}, help='overrides, key=value')
     values = vars(parser.parse_args(argv))
     values['size'] = values['size'] and tuple(values['size'])
-    run(lambda: print(as_text(prune(Request(**values)))))
+    run_command(lambda: print(as_text(prune(Request(**values)))))
 
 
 def prune(request: Request) -> dict[str, Any]:

@@ -6,17 +6,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from kdmm.errors import ConfigError
+from kdmm.errors import ConfigError, ProofError
 from kdmm.pretrained.architecture import Architecture
 from kdmm.pretrained.families import Family
 from kdmm.pretrained.mapping import KeyMap, map_keys
 from kdmm.taps import leaves
 
 TOLERANCE = 1e-5
-
-
-class ProofError(RuntimeError):
-    """Source and target do not compute the same; nothing was written."""
 
 
 @dataclass(frozen=True)

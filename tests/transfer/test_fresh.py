@@ -46,7 +46,7 @@ def test_wrong_configs(tmp_path):
     out = str(tmp_path / 'a.pth')
     with refused(key='config', problem='has no model'):
         write_fresh(Config({}), 0, out)
-    with refused(key='config', problem=('its model cannot be built', 'invalid depth 51')):
+    with refused(key='model.backbone', problem=('ResNet', 'invalid depth 51')):
         write_fresh(estimator(RESNET | dict(depth=51)), 0, out)
     with refused(key='config', problem='mmnowhere is not installed'):
         write_fresh(Config(dict(default_scope='mmnowhere', model={})), 0, out)
