@@ -182,7 +182,8 @@ class SoftFilterPruningHook(Hook):
             (part.name, zero_count([part]), pruned_count(part.conv.out_channels, self.prune_rate))
             for part in self.layers
         ]
-        found, wanted = (sum(row[place] for row in counts) for place in (1, 2))
+        found = sum(zero for _, zero, _ in counts)
+        wanted = sum(least for *_, least in counts)
         short = [name for name, zero, least in counts if zero < least]
         if not short:
             runner.logger.info(f'{found} filters are zero, which tools/prune.py takes out')

@@ -197,6 +197,16 @@ def test_averages_of_weights(data: Path, tmp_path: Path) -> None:
     assert ('val', HALF) in ZeroWatch.seen
 
 
+def test_resumed_averages_equal_whole_ones(data: Path, tmp_path: Path) -> None:
+    average = [dict(type='EMAHook', momentum=0.3)]
+    options: dict[str, Any] = dict(alpha='constant', alpha0=0.5, allow_ema=True, epochs=3)
+    whole = train(pruned(data, tmp_path, hooks=average, **options))
+    kept = whole.file('epoch_3.pth')
+    again = resumed(whole.cfg, 'epoch_1.pth').file('epoch_3.pth')
+    for key in ('state_dict', 'ema_state_dict'):
+        assert_same(kept[key], again[key], key)
+
+
 @HOOKS.register_module(force=True)
 class StopAfterFirst(Hook):
     """Ends training as EarlyStoppingHook does."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdmm.pruning import extract
+from kdmm.pruning import extract, finalize
 from tests.errors import refused
 from tests.pruning.nets import BACKBONES, bare, build, gap, images, outputs, prune
 
@@ -30,6 +30,18 @@ def test_exact_and_interior_compute_the_same(masked):
         for size in ((64, 64), narrow):
             found = gap(outputs(masked, images(*size)), outputs(small, images(*size)))
             assert found < 1e-5, (mode, size, found)
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+def test_what_the_hook_chooses_is_taken_out(name):
+    """All of its zero filters in residual blocks; a stem stays, and a shortcut has none."""
+    masked = bare(name)
+    total = finalize(masked, 0.4)
+    found = extract(masked, 'exact')
+    gone = sum(found.filters[layer] - len(places) for layer, places in found.kept.items())
+    assert gone + sum(found.elsewhere.values()) == total and gone
+    assert all(places.numel() for places in found.kept.values())
+    assert not any('downsample' in name or 'skip' in name for name in found.elsewhere)
 
 
 @pytest.mark.parametrize('name', BOTH)

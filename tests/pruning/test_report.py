@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from kdmm.pruning import count, extract
+from kdmm.pruning import count, extract, finalize
 from kdmm.pruning.passes import backbone, pass_of, whole
 from kdmm.pruning.report import dense_again, latencies, paper_macs
 from tests.pruning.nets import CLASSIFIER, DETECTOR, bare, build, prune
@@ -16,30 +15,18 @@ from tests.pruning.nets import CLASSIFIER, DETECTOR, bare, build, prune
 #: Reductions in % by the formula of SFP's code, by rates of 0.1 to 0.6, and the dense network in M.
 PAPER = {
     20: (40.55, (15.2, 29.3, 42.2, 54.0, 64.5, 74.0)),
+    32: (68.86, (14.9, 28.8, 41.5, 53.2, 63.7, 73.2)),
     56: (125.49, (14.7, 28.4, 41.1, 52.6, 63.2, 72.6)),
+    110: (252.89, (14.6, 28.2, 40.8, 52.3, 62.8, 72.3)),
 }
-
-
-class SubsampledSkip(nn.Module):
-    """The shortcut without weights: every other pixel, zero channels behind."""
-
-    def __init__(self, missing: int) -> None:
-        super().__init__()
-        self.missing = missing
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C + missing, H / 2, W / 2)."""
-        return F.pad(x[..., ::2, ::2], (0, 0, 0, 0, 0, self.missing))
 
 
 def classifier(depth: int, rate: float = 0.0) -> Any:
     """The CIFAR network of the papers, with shortcuts without weights."""
     config = copy.deepcopy(CLASSIFIER)
-    config['backbone'] = dict(type='kdmm.CIFARResNet', depth=depth, block='basic')
+    config['backbone'] = dict(type='kdmm.CIFARResNet', depth=depth, block='basic', shortcut='pad')
     config['head'].update(num_classes=10, in_channels=64)
     model: Any = build(config)
-    for stage, missing in ((1, 16), (2, 32)):
-        model.backbone.stages[stage][0].skip = SubsampledSkip(missing)
     prune(model, rate)
     return model
 
@@ -91,7 +78,8 @@ def test_the_formula_of_a_deep_stem():
 
 
 @pytest.mark.parametrize(
-    'depth, rate, macs, parameters', [(20, 0.4, 49.9, 51.3), (56, 0.4, 49.8, 50.7)]
+    'depth, rate, macs, parameters',
+    [(20, 0.4, 49.9, 51.3), (32, 0.1, 12.2, 13.6), (56, 0.4, 49.8, 50.7), (110, 0.6, 70.5, 71.4)],
 )
 def test_real_counts_of_the_smaller_network(depth, rate, macs, parameters):
     """By the floor rule with dense stem and classifier, without channels of ones."""
@@ -99,6 +87,28 @@ def test_real_counts_of_the_smaller_network(depth, rate, macs, parameters):
     dense, small = count(model, (32, 32)), count(extract(model, 'drop').model, (32, 32))
     assert 100 * (1 - small.macs / dense.macs) == pytest.approx(macs, abs=0.05)
     assert 100 * (1 - small.parameters / dense.parameters) == pytest.approx(parameters, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    'depth, rate, dense, fewer, inside',
+    [
+        (34, 0.3, (3.664, 21.798), (39.2, 39.7), (28.6, 28.8)),
+        (50, 0.4, (4.089, 25.557), (50.7, 47.6), (45.9, 42.9)),
+    ],
+)
+def test_real_counts_of_imagenet_networks(depth, rate, dense, fewer, inside):
+    """What the hook chooses, without and with the ends of blocks that stay dense."""
+    config = copy.deepcopy(CLASSIFIER)
+    config['backbone'] = dict(type='mmpretrain.ResNet', depth=depth)
+    config['head'].update(num_classes=1000, in_channels=512 if depth < 50 else 2048)
+    model, size = build(config), (224, 224)
+    before = count(model, size)
+    assert (before.macs / 1e9, before.parameters / 1e6) == pytest.approx(dense, abs=5e-4)
+    finalize(model, rate, decay_bn=True)  # no constants, so no channels of ones
+    for mode, wanted in (('drop', fewer), ('interior', inside)):
+        after = count(extract(model, mode).model, size)
+        found = [100 * (1 - new / old) for new, old in zip(after, before, strict=True)]
+        assert found == pytest.approx(wanted, abs=0.05), mode
 
 
 def test_real_counts_of_other_modes():
