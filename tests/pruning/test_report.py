@@ -97,7 +97,7 @@ def test_real_counts_of_the_smaller_network(depth, rate, macs, parameters):
     ],
 )
 def test_real_counts_of_imagenet_networks(depth, rate, dense, fewer, inside):
-    """What the hook chooses, without and with the ends of blocks that stay dense."""
+    """Of the layers that the hook chooses; with and without dense ends of blocks."""
     config = copy.deepcopy(CLASSIFIER)
     config['backbone'] = dict(type='mmpretrain.ResNet', depth=depth)
     config['head'].update(num_classes=1000, in_channels=512 if depth < 50 else 2048)
