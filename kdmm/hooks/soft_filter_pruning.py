@@ -3,15 +3,20 @@
 from collections.abc import Sequence
 from typing import Any, cast
 
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.model import MMSeparateDistributedDataParallel, is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from kdmm.errors import ConfigError, TrainingError
+from kdmm.errors import ConfigError, TrainingError, listed
 from kdmm.pruning.schedule import METHODS, AlphaForm, PruningSchedule, RateForm
 from kdmm.pruning.selection import Prunable, in_copy, select_prunable
 from kdmm.pruning.update import Granularity, prune, pruned_count, zero_count
 from kdmm.registry import HOOKS
 from kdmm.utils.models import unwrapped
+
+#: Wrappers in which every process has all weights.
+WHOLE = (DataParallel, DistributedDataParallel, MMSeparateDistributedDataParallel)
 
 
 @HOOKS.register_module()
@@ -118,16 +123,20 @@ class SoftFilterPruningHook(Hook):
             ConfigError: If nothing can be pruned, the model is sharded, an EMAHook is not allowed
                 for, or a loop over iterations has no interval.
         """
-        if 'FullySharded' in type(runner.model).__name__:
+        if is_model_wrapper(runner.model) and not isinstance(runner.model, WHOLE):
             raise ConfigError(
-                'soft filter pruning ranks whole filters, and a sharded model has parts of them',
+                'soft filter pruning ranks whole filters of the weights that are trained, and a '
+                'sharded model has parts of them',
                 key='model_wrapper_cfg.type',
                 got=type(runner.model).__name__,
-                fix='Leave model_wrapper_cfg out (DDP).',
+                fix='Leave model_wrapper_cfg and the strategy out (DDP).',
             )
         self.schedule = PruningSchedule(updates=self._updates(runner.train_loop), **self.forms)
         model = unwrapped(runner.model)
+        model.train()  # as the loop does next; many backbones freeze their stages here alone
         self.layers = select_prunable(model, self.include, self.exclude)
+        self._check_rate()
+        self._warn_of_other_intervals(runner)
         self.averages = [
             in_copy(self.layers, model, cast(Any, hook).ema_model.module)
             for hook in runner.hooks
@@ -165,13 +174,16 @@ class SoftFilterPruningHook(Hook):
         """Compare the number of zero filters with the rate.
 
         Raises:
-            TrainingError: If it is another after the last update.
+            TrainingError: If a layer has fewer after the last update.
         """
         if self.how['granularity'] == 'weight':
             return
-        wanted = sum(pruned_count(conv.out_channels, self.prune_rate) for _, conv, _ in self.layers)
-        found = zero_count(self.layers)
-        if found == wanted:
+        counts = [zero_count([part]) for part in self.layers]
+        least = [pruned_count(part.conv.out_channels, self.prune_rate) for part in self.layers]
+        found, wanted = sum(counts), sum(least)
+        rows = zip(self.layers, counts, least, strict=True)
+        short = [part.name for part, count, wished in rows if count < wished]
+        if not short:
             runner.logger.info(f'{found} filters are zero, which tools/prune.py takes out')
         elif getattr(runner.train_loop, 'stop_training', False):
             runner.logger.warning(
@@ -179,10 +191,10 @@ class SoftFilterPruningHook(Hook):
                 'its end. kdmm.pruning.finalize(model, prune_rate) sets the lowest to zero; the '
                 'weights were then not trained with this mask'
             )
-        elif found < wanted:
+        else:
             raise TrainingError(
                 f'{found} filters are zero when training ends, and {wanted} should be: something '
-                'changed them after the last update of the SoftFilterPruningHook'
+                f'changed {listed(short)} after the last update of the SoftFilterPruningHook'
             )
 
     def _updates(self, loop: Any) -> int:
@@ -223,14 +235,56 @@ class SoftFilterPruningHook(Hook):
         return True
 
     def _check_norms(self) -> None:
-        without = [name for name, _, norm in self.layers if norm is None]
-        if without:
+        for name, _, norm in self.layers:
+            trained = norm is not None and [value.requires_grad for value in norm.parameters()]
+            if trained and all(trained):
+                continue
+            if norm is None:
+                problem = f'no BatchNorm is known behind {name}'
+            elif not trained:
+                problem = f'the BatchNorm behind {name} has no weight'
+            else:  # a filter that comes back would keep the small one
+                problem = f'the BatchNorm behind {name} is frozen, so what fades does not come back'
             raise ConfigError(
-                f'no BatchNorm is known behind {without[0]}',
-                key='decay_bn',
-                got=True,
-                fix='Leave it out, or exclude the convolution.',
+                problem, key='decay_bn', got=True, fix='Leave it out, or exclude the convolution.'
             )
+
+    def _check_rate(self) -> None:
+        if self.how['granularity'] == 'weight':
+            return
+        widest = max(conv.out_channels for _, conv, _ in self.layers)
+        if not pruned_count(widest, self.prune_rate):
+            raise ConfigError(
+                f'it is less than one filter of the widest layer, which has {widest}',
+                key='prune_rate',
+                got=self.prune_rate,
+                expected=f'at least {1 / widest:.3g}',
+            )
+
+    def _warn_of_other_intervals(self, runner: Any) -> None:
+        """Name what would see filters that have been trained since the last update."""
+        loop = runner.train_loop
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        every = self.interval if by_epoch else cast(int, self.interval_iters)
+        files = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+        intervals = [('train_cfg.val_interval', getattr(loop, 'val_interval', every))]
+        if files and by_epoch and not any(hook.by_epoch for hook in files):
+            runner.logger.warning(
+                'Checkpoints are written after iterations, and filters are pruned after epochs: '
+                'no file, the last one included, will hold the pruned network. Set '
+                'default_hooks.checkpoint.by_epoch=True'
+            )
+        for hook in files:
+            if hook.by_epoch == by_epoch and hook.interval > 0:
+                intervals.append(('default_hooks.checkpoint.interval', hook.interval))
+        for key, value in intervals:
+            if value % every:
+                runner.logger.warning(
+                    f'{key}={value} is no multiple of the {every} '
+                    f'{"epochs" if by_epoch else "iterations"} between updates of the '
+                    'SoftFilterPruningHook: what is seen in between has filters that have been '
+                    'trained since'
+                )
 
     def _update(self, runner: Any, t: int) -> None:
         alpha, rate = self.schedule.alpha_at(t), self.schedule.rate_at(t)

@@ -1,24 +1,26 @@
 """Choice of the convolutions that are pruned, and of the norm behind each."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdmm.config import SECTION
-from kdmm.errors import ConfigError, nearest
+from kdmm.errors import ConfigError, listed, nearest
 
-#: Parts of names of what stays dense: shortcuts, and what joins the resolutions of HRNet.
-DENSE = re.compile(r'^(downsample|skip|shortcut|identity|residual|fuse_layers|transition\d*)$')
-#: Classes of attention over channels, whose outputs are weights of other layers' channels.
-_ATTENTION = (
-    'SELayer', 'SEModule', 'SqueezeExcite', 'SqueezeExcitation', 'EffectiveSELayer', 'ECALayer',
-    'ChannelAttention',
-)  # fmt: skip
+#: Names of shortcuts, which also name the encoders of MSPN and RSN: a shortcut is short.
+SHORTCUT = re.compile(r'^(downsample|(skip|shortcut|identity|residual)(_conv|_proj)?)$')
+_SHORT = 2
+#: Classes that give weights of channels or positions, or tokens, in place of channels.
+ATTENTION = re.compile(
+    r'Attention|Attn|^SE(Layer|Module|Block)|SqueezeExcit|EffectiveSE|^C?[Ee][Cc][Aa](Layer|Module)'
+    r'|NonLocal|ContextBlock|Weighting|DyReLU|Patch(Embed|Merging)|HybridEmbed'
+)
 #: Convolutions whose output does not depend on the norm of a filter.
-_NORMALIZED = ('ConvWS2d', 'ConvAWS2d', 'NormedConv2d')
+NORMALIZED = re.compile(r'ConvA?WS|StdConv|NormedConv|SAConv')
 
 
 class Prunable(NamedTuple):
@@ -42,38 +44,50 @@ def select_prunable(
 
     By default all those of its backbone (of the model, if it has none) without groups that are
     trained and not on a shortcut. Of a backbone with branches of several resolutions (HRNet) only
-    residual blocks are pruned. Attention over channels (squeeze-and-excitation), depthwise and
-    grouped convolutions, and convolutions that normalise their weights stay dense.
+    residual blocks are pruned. Attention (squeeze-and-excitation, non-local blocks), offsets of
+    deformable convolutions, embeddings of patches, outputs without norm and activation, depthwise
+    and grouped convolutions, and convolutions that normalise their weights stay dense.
     What a ``kd`` section adds to a model is never chosen.
 
     Args:
-        model: Of a base library, not wrapped; only read.
+        model: Of a base library, not wrapped, in train mode, where backbones have frozen their
+            stages; only read.
         include: Regular expressions, searched for in the names. Convolutions of mmcv's
-            ``ConvModule`` or with a BatchNorm behind them that match one are chosen, too: of necks
-            and heads, but not the layers that give a head's output; and shortcuts.
+            ``ConvModule`` or with a BatchNorm or an activation behind them that match one are
+            chosen, too: of necks and heads, but not the layers that give a head's output; and
+            shortcuts.
         exclude: Likewise; what matches one is not chosen.
 
     Raises:
-        ConfigError: If an expression is none or matches nothing, a weight is shared by layers or
-            computed from others, or nothing is left.
+        ConfigError: If an expression is none, matches nothing or outputs alone, a weight is shared
+            with a layer that is not excluded or computed from others, or nothing is left.
     """
     possible = {
         name: conv
         for name, conv in model.named_modules()
         if isinstance(conv, nn.Conv2d)
         and conv.groups == 1
-        and type(conv).__name__ not in _NORMALIZED
+        and not NORMALIZED.search(type(conv).__name__)
         and not name.startswith(f'{SECTION}.')
     }
-    chosen = {name for name in possible if _by_default(model, name)}
+    chosen = {name for name in _of_backbone(model, possible) if _by_default(model, name)}
     for pattern in _patterns('include', include):
-        chosen |= {name for name in _matches('include', pattern, possible) if _inner(model, name)}
+        matched = _matches('include', pattern, possible)
+        inner = {name for name in matched if _inner(model, name)}
+        if not inner:
+            raise ConfigError(
+                f'it matches outputs alone, with no norm and no activation: {listed(matched)}',
+                key='include',
+                got=pattern.pattern,
+            )
+        chosen |= inner
+    without: set[str] = set()
     for pattern in _patterns('exclude', exclude):
-        chosen -= _matches('exclude', pattern, possible)
+        without |= _matches('exclude', pattern, possible)
     found = [
         Prunable(name, conv, _norm_behind(model, name, conv))
         for name, conv in possible.items()
-        if name in chosen and conv.weight.requires_grad
+        if name in chosen - without and conv.weight.requires_grad
     ]
     if not found:
         raise ConfigError(
@@ -83,7 +97,7 @@ def select_prunable(
             got=list(include),
             expected='a regular expression that matches names such as backbone.layer1.0.conv1',
         )
-    _check_weights(found)
+    _check_weights(model, found, without)
     return found
 
 
@@ -100,54 +114,105 @@ def in_copy(layers: Sequence[Prunable], model: nn.Module, copy: nn.Module) -> li
     ]
 
 
+def _of_backbone(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """The names inside the backbone, or the backbones of networks in a model; all, without one."""
+    if isinstance(getattr(model, 'backbone', None), nn.Module):
+        return [name for name in names if name.startswith('backbone.')]
+    return [name for name in names if 'backbone' in name.split('.')] or list(names)
+
+
 def _by_default(model: nn.Module, name: str) -> bool:
-    path, parents = name.split('.'), list(_parents(model, name))
-    if isinstance(getattr(model, 'backbone', None), nn.Module) and path[0] != 'backbone':
+    path, (*outer, parent) = name.split('.'), _parents(model, name)
+    parts = [*outer, parent, model.get_submodule(name)]
+    inner = [part for part in parts[1:-1] if part is not getattr(model, 'backbone', None)]
+    if any(ATTENTION.search(type(part).__name__) for part in inner):
         return False
-    if any(type(part).__name__ in _ATTENTION for part in parents):
+    if any(_is_filter(getattr(part, 'weight', None)) for part in inner):
+        return False  # a convolution inside of another gives its offsets or switches
+    if not getattr(parent, 'with_norm', True) and not getattr(parent, 'with_activation', True):
         return False
-    if any(DENSE.match(part) for part in path):
-        return False
-    return not any(hasattr(part, 'transition1') for part in parents[-1:])  # HRNet's stem
+    if hasattr(parent, 'transition1') and hasattr(parent, 'stage2'):
+        return False  # HRNet's stem
+    return not any(
+        key == 'fuse_layers'
+        or (re.match(r'transition\d+$', key) and any(_has_stage(above)))
+        or (SHORTCUT.match(key) and _convolutions(part) <= _SHORT)
+        for key, above, part in zip(path, parts, parts[1:], strict=False)
+    )
+
+
+def _has_stage(net: nn.Module) -> Iterator[bool]:
+    return (re.match(r'stage\d+$', key) is not None for key, _ in net.named_children())
+
+
+def _is_filter(weight: Any) -> bool:
+    return isinstance(weight, Tensor) and weight.ndim == 4
+
+
+def _convolutions(part: nn.Module) -> int:
+    """Number of convolutions without groups."""
+    return sum(isinstance(each, nn.Conv2d) and each.groups == 1 for each in part.modules())
 
 
 def _inner(model: nn.Module, name: str) -> bool:
     """Return True for a convolution with a norm or an activation behind it."""
-    parent = model.get_submodule(name.rpartition('.')[0])
+    above, _, own = name.rpartition('.')
+    parent = model.get_submodule(above)
     conv = model.get_submodule(name)
     assert isinstance(conv, nn.Conv2d)
-    return hasattr(parent, 'with_activation') or _norm_behind(model, name, conv) is not None
+    following = _behind(parent, own)[:1] if isinstance(parent, nn.Sequential) else []
+    return (
+        hasattr(parent, 'with_activation')
+        or any('activation' in type(part).__module__ for part in following)
+        or _norm_behind(model, name, conv) is not None
+    )
 
 
-def _parents(model: nn.Module, name: str) -> Iterator[nn.Module]:
+def _parents(model: nn.Module, name: str) -> list[nn.Module]:
     """The modules around one, from the outside."""
     path = name.split('.')
-    return (model.get_submodule('.'.join(path[:n])) for n in range(len(path)))
+    return [model.get_submodule('.'.join(path[:n])) for n in range(len(path))]
+
+
+def _behind(parent: nn.Module, own: str) -> list[nn.Module]:
+    """The children that a module registers behind one of them."""
+    children = dict(parent.named_children())
+    return list(children.values())[list(children).index(own) + 1 :]
 
 
 def _norm_behind(model: nn.Module, name: str, conv: nn.Conv2d) -> nn.Module | None:
-    """Find the BatchNorm that reads a convolution's output, by the naming of the base libraries."""
+    """Find the BatchNorm that reads a convolution's output, by the habits of the base libraries.
+
+    It is registered behind the convolution (in front of it are norms of its input, as in DenseNet)
+    and has its number, or is the first one before the next convolution.
+    """
     above, _, own = name.rpartition('.')
     parent = model.get_submodule(above)
     order = getattr(parent, 'order', None)  # of mmcv's ConvModule
     if isinstance(order, tuple) and 'norm' in order and order.index('norm') < order.index('conv'):
         return None
-    children = dict(parent.named_children())
-    if isinstance(parent, nn.ModuleList):  # Res2Net: convs.0 and bns.0
-        beside = model.get_submodule(above.rpartition('.')[0])
-        lists = (getattr(beside, other, None) for other in ('bns', 'norms'))
-        norms = [part[int(own)] for part in lists if isinstance(part, nn.ModuleList)]
-    elif own.isdecimal():
-        norms = [part for key, part in children.items() if key == str(int(own) + 1)]
+    behind = _behind(parent, own)
+    if isinstance(parent, nn.Sequential | nn.ModuleList):
+        norms: list[Any] = behind[:1]
+        if isinstance(parent, nn.ModuleList):  # Res2Net: convs.0 and bns.0
+            beside = model.get_submodule(above.rpartition('.')[0])
+            lists = (getattr(beside, other, None) for other in ('bns', 'norms'))
+            norms = [part[int(own)] for part in lists if isinstance(part, nn.ModuleList)] or norms
     else:
         number = re.sub(r'^\D*', '', own)
         names = [f'{stem}{number}' for stem in ('bn', 'norm', 'batch_norm')]
         names += [getattr(parent, f'norm{number}_name', ''), getattr(parent, 'norm_name', '')]
-        norms = [children[key] for key in names if key in children]
+        known = [getattr(parent, key, None) for key in names if key]
+        norms = [part for part in known if any(part is each for each in behind)]
+        norms += [part for part in takewhile(lambda each: not _convolves(each), behind)]
     for norm in norms:
-        if isinstance(norm, _BatchNorm) and norm.num_features == conv.out_channels:
-            return norm
+        if isinstance(norm, _BatchNorm):
+            return norm if norm.num_features == conv.out_channels else None
     return None
+
+
+def _convolves(part: nn.Module) -> bool:
+    return any(isinstance(each, nn.Conv2d) for each in part.modules())
 
 
 def _patterns(key: str, given: Sequence[str]) -> list[re.Pattern[str]]:
@@ -176,20 +241,30 @@ def _matches(key: str, pattern: re.Pattern[str], names: dict[str, nn.Conv2d]) ->
     return found
 
 
-def _check_weights(found: Sequence[Prunable]) -> None:
+def _check_weights(model: nn.Module, found: Sequence[Prunable], without: set[str]) -> None:
     """Refuse weights that cannot be scaled by themselves."""
-    owners: dict[int, str] = {}
+    owners: dict[int, list[str]] = {}
+    for name, part in model.named_modules():  # a module that is used several times is one owner
+        for value in part.parameters(recurse=False):
+            owners.setdefault(id(value), []).append(name)
     for name, conv, _ in found:
+        fix = f'Add {"^" + re.escape(name) + "$"!r} to exclude.'
         if 'weight' not in dict(conv.named_parameters(recurse=False)):
             raise ConfigError(
                 f'the weight of {name} is computed from others, so it cannot be pruned',
                 key='exclude',
-                fix=f'Add {"^" + re.escape(name) + "$"!r} to exclude.',
+                fix=fix,
             )
-        other = owners.setdefault(id(conv.weight), name)
-        if other != name:
+        if hasattr(conv.weight, 'placements'):  # DTensor, as FSDP2 makes them
             raise ConfigError(
-                f'{other} and {name} share their weight, so it would be pruned twice',
+                f'the weight of {name} is sharded, so its filters cannot be ranked',
+                key='model_wrapper_cfg.type',
+                fix='Train it with DDP.',
+            )
+        others = [other for other in owners[id(conv.weight)] if other not in {name} | without]
+        if others:
+            raise ConfigError(
+                f'{name} and {listed(others)} share their weight, so it would be pruned in all',
                 key='exclude',
-                fix=f'Add {"^" + re.escape(name) + "$"!r} to exclude.',
+                fix=fix,
             )

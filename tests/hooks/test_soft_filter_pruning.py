@@ -1,6 +1,8 @@
 """Soft filter pruning in real runs: what checkpoints, validations and resumed runs see."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +11,10 @@ from unittest import mock
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.optim import OptimWrapper
+from mmengine.registry import MODEL_WRAPPERS, MODELS, OPTIM_WRAPPERS
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
 pytest.importorskip('mmpretrain')
@@ -109,6 +114,7 @@ def resumed(cfg: Config, file: str | None = None) -> Run:
     [
         (2, 'iter_2.pth'),  # within the first epoch, behind the update that precedes it
         (3, 'iter_3.pth'),  # behind an epoch's last iteration, but in front of its update
+        (3, 'iter_9.pth'),  # likewise, of the last epoch
         (None, 'epoch_1.pth'),
     ],
 )
@@ -256,13 +262,108 @@ def test_ranks_prune_the_same_filters(data: Path, tmp_path: Path) -> None:
     assert zeros(first) == HALF
 
 
-def test_sharded_models_are_refused() -> None:
-    class MMFullyShardedDataParallel(nn.Module):
-        pass
-
-    runner = SimpleNamespace(model=MMFullyShardedDataParallel())
-    with refused(key='model_wrapper_cfg.type', fix='DDP'):
+@pytest.mark.parametrize('name', ['MMFullyShardedDataParallel', 'MMDeepSpeedEngineWrapper'])
+def test_sharded_models_are_refused(name: str) -> None:
+    kind = MODEL_WRAPPERS.get(name)
+    assert isinstance(kind, type)
+    runner = SimpleNamespace(model=kind.__new__(kind))
+    with refused(key='model_wrapper_cfg.type', got=name, fix='DDP'):
         SoftFilterPruningHook(0.5).before_train(runner)
+
+
+def start(model: nn.Module, hooks: Any = (), every: int = 1, by_epoch: bool = True, **options: Any):
+    """A hook that has begun a training of 20 epochs or iterations, and the warnings."""
+    kind: Any = EpochBasedTrainLoop if by_epoch else IterBasedTrainLoop
+    loop = kind.__new__(kind)
+    loop._max_epochs = loop._max_iters = 20
+    loop.val_interval = every
+    runner = mock.Mock(model=model, hooks=hooks, train_loop=loop, iter=1)
+    hook = SoftFilterPruningHook(**{**dict(prune_rate=0.5), **options})
+    hook.before_train(runner)
+    return hook, [str(call.args[0]) for call in runner.logger.warning.call_args_list]
+
+
+def test_stages_that_freeze_when_training_begins() -> None:
+    """Many backbones freeze in train() alone, which the loop calls after the hooks."""
+    kind = dict(type='mmpretrain.MobileNetV2', widen_factor=0.25, frozen_stages=2)
+    hook, _ = start(MODELS.build(kind))
+    assert len(hook.layers) == 29
+    assert all(conv.weight.requires_grad for _, conv, _ in hook.layers)
+
+
+def test_rates_below_one_filter() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 10, 3))
+    with refused(key='prune_rate', got=0.09, problem='10', expected='0.1'):
+        start(net, prune_rate=0.09)
+    start(net, prune_rate=0.1)
+    start(net, prune_rate=0.09, granularity='weight')
+
+
+def test_norms_that_cannot_come_back() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    start(net, decay_bn=True)
+    net[1].requires_grad_(False)  # as detectors are fine-tuned
+    start(net)
+    with refused(key='decay_bn', problem='frozen', fix='Leave it out'):
+        start(net, decay_bn=True)
+    net[1] = nn.BatchNorm2d(8, affine=False)
+    with refused(key='decay_bn', problem='no weight'):
+        start(net, decay_bn=True)
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        (dict(hooks=[CheckpointHook(interval=4)], every=2, interval=2), []),
+        (dict(hooks=[CheckpointHook(interval=3)], interval=2, every=2), ['checkpoint.interval=3']),
+        (dict(every=3, interval=2), ['train_cfg.val_interval=3']),
+        (dict(hooks=[CheckpointHook(interval=5, by_epoch=False)]), ['checkpoint.by_epoch=True']),
+        (dict(hooks=[CheckpointHook(interval=5, by_epoch=False), CheckpointHook()]), []),
+        (dict(hooks=[CheckpointHook(interval=-1)]), []),
+        (dict(hooks=[CheckpointHook(interval=5, by_epoch=False), CheckpointHook(interval=2)],
+              every=2, interval=2), []),
+        (dict(hooks=[CheckpointHook(interval=6, by_epoch=False)], by_epoch=False, every=6,
+              interval_iters=3), []),
+        (dict(hooks=[CheckpointHook(interval=5, by_epoch=False)], by_epoch=False, every=4,
+              interval_iters=3), ['train_cfg.val_interval=4', 'checkpoint.interval=5']),
+    ],
+)  # fmt: skip
+def test_intervals_that_see_trained_filters_are_named(options: Any, said: list[str]) -> None:
+    _, warnings = start(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), **options)
+    assert len(warnings) == len(said)
+    assert all(words in text for words, text in zip(said, warnings, strict=True))
+
+
+def test_a_layer_does_not_make_up_for_another() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3))
+    hook, _ = start(net)
+    runner = mock.Mock(train_loop=SimpleNamespace(stop_training=False))
+    for _, conv, _ in hook.layers:
+        conv.weight.data[:4] = 0
+    hook.after_train(runner)
+    net[0].weight.data[:7] = 0
+    hook.after_train(runner)  # more than asked for in both layers
+    net[2].weight.data[3] = 1
+    with pytest.raises(TrainingError, match='10 filters.*8 should.*changed 2 '):
+        hook.after_train(runner)
+
+
+@OPTIM_WRAPPERS.register_module(force=True)
+class LowPrecision(OptimWrapper):
+    """Autocast on any device; MMEngine's AmpOptimWrapper asks for a GPU."""
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield
+
+
+def test_autocast_leaves_weights_in_float32(data: Path, tmp_path: Path) -> None:
+    """Kept filters have bits that bfloat16 lacks."""
+    run = train(pruned(data, tmp_path, epochs=1, optim_wrapper__type='LowPrecision', method='sfp'))
+    assert zeros(run.model) == HALF
+    weight = run.model.backbone.stem[0].weight
+    assert weight.dtype == torch.float32 and not torch.equal(weight, weight.bfloat16().float())
 
 
 def test_norms_that_are_not_known(data: Path, tmp_path: Path) -> None:
