@@ -178,13 +178,11 @@ class SoftFilterPruningHook(Hook):
         """
         if self.how['granularity'] == 'weight':
             return
-        counts = [
-            (part.name, zero_count([part]), pruned_count(part.conv.out_channels, self.prune_rate))
-            for part in self.layers
-        ]
-        found = sum(zero for _, zero, _ in counts)
-        wanted = sum(least for *_, least in counts)
-        short = [name for name, zero, least in counts if zero < least]
+        counts = [zero_count([part]) for part in self.layers]
+        least = [pruned_count(part.conv.out_channels, self.prune_rate) for part in self.layers]
+        found, wanted = sum(counts), sum(least)
+        rows = zip(self.layers, counts, least, strict=True)
+        short = [part.name for part, count, wished in rows if count < wished]
         if not short:
             runner.logger.info(f'{found} filters are zero, which tools/prune.py takes out')
         elif getattr(runner.train_loop, 'stop_training', False):

@@ -157,11 +157,11 @@ def test_attention_and_offsets_stay(build, parts):
 
 def test_networks_without_filters_are_refused():
     """Embeddings of patches are no channels, and a normalised weight has no norm to rank."""
-    vit = dict(type='mmpretrain.VisionTransformer', arch='deit-tiny', img_size=32)
-    standardised = dict(type='mmpretrain.ResNet', depth=18, conv_cfg=dict(type='ConvWS'))
-    for kind in (vit, standardised):
-        with refused(key='include', problem=str(kind['type']).split('.')[1]):
-            names(MODELS.build(kind))
+    vit = dict(arch='deit-tiny', img_size=32)
+    standardised = dict(depth=18, conv_cfg=dict(type='ConvWS'))
+    for kind, options in (('VisionTransformer', vit), ('ResNet', standardised)):
+        with refused(key='include', problem=kind):
+            names(MODELS.build(dict(options, type=f'mmpretrain.{kind}')))
 
 
 def test_an_encoder_named_as_shortcuts_are_is_pruned():
