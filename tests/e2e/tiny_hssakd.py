@@ -20,6 +20,8 @@ from tests.e2e.tiny_cifar import write_folder
 CLASSES, IMAGES, SIZE, BATCH = 3, 12, 8, 4
 SMALL = dict(type='kdmm.CIFARResNet', depth=8, block='basic', widths=(4, 4, 4, 8))
 WIDER = dict(type='kdmm.CIFARResNet', depth=8, block='basic', widths=(4, 4, 8, 12))
+#: For training in channels_last, see `tests.distillers.hssakd.classifiers.eight_channels`.
+EIGHT = dict(SMALL, widths=(8, 8, 8, 12))
 MMPRETRAIN = dict(type='ResNet_CIFAR', depth=18, stem_channels=4, base_channels=4)
 _NUMBER = itertools.count()
 

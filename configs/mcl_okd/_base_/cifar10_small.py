@@ -5,6 +5,6 @@ model = dict(
     backbone=dict(depth=8, widths=(16, 16, 32, 64)),
     head=dict(in_channels=64),
 )
-param_scheduler = dict(milestones=[25, 30, 35])
-train_cfg = dict(max_epochs=40, val_interval=40)
+param_scheduler = dict(milestones=[50, 60, 70])
+train_cfg = dict(max_epochs=80, val_interval=80)
 default_hooks = dict(checkpoint=dict(interval=20))

@@ -16,7 +16,7 @@ from kdmm.distillers import Progress  # noqa: E402
 from kdmm.functional import kl_divergence  # noqa: E402
 from kdmm.losses import Batch, DistillLoss
 from kdmm.registry import MODELS  # noqa: E402
-from tests.distillers.hssakd.classifiers import build  # noqa: E402
+from tests.distillers.hssakd.classifiers import build, eight_channels  # noqa: E402
 from tests.e2e.job import assert_same  # noqa: E402
 from tests.errors import refused  # noqa: E402
 
@@ -173,7 +173,8 @@ def test_networks_of_different_kinds():
 
 
 def test_memory_format_reaches_all():
-    plain, model = (cohort(3, losses=BOTH, channels_last=last) for last in (False, True))
+    wide = eight_channels()
+    plain, model = (cohort(3, wide, losses=BOTH, channels_last=last) for last in (False, True))
     model.load_state_dict(plain.state_dict())
     seen = []
     for network in networks(model):

@@ -28,6 +28,15 @@ def classifier_config(classes: int = CLASSES, **backbone: Any) -> dict[str, Any]
     )
 
 
+def eight_channels() -> dict[str, Any]:
+    """For training in channels_last.
+
+    On CPUs without AVX-512 torch 2.14 corrupts memory in the backward pass of a strided 1x1
+    convolution of fewer channels: the process is aborted, also without kdmm.
+    """
+    return classifier_config(widths=(8, 8, 8, 12))
+
+
 def build(kind: str = '', student: dict[str, Any] | None = None, **section: Any) -> nn.Module:
     """A classifier with the objective ``kd.type=kind``; a plain one without."""
     student = classifier_config() if student is None else student

@@ -21,6 +21,7 @@ from .classifiers import (  # noqa: E402
     batch,
     build,
     classifier_config,
+    eight_channels,
     random_teacher,
     samples,
     total,
@@ -261,7 +262,7 @@ def test_cost_options_change_no_figure(role, option):
     results = []
     for chosen in (False, True):
         torch.manual_seed(1)
-        model = made(role, **{option: chosen})
+        model = made(role, student=eight_channels(), **{option: chosen})
         torch.manual_seed(2)
         losses = step(model)
         results.append((losses, model))
